@@ -1,0 +1,117 @@
+# make search, make test and the rest. Beside each target stand its raw commands, for those without
+# make: run them in an environment where `pip install -e .[dev]` was done (environment.yml, or
+# `python3 -m venv .venv`, `. .venv/bin/activate`, `pip install -e .[dev]`).
+#
+#   make search PYTHON=python3.12    build .venv with another Python
+#   make test VENV=$CONDA_PREFIX     use the environment that is active
+
+PYTHON ?= python3
+VENV ?= .venv
+PY := $(VENV)/bin/python
+INSTALLED := $(VENV)/.darts-lib-installed
+INSTALLED_DEV := $(VENV)/.darts-lib-installed-dev
+
+PAPERMILL := $(PY) -m papermill --log-output --no-progress-bar
+CIFAR10 := $(CURDIR)/runs/cifar10
+
+# For whatever must not find an earlier run or a GPU: a new empty runs folder, gone afterwards.
+FRESH := runs=$$(mktemp -d) && trap 'rm -rf "$$runs"' EXIT && \
+	export DARTS_LIB_RUNS="$$runs" CUDA_VISIBLE_DEVICES=""
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.PHONY: help search test lint types unit gpu chapters notebooks cifar10 clean
+
+help:  ## say what each target does
+	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
+
+# mkdir -p runs/quickstart
+# papermill notebooks/03_search.ipynb runs/quickstart/03_search.ipynb -p scale laptop
+search: $(INSTALLED)  ## search a cell on the laptop: the digits of scikit-learn, a few minutes
+	@mkdir -p runs/quickstart
+	$(PAPERMILL) notebooks/03_search.ipynb runs/quickstart/03_search.ipynb -p scale laptop
+	@echo "The chapter as it ran, with its figures: runs/quickstart/03_search.ipynb"
+
+test: lint types unit gpu chapters  ## every check: style, types, unit tests, notebooks (-k goes on after a failure)
+
+# ruff check
+# ruff format --check
+lint: $(INSTALLED_DEV)  ## style of code and notebooks
+	$(PY) -m ruff check
+	$(PY) -m ruff format --check
+
+# mypy
+types: $(INSTALLED_DEV)  ## types, strict
+	$(PY) -m mypy
+
+# CUDA_VISIBLE_DEVICES= pytest tests --ignore=tests/gpu
+unit: $(INSTALLED_DEV)  ## unit tests, without a GPU
+	@$(FRESH) && $(PY) -m pytest tests --ignore=tests/gpu
+
+# pytest tests/gpu
+gpu: $(INSTALLED_DEV)  ## tests that need CUDA, where CUDA is found
+	@if $(PY) -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then \
+		$(PY) -m pytest tests/gpu; \
+	else \
+		echo "tests/gpu left out: torch finds no CUDA device"; \
+	fi
+
+# DARTS_LIB_RUNS=$(mktemp -d) CUDA_VISIBLE_DEVICES= pytest --nbval notebooks
+chapters: $(INSTALLED_DEV)  ## run every notebook and compare with the stored outputs
+	@$(FRESH) && $(PY) -m pytest --nbval notebooks
+
+# export DARTS_LIB_RUNS=$(mktemp -d) CUDA_VISIBLE_DEVICES=
+# jupyter nbconvert --to notebook --execute --inplace \
+#     --ExecutePreprocessor.record_timing=False notebooks/*.ipynb
+# nbstripout --keep-output --keep-count --keep-id \
+#     --extra-keys "metadata.language_info.version" notebooks/*.ipynb
+notebooks: $(INSTALLED_DEV)  ## run all chapters in order and store their outputs
+	@$(FRESH) && $(PY) -m nbconvert --to notebook --execute --inplace \
+		--ExecutePreprocessor.record_timing=False notebooks/*.ipynb
+	$(PY) -m nbstripout --keep-output --keep-count --keep-id \
+		--extra-keys "metadata.language_info.version" notebooks/*.ipynb
+
+# The paper's run, for a GPU. Stop it when you like: the same command goes on where it was.
+# papermill notebooks/03_search.ipynb runs/cifar10/03_search.ipynb \
+#     -p scale paper -p dataset cifar10 -p epochs 50 -p run_dir "$PWD/runs/cifar10/search"
+# papermill notebooks/04_genotype.ipynb runs/cifar10/04_genotype.ipynb \
+#     -p scale paper -p run_dir "$PWD/runs/cifar10/search"
+# papermill notebooks/05_retrain.ipynb runs/cifar10/05_retrain.ipynb \
+#     -p scale paper -p epochs 600 -p genotype "$PWD/runs/cifar10/search" \
+#     -p run_dir "$PWD/runs/cifar10/retrain"
+cifar10: $(INSTALLED)  ## the paper's search and retraining on CIFAR-10, at full scale
+	@mkdir -p "$(CIFAR10)"
+	$(PAPERMILL) notebooks/03_search.ipynb "$(CIFAR10)/03_search.ipynb" \
+		-p scale paper -p dataset cifar10 -p epochs 50 -p run_dir "$(CIFAR10)/search"
+	$(PAPERMILL) notebooks/04_genotype.ipynb "$(CIFAR10)/04_genotype.ipynb" \
+		-p scale paper -p run_dir "$(CIFAR10)/search"
+	$(PAPERMILL) notebooks/05_retrain.ipynb "$(CIFAR10)/05_retrain.ipynb" \
+		-p scale paper -p epochs 600 -p genotype "$(CIFAR10)/search" \
+		-p run_dir "$(CIFAR10)/retrain"
+
+clean:  ## remove .venv and caches; runs/ and data/ stay
+	rm -rf .venv *.egg-info build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find darts_lib tests notebooks \( -name __pycache__ -o -name .ipynb_checkpoints \) \
+		-prune -exec rm -rf {} +
+
+# --- the environment ----------------------------------------------------------------------------
+
+# python3 -m venv .venv
+# .venv/bin/pip install -e .
+$(INSTALLED): $(PY) pyproject.toml
+	$(PY) -m pip install --quiet --editable .
+	@touch $@
+
+# .venv/bin/pip install -e ".[dev]"
+$(INSTALLED_DEV): $(PY) pyproject.toml
+	$(PY) -m pip install --quiet --editable ".[dev]"
+	@touch $@ $(INSTALLED)
+
+$(PY):
+	@command -v "$(PYTHON)" >/dev/null || { \
+		echo "$(PYTHON) is not found: install Python 3.11 or newer, or name one: make PYTHON=python3.12" >&2; exit 1; }
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo "$$("$(PYTHON)" --version) is too old: darts_lib needs 3.11 or newer; name one: make PYTHON=python3.12" >&2; exit 1; }
+	@"$(PYTHON)" -c 'import venv, ensurepip' 2>/dev/null || { \
+		echo "$(PYTHON) has no venv: install it (Debian, Ubuntu: apt install python3-venv)" >&2; exit 1; }
+	"$(PYTHON)" -m venv "$(VENV)"

@@ -1,0 +1,3 @@
+"""DARTS, differentiable architecture search: the library behind the notebooks."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,1 @@
+"""Checks of the exercises, a module a chapter; each raises AssertionError with a hint."""

@@ -1,0 +1,114 @@
+"""Files that survive: written whole or not at all, read with their checksum, locked by one."""
+
+import contextlib
+import errno
+import fcntl
+import io
+import os
+import socket
+import time
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import torch
+
+from darts_lib.settings import SettingsError, duration
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+class DamagedFileError(Exception):
+    """A file that was cut short or changed since it was written."""
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write beside `path`, flush to the disk, and rename: a reader sees the old or the new file."""
+    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with open(beside, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(beside, path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            beside.unlink()
+        raise SettingsError(_explain(path, len(content), error)) from error
+
+
+def _explain(path: Path, size: int, error: OSError) -> str:
+    if error.errno in FULL:
+        return (
+            f"{path} was not written: the disk is full or a size limit was met ({size / 1e6:.1f} MB"
+            " needed). The file as it was before is untouched; free some space and run the same "
+            "command again, or give another run_dir."
+        )
+    if error.errno == errno.EROFS:
+        return f"{path} was not written: the file system is read-only; give another run_dir."
+    return f"{path} was not written ({error.strerror}); give another run_dir."
+
+
+def pack(state: object) -> bytes:
+    """Serialise tensors, numbers, strings, lists and dicts with `torch.save`."""
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    return buffer.getvalue()
+
+
+def unpack(path: Path) -> dict[str, object]:
+    """Read what `pack` wrote, after checking every checksum; only plain data are ever loaded."""
+    try:
+        content = path.read_bytes()
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            damaged = archive.testzip()
+        if damaged:
+            raise DamagedFileError(f"{path}: the checksum of its part {damaged} is wrong")
+        state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    except DamagedFileError:
+        raise
+    except Exception as error:  # any reader's complaint means the same: not our file any more
+        size = path.stat().st_size
+        raise DamagedFileError(f"{path} ({size} bytes) cannot be read: {error}") from error
+    if not isinstance(state, dict):
+        raise DamagedFileError(f"{path} holds no checkpoint")
+    return state
+
+
+@contextlib.contextmanager
+def locked(
+    path: Path, what: str, wait: float = 15.0, say: Callable[[str], None] = print
+) -> Iterator[None]:
+    """Hold the lock file `path`; wait up to `wait` seconds for another process, saying so.
+
+    The system frees the lock when its owner dies, so a lock is never stale. A notebook's kernel
+    lives on for a second or two after its papermill was killed, hence the wait.
+    """
+    with open(path, "a+", encoding="utf-8") as file:
+        _acquire(file, what, wait, say)
+        file.seek(0)
+        file.truncate()
+        file.write(f"process {os.getpid()} on {socket.gethostname()}")
+        file.flush()
+        yield
+
+
+def _acquire(file: io.TextIOWrapper, what: str, wait: float, say: Callable[[str], None]) -> None:
+    deadline, told = time.monotonic() + wait, False
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except OSError as error:
+            if error.errno not in (errno.EAGAIN, errno.EACCES):
+                return  # a file system without locks: nothing to hold
+        file.seek(0)
+        owner = file.read().strip() or "another process"
+        if time.monotonic() >= deadline:
+            raise SettingsError(
+                f"{what} is in use by {owner}; wait for it to finish, stop it, or choose another."
+            )
+        if not told:
+            say(f"{what} is in use by {owner}; waiting up to {duration(wait)}.")
+            told = True
+        time.sleep(0.2)

@@ -1,0 +1,201 @@
+"""The candidate operations as modules, and one table that builds them by name.
+
+Every operation maps `(batch, channels, height, width)` to the same shape at stride 1 and to
+`(batch, channels, ceil(height / 2), ceil(width / 2))` at stride 2.
+"""
+
+import difflib
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+Build = Callable[[int, int, bool], nn.Module]
+"""Builds an operation from (channels, stride, affine)."""
+
+
+def batch_norm(channels: int, affine: bool) -> nn.BatchNorm2d:
+    """Return the normalisation of a network: trained (affine) or searched (not affine).
+
+    A search network has neither gain nor running statistics: it always uses those of the batch,
+    so the extra passes of the architecture step leave nothing behind. Paper, section 3.1.1.
+    """
+    return nn.BatchNorm2d(channels, affine=affine, track_running_stats=affine)
+
+
+class Zero(nn.Module):
+    """`none`: the absence of an edge, zeros of the right size."""
+
+    def __init__(self, stride: int) -> None:
+        super().__init__()
+        self.stride = stride
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return zeros; every second pixel at stride 2."""
+        return torch.zeros_like(x[:, :, :: self.stride, :: self.stride])
+
+
+class ReLUConvBN(nn.Module):
+    """ReLU, 1x1 convolution, normalisation: brings a cell's input to the cell's channels."""
+
+    def __init__(self, channels_in: int, channels: int, affine: bool) -> None:
+        super().__init__()
+        self.op = nn.Sequential(
+            nn.ReLU(),
+            nn.Conv2d(channels_in, channels, 1, bias=False),
+            batch_norm(channels, affine),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map `(batch, channels_in, h, w)` to `(batch, channels, h, w)`."""
+        out: Tensor = self.op(x)
+        return out
+
+
+class FactorizedReduce(nn.Module):
+    """Halve the image with two 1x1 convolutions of stride 2, the second shifted by one pixel.
+
+    Together they see every pixel of an even image's diagonal positions. An odd image has one
+    row or column fewer for the shifted half; a line of zeros at the end makes up for it, which
+    equals the original on even sizes and gives `ceil(size / 2)` on odd ones, like the stride-2
+    convolutions and pools beside it.
+    """
+
+    def __init__(self, channels_in: int, channels: int, affine: bool) -> None:
+        super().__init__()
+        if channels % 2:
+            raise ValueError(f"channels must be even to reduce in two halves, not {channels}.")
+        self.relu = nn.ReLU()
+        self.conv_1 = nn.Conv2d(channels_in, channels // 2, 1, stride=2, bias=False)
+        self.conv_2 = nn.Conv2d(channels_in, channels // 2, 1, stride=2, bias=False)
+        self.bn = batch_norm(channels, affine)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map `(batch, channels_in, h, w)` to `(batch, channels, ceil(h / 2), ceil(w / 2))`."""
+        x = self.relu(x)
+        out: Tensor = self.bn(torch.cat([self.conv_1(x), self.conv_2(shift_by_one(x))], dim=1))
+        return out
+
+
+def shift_by_one(x: Tensor) -> Tensor:
+    """Drop the first row and column; where the size is odd, add a line of zeros at the end."""
+    height, width = x.shape[-2:]
+    return F.pad(x, (-1, width % 2, -1, height % 2))
+
+
+def depthwise_block(
+    channels: int, kernel: int, stride: int, dilation: int, affine: bool
+) -> list[nn.Module]:
+    """ReLU, depthwise convolution with 'same' padding, pointwise convolution, normalisation."""
+    depthwise = nn.Conv2d(
+        channels,
+        channels,
+        kernel,
+        stride=stride,
+        padding=dilation * (kernel - 1) // 2,
+        dilation=dilation,
+        groups=channels,
+        bias=False,
+    )
+    pointwise = nn.Conv2d(channels, channels, 1, bias=False)
+    return [nn.ReLU(), depthwise, pointwise, batch_norm(channels, affine)]
+
+
+class SeparableConv(nn.Module):
+    """`sep_conv`: the depthwise-separable block applied twice; only the first has the stride."""
+
+    def __init__(self, channels: int, kernel: int, stride: int, affine: bool) -> None:
+        super().__init__()
+        self.op = nn.Sequential(
+            *depthwise_block(channels, kernel, stride, dilation=1, affine=affine),
+            *depthwise_block(channels, kernel, stride=1, dilation=1, affine=affine),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Convolve; see the module's text for shapes."""
+        out: Tensor = self.op(x)
+        return out
+
+
+class DilatedConv(nn.Module):
+    """`dil_conv`: one depthwise-separable block with dilation 2, a 3x3 kernel sees 5x5 pixels."""
+
+    def __init__(self, channels: int, kernel: int, stride: int, affine: bool) -> None:
+        super().__init__()
+        self.op = nn.Sequential(
+            *depthwise_block(channels, kernel, stride, dilation=2, affine=affine)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Convolve; see the module's text for shapes."""
+        out: Tensor = self.op(x)
+        return out
+
+
+class Conv7x1And1x7(nn.Module):
+    """`conv_7x1_1x7`: a 1x7 then a 7x1 full convolution (NASNet and AmoebaNet only)."""
+
+    def __init__(self, channels: int, stride: int, affine: bool) -> None:
+        super().__init__()
+        self.op = nn.Sequential(
+            nn.ReLU(),
+            nn.Conv2d(channels, channels, (1, 7), (1, stride), (0, 3), bias=False),
+            nn.Conv2d(channels, channels, (7, 1), (stride, 1), (3, 0), bias=False),
+            batch_norm(channels, affine),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Convolve; see the module's text for shapes."""
+        out: Tensor = self.op(x)
+        return out
+
+
+def _skip(channels: int, stride: int, affine: bool) -> nn.Module:
+    return nn.Identity() if stride == 1 else FactorizedReduce(channels, channels, affine)
+
+
+def _max_pool(channels: int, stride: int, affine: bool) -> nn.Module:
+    return nn.MaxPool2d(3, stride=stride, padding=1)
+
+
+def _avg_pool(channels: int, stride: int, affine: bool) -> nn.Module:
+    # Zeros of the padding are not pictures: they are left out of the mean.
+    return nn.AvgPool2d(3, stride=stride, padding=1, count_include_pad=False)
+
+
+OPERATIONS: dict[str, Build] = {
+    "none": lambda channels, stride, affine: Zero(stride),
+    "max_pool_3x3": _max_pool,
+    "avg_pool_3x3": _avg_pool,
+    "skip_connect": _skip,
+    "sep_conv_3x3": lambda channels, stride, affine: SeparableConv(channels, 3, stride, affine),
+    "sep_conv_5x5": lambda channels, stride, affine: SeparableConv(channels, 5, stride, affine),
+    "sep_conv_7x7": lambda channels, stride, affine: SeparableConv(channels, 7, stride, affine),
+    "dil_conv_3x3": lambda channels, stride, affine: DilatedConv(channels, 3, stride, affine),
+    "dil_conv_5x5": lambda channels, stride, affine: DilatedConv(channels, 5, stride, affine),
+    "conv_7x1_1x7": lambda channels, stride, affine: Conv7x1And1x7(channels, stride, affine),
+}
+"""Every operation by name. Add one here and it can be searched, drawn, trained and counted."""
+
+POOLS = ("max_pool_3x3", "avg_pool_3x3")
+
+
+def build_operation(name: str, channels: int, stride: int, affine: bool) -> nn.Module:
+    """Build one operation; an unknown name is refused with the nearest known one."""
+    if name not in OPERATIONS:
+        near = difflib.get_close_matches(name, OPERATIONS, n=1) or sorted(OPERATIONS)
+        raise ValueError(f"unknown primitive {name!r}; did you mean {' or '.join(near)}?")
+    return OPERATIONS[name](channels, stride, affine)
+
+
+def build_candidate(name: str, channels: int, stride: int) -> nn.Module:
+    """Build one operation for the search: without gain, and pools normalised like the rest.
+
+    A convolution ends in a normalisation and a pool does not; without one, the pool's outputs
+    would be on another scale than its rivals' and the softmax would compare unlike things.
+    """
+    operation = build_operation(name, channels, stride, affine=False)
+    if name in POOLS:
+        return nn.Sequential(operation, batch_norm(channels, affine=False))
+    return operation

@@ -1,0 +1,239 @@
+"""The run folder: the truth of a run, and how a run that was killed goes on.
+
+config.json               kind, library version, settings
+checkpoint.pt             all state after the last finished epoch; the one truth
+checkpoint.previous.pt    the one before it, should the last be damaged
+history.jsonl             scalars and the genotype, a line an epoch   (from the checkpoint)
+alphas.npz                alphas by epoch, entry 0 is the start       (from the checkpoint)
+genotype.json             the cell after the last finished epoch      (from the checkpoint)
+result.json               the final figures; its presence means 'finished'
+"""
+
+import contextlib
+import hashlib
+import io
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from darts_lib import __version__
+from darts_lib.files import DamagedFileError, locked, pack, unpack, write_whole
+from darts_lib.genotype import Genotype
+from darts_lib.settings import RunConfig, SettingsError, machine, runs_root
+
+FORMAT = 1
+Row = dict[str, Any]
+"""One epoch of the history: numbers, and the genotype as JSON's lists."""
+
+
+@dataclass
+class Progress:
+    """What a run has so far: its history and, for a search, the alphas after every epoch."""
+
+    history: list[Row] = field(default_factory=list)
+    alphas: dict[str, list[Tensor]] = field(default_factory=dict)
+
+    @property
+    def epochs(self) -> int:
+        """Return the number of finished epochs."""
+        return len(self.history)
+
+    def record_alphas(self, alphas: Mapping[str, Tensor]) -> None:
+        """Append a copy of the alphas as they are now."""
+        for kind, value in alphas.items():
+            self.alphas.setdefault(kind, []).append(value.detach().cpu().clone())
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """An open run folder; make one with `opened`."""
+
+    path: Path
+    kind: str
+
+    def load(self) -> tuple[dict[str, Any], Progress] | None:
+        """Return (state, progress) of the newest good checkpoint, or None for a new run."""
+        for name in ("checkpoint.pt", "checkpoint.previous.pt"):
+            file = self.path / name
+            if not file.exists():
+                continue
+            try:
+                content = unpack(file)
+            except DamagedFileError as error:
+                print(f"{error}; going back to the checkpoint before it.")
+                continue
+            _check_format(file, content.get("format"))
+            return self._resume(content)
+        return None
+
+    def _resume(self, content: Mapping[str, Any]) -> tuple[dict[str, Any], Progress]:
+        progress = Progress(list(content["history"]), dict(content["alphas"]))
+        if torch.get_num_threads() != content["threads"]:
+            print(f"using {content['threads']} threads, as the run began, for the same bits.")
+            torch.set_num_threads(content["threads"])
+        self._write_derived(progress)
+        print(f"resuming at epoch {progress.epochs + 1} from {self.path}")
+        return content["state"], progress
+
+    def save(self, state: Mapping[str, Any], progress: Progress) -> None:
+        """Store everything after an epoch; a kill at any moment leaves a good checkpoint."""
+        content = {
+            "format": FORMAT,
+            "threads": torch.get_num_threads(),
+            "history": progress.history,
+            "alphas": progress.alphas,
+            "state": dict(state),
+        }
+        packed = pack(content)
+        newest, previous = self.path / "checkpoint.pt", self.path / "checkpoint.previous.pt"
+        write_whole(self.path / "checkpoint.next.pt", packed)
+        if newest.exists():
+            os.replace(newest, previous)
+        os.replace(self.path / "checkpoint.next.pt", newest)
+        self._write_derived(progress)
+
+    def _write_derived(self, progress: Progress) -> None:
+        lines = "".join(json.dumps(row) + "\n" for row in progress.history)
+        write_whole(self.path / "history.jsonl", lines.encode())
+        if progress.alphas:
+            buffer = io.BytesIO()
+            stacked = {kind: torch.stack(steps).numpy() for kind, steps in progress.alphas.items()}
+            np.savez(buffer, **stacked)  # type: ignore[arg-type]
+            write_whole(self.path / "alphas.npz", buffer.getvalue())
+        if progress.history and "genotype" in progress.history[-1]:
+            write_json(self.path / "genotype.json", progress.history[-1]["genotype"])
+
+    def finish(self, result: Mapping[str, Any]) -> dict[str, Any]:
+        """Write `result.json` with the machine and versions; the run is finished."""
+        complete = {**result, "machine": machine(), "library": __version__}
+        write_json(self.path / "result.json", complete)
+        return complete
+
+    def result(self) -> dict[str, Any] | None:
+        """Return the result of a finished run, else None; say so if another version made it."""
+        file = self.path / "result.json"
+        if not file.exists():
+            return None
+        result = read_json(file)
+        if result.get("library") != __version__:
+            print(f"{self.path} was made by darts_lib {result.get('library')}, not {__version__}.")
+        return result
+
+
+@contextlib.contextmanager
+def opened(config: RunConfig, kind: str) -> Iterator[RunFolder]:
+    """Open the run folder of `config` for one process; make it, or check that it is the same run.
+
+    Raises `SettingsError` if the folder is in use, of another kind or format, or was made with
+    other settings. `resume=False` moves an earlier run aside, never deletes it.
+    """
+    path = Path(config.run_dir).expanduser() if config.run_dir else default_folder(config, kind)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SettingsError(
+            f"run_dir {path} cannot be made ({error.strerror}); give another -p run_dir."
+        ) from error
+    with locked(path.parent / f".{path.name}.lock", f"run folder {path}"):
+        if not config.resume:
+            _move_aside(path)
+        _claim(path, config, kind)
+        yield RunFolder(path, kind)
+
+
+def default_folder(config: RunConfig, kind: str) -> Path:
+    """Return `runs/<kind>-<data set>-<hash of the settings that change the result>`."""
+    settings = json.dumps(config.settings_that_matter(), sort_keys=True)
+    digest = hashlib.sha256(settings.encode()).hexdigest()[:8]
+    return runs_root() / f"{kind}-{config.dataset}-{digest}"
+
+
+def _claim(path: Path, config: RunConfig, kind: str) -> None:
+    file = path / "config.json"
+    wanted = {"kind": kind, **config.settings_that_matter()}
+    if not file.exists():
+        if (path / "checkpoint.pt").exists():
+            raise SettingsError(f"{path} has a checkpoint but no config.json; use another run_dir.")
+        write_json(file, {"format": FORMAT, "library": __version__, "settings": wanted})
+        return
+    content = read_json(file)
+    _check_format(file, content.get("format"))
+    found = content.get("settings", {})
+    differing = [
+        f"{name} {found.get(name)!r} there, {wanted.get(name)!r} here"
+        for name in sorted({*found, *wanted})
+        if found.get(name) != wanted.get(name)
+    ]
+    if differing:
+        raise SettingsError(
+            f"{path} was made with other settings ({'; '.join(differing)}); give another run_dir, "
+            "or resume=False to move that run aside."
+        )
+
+
+def _move_aside(path: Path) -> None:
+    if not any(path.iterdir()):
+        return
+    number = 1
+    while (aside := path.with_name(f"{path.name}.before-{number}")).exists():
+        number += 1
+    path.rename(aside)
+    path.mkdir()
+    print(f"resume=False: the earlier run is now {aside}")
+
+
+def _check_format(file: Path, found: object) -> None:
+    if found != FORMAT:
+        age = "a newer" if isinstance(found, int) and found > FORMAT else "an older"
+        raise SettingsError(
+            f"{file} has format {found!r}, of {age} darts_lib than this one (format {FORMAT}); "
+            "use that version, another run_dir, or resume=False to move the run aside."
+        )
+
+
+# Reading a run that another step made ----------------------------------------------------------
+
+
+def write_json(path: Path, content: object) -> None:
+    """Write JSON whole or not at all."""
+    write_whole(path, (json.dumps(content, indent=1) + "\n").encode())
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object; a damaged file is named with its line."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise SettingsError(f"{path} cannot be read as JSON ({error}).") from error
+    if not isinstance(content, dict):
+        raise SettingsError(f"{path} must hold a JSON object, not {type(content).__name__}.")
+    return content
+
+
+def read_history(path: Path) -> list[Row]:
+    """Return the history of a run folder, a dict an epoch."""
+    file = path / "history.jsonl"
+    if not file.is_file():
+        raise SettingsError(f"{path} is not a run folder: it has no history.jsonl.")
+    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+
+
+def read_alphas(path: Path) -> dict[str, Tensor]:
+    """Return the alphas of a search folder by kind, each `(epochs + 1, edges, primitives)`."""
+    file = path / "alphas.npz"
+    if not file.is_file():
+        raise SettingsError(f"{path} is not the folder of a search: it has no alphas.npz.")
+    with np.load(file, allow_pickle=False) as stored:
+        return {kind: torch.from_numpy(stored[kind]) for kind in stored.files}
+
+
+def genotypes_of(history: Sequence[Row]) -> list[Genotype]:
+    """Return the genotype after each epoch of a search."""
+    return [Genotype.from_dict(row["genotype"]) for row in history]

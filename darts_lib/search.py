@@ -1,0 +1,136 @@
+"""Searching: epoch after epoch into a run folder, said before, during and after."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor
+
+from darts_lib.complexity import count_parameters, saved_bytes, seconds_per_pass
+from darts_lib.genotype import Genotype
+from darts_lib.images import epoch_batches
+from darts_lib.runs import Progress, Row, RunFolder, opened, read_alphas, read_history
+from darts_lib.search_epoch import Search, SearchConfig
+from darts_lib.settings import EpochLine, duration
+from darts_lib.training import chance_warning, clean_batch, require_finite
+
+__all__ = ["SearchConfig", "SearchResult", "search", "warnings_of"]
+
+COLLAPSE = 3
+"""So many skip connections among a normal cell's eight edges are a sign of collapse."""
+
+PRINTED = ("train_loss", "valid_loss", "valid_accuracy", "entropy_normal", "skips", "seconds")
+
+PASSES = {"first_order": 2, "finite_difference": 5, "exact": 6, "unrolled": 6}
+"""Forward-and-backward passes a step, the weights' own included; a double backward counts twice."""
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """A finished search, read from its folder; `alphas` are `(epochs + 1, edges, primitives)`."""
+
+    path: Path
+    genotype: Genotype
+    history: list[Row]
+    alphas: dict[str, Tensor]
+
+
+def search(config: SearchConfig, on_epoch: Callable[[Row], None] | None = None) -> SearchResult:
+    """Search, or go on with a search that was stopped, or read a finished one back.
+
+    Raises `SettingsError` for settings or data that cannot be used, and `FloatingPointError` when
+    the loss is no longer a number. `on_epoch` is called with the row of each finished epoch.
+    """
+    with opened(config, "search") as folder:
+        if folder.result() is None:
+            _run(config, folder, on_epoch)
+        else:
+            print(f"finished already; read back from {folder.path}")
+        return read_search(folder.path)
+
+
+def read_search(path: Path) -> SearchResult:
+    """Read a search folder: the genotype after its last finished epoch, history and alphas."""
+    history = read_history(path)
+    return SearchResult(
+        path, Genotype.from_dict(history[-1]["genotype"]), history, read_alphas(path)
+    )
+
+
+def _run(config: SearchConfig, folder: RunFolder, on_epoch: Callable[[Row], None] | None) -> None:
+    run, progress = Search(config), Progress()
+    describe(run)
+    stored = folder.load()
+    if stored:
+        run.restore(stored[0])
+        progress = stored[1]
+    else:
+        progress.record_alphas(run.alphas)
+    line = EpochLine(config.epochs, progress.epochs)
+    while progress.epochs < config.epochs:
+        row = run.epoch(progress.epochs)
+        require_finite(row["train_loss"], row["epoch"], row["learning_rate"], folder.path)
+        progress.history.append(row)
+        progress.record_alphas(run.alphas)
+        folder.save(run.state(), progress)
+        line({name: row[name] for name in PRINTED})
+        if on_epoch:
+            on_epoch(row)
+    for warning in warnings_of(progress.history, len(run.train.classes)):
+        print(f"warning: {warning}")
+    folder.finish(_result(run, progress))
+
+
+def _result(run: Search, progress: Progress) -> Row:
+    last = progress.history[-1]
+    return {
+        "genotype": last["genotype"],
+        "route": run.config.chosen_route,
+        "parameters": count_parameters(run.net),
+        "supernet_valid_accuracy": last["valid_accuracy"],
+        "hours": sum(row["seconds"] for row in progress.history) / 3600,
+    }
+
+
+def describe(run: Search) -> None:
+    """Print the resolved settings and what they will cost, before the first step."""
+    config = run.config
+    print("  ".join(f"{name}={value}" for name, value in config.settings_that_matter().items()))
+    if config.route and "order" in config.model_fields_set:
+        print(f"route={config.route} is given, so order={config.order} is ignored.")
+    indices = epoch_batches(len(run.train), config.batch_size, None)[0]
+    loss = run.loss(clean_batch(run.train, indices))
+    inputs = [*run.weights.values(), *run.alphas.values()]
+    steps = len(epoch_batches(len(run.train), config.batch_size, None)[: config.max_steps or None])
+    seconds = seconds_per_pass(lambda: loss(run.weights, run.alphas), inputs)
+    seconds *= PASSES[config.chosen_route] * steps * config.epochs
+    memory = saved_bytes(lambda: loss(run.weights, run.alphas)) + 6 * _bytes(inputs)
+    print(
+        f"{len(run.train)} images for the weights, {len(run.valid)} for the alphas, "
+        f"{steps} steps an epoch on {run.device}"
+    )
+    print(
+        f"supernet: {count_parameters(run.net):,} weights; about {memory / 2**20:,.0f} MiB at the "
+        f"peak (less with a smaller batch_size, channels, layers or nodes); "
+        f"about {duration(seconds)} for {config.epochs} epochs"
+    )
+
+
+def _bytes(tensors: Sequence[Tensor]) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+
+def warnings_of(history: Sequence[Row], classes: int) -> list[str]:
+    """Say what looks wrong in a history: collapse, frozen alphas, a loss at chance level."""
+    warnings = chance_warning(history, classes)
+    skips = history[-1]["skips"]
+    if skips >= COLLAPSE:
+        warnings.append(
+            f"{skips} of the normal cell's edges are skip connections, a known weakness of DARTS, "
+            "not a fault of this run: search for fewer epochs, try other seeds, or set max_skip."
+        )
+    if all(row["alpha_change"] < 1e-6 for row in history):
+        warnings.append(
+            "the alphas never moved, so the cell found is noise; check alpha_learning_rate."
+        )
+    return warnings

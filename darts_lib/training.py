@@ -1,0 +1,67 @@
+"""What searching and retraining share: batches on the device, figures of a batch, the cosine."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from darts_lib.images import ImageSet, augment, normalise
+
+Batch = tuple[Tensor, Tensor]
+"""Images `(batch, channels, height, width)`, float32 and normalised, with labels `(batch,)`."""
+
+
+def augmented_batch(
+    images: ImageSet, indices: Tensor, cutout: int, generator: torch.Generator
+) -> Batch:
+    """Take pictures by index and augment them on their device."""
+    chosen = images.select(indices)
+    return augment(chosen.images, images, cutout, generator), chosen.labels
+
+
+def clean_batch(images: ImageSet, indices: Tensor) -> Batch:
+    """Take pictures by index as they are, normalised: for evaluation."""
+    chosen = images.select(indices)
+    return normalise(chosen.images, images.mean, images.std), chosen.labels
+
+
+def figures(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return (summed cross-entropy, correct, count) on the device, without waiting for it.
+
+    Sums, not means: batches of different sizes are then weighted rightly.
+    """
+    loss = F.cross_entropy(logits, labels, reduction="sum")
+    correct = (logits.argmax(dim=1) == labels).sum()
+    return torch.stack([loss, correct.to(loss), torch.full_like(loss, len(labels))])
+
+
+def cosine(epoch: int, epochs: int, first: float, last: float) -> float:
+    """Return the learning rate of epoch 0, 1, ... `epochs - 1`: a cosine from `first` to `last`.
+
+    The first epoch has exactly `first`; `last` would be that of the epoch after the final one.
+    """
+    return last + (first - last) * (1 + math.cos(math.pi * epoch / epochs)) / 2
+
+
+def chance_warning(history: Sequence[Mapping[str, Any]], classes: int) -> list[str]:
+    """Warn if the training loss never left the loss of guessing, ln(classes)."""
+    lowest = min(row["train_loss"] for row in history)
+    if lowest > 0.98 * math.log(classes):
+        return [
+            f"the training loss stayed at chance, ln({classes}) = {math.log(classes):.3f}; "
+            "train longer, or look at the learning rate and the data."
+        ]
+    return []
+
+
+def require_finite(loss: float, epoch: int, learning_rate: float, folder: object) -> None:
+    """Stop a run whose loss is not a number, naming where; the last checkpoint is kept."""
+    if not math.isfinite(loss):
+        raise FloatingPointError(
+            f"the training loss became {loss} in epoch {epoch} at learning rate "
+            f"{learning_rate:.4g}; the checkpoint before it is kept in {folder}. "
+            "Try a lower learning rate in a new run_dir."
+        )

@@ -1,0 +1,224 @@
+"""The library's shape: imports go down only, no module is long, nothing public is undocumented."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+LIBRARY = Path(__file__).resolve().parent.parent / "darts_lib"
+PACKAGE = LIBRARY.name
+MODULES = sorted(LIBRARY.glob("**/*.py"))
+
+# An import points to a strictly lower floor. Whole numbers are the floors of the design; a module
+# between two floors is a part that one of the floor above was split into.
+FLOORS = {
+    "__init__": 0,
+    "search_space": 1,
+    "operations": 2,
+    "genotype": 2,
+    "settings": 2,
+    "derivation": 2.5,
+    "downloads": 2.5,
+    "files": 2.5,
+    "picture_folder": 2.5,
+    "cell_layout": 2.5,
+    "plot_style": 2.5,
+    "data_sets": 2.7,
+    "relaxation": 3,
+    "network": 3,
+    "complexity": 3,
+    "images": 3,
+    "runs": 3,
+    "cell_choice": 3.5,
+    "training": 3.5,
+    "bilevel": 4,
+    "plots": 4,
+    "cell_plots": 4,
+    "search_epoch": 4.5,
+    "retrain_epoch": 4.5,
+    "search": 5,
+    "retrain": 5,
+    "exercises": 6,
+    "notebook": 6,
+    "gradient_bugs": 6,
+}
+
+MAX_LINES = 250
+
+
+def module_name(path: Path) -> str:
+    """Return a module's dotted name inside the package: `search`, `recurrent.text`."""
+    return ".".join(path.relative_to(LIBRARY).with_suffix("").parts)
+
+
+def imported_modules(tree: ast.AST) -> Iterator[tuple[int, str]]:
+    """Yield (line, module) for every import of our own package, wherever in the file it stands."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                if alias.name.split(".")[0] == PACKAGE:
+                    yield node.lineno, alias.name.partition(".")[2] or "__init__"
+        elif isinstance(node, ast.ImportFrom):
+            source = (node.module or "").split(".")
+            inside = source if node.level else source[1:]
+            if not node.level and source[0] != PACKAGE:
+                continue
+            if any(inside):
+                yield node.lineno, ".".join(inside)
+                continue
+            for alias in node.names:
+                is_module = alias.name in FLOORS or (LIBRARY / f"{alias.name}.py").exists()
+                yield node.lineno, alias.name if is_module else "__init__"
+
+
+def import_problems(name: str, source: str) -> list[str]:
+    """Return a line for each import of module `name` that does not go down."""
+    if name not in FLOORS:
+        return [f"{name} has no floor: give it one in FLOORS of {Path(__file__).name}"]
+    problems = []
+    for line, target in imported_modules(ast.parse(source)):
+        if target not in FLOORS:
+            problems.append(f"{name}:{line} imports {target}, which has no floor in FLOORS")
+        elif FLOORS[target] >= FLOORS[name]:
+            floors = f"floor {FLOORS[name]} imports floor {FLOORS[target]}"
+            problems.append(f"{name}:{line} imports {target}: {floors}, and imports go down only")
+    return problems
+
+
+def forbidden(source: str) -> list[str]:
+    """Return a line for each call that ties code to a device or runs text, and each dead idiom."""
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        what = None
+        match node:
+            case ast.Call(func=ast.Attribute(attr="cuda")):
+                what = ".cuda(...): use .to(device)"
+            case ast.Call(func=ast.Name(id="eval" | "exec" as name)):
+                what = f"{name}(...): parse with ast"
+            case ast.Subscript(value=ast.Attribute(attr="data"), slice=ast.Constant(value=int())):
+                what = ".data[0]: use .item()"
+            case ast.Name(id="Variable") | ast.alias(name="Variable"):
+                what = "Variable: tensors need none"
+            case ast.Import(names=names):
+                if any(alias.name.split(".")[0] == "torchtext" for alias in names):
+                    what = "torchtext: it is no longer kept"
+            case ast.ImportFrom(module=str(module)) if module.split(".")[0] == "torchtext":
+                what = "torchtext: it is no longer kept"
+        if what:
+            found.append(f"line {getattr(node, 'lineno', '?')}: {what}")
+    return found
+
+
+def undocumented(source: str) -> list[str]:
+    """Return the public functions, classes and methods that have no docstring."""
+    tree = ast.parse(source)
+    kinds = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+    found = []
+    for scope in [tree, *(n for n in tree.body if isinstance(n, ast.ClassDef))]:
+        if isinstance(scope, ast.ClassDef) and scope.name.startswith("_"):
+            continue
+        for node in scope.body:
+            public = isinstance(node, kinds) and not node.name.startswith("_")
+            if public and not ast.get_docstring(node):
+                found.append(f"line {node.lineno}: {node.name}")
+    return found
+
+
+def test_the_library_is_found() -> None:
+    assert LIBRARY / "search_space.py" in MODULES
+
+
+@pytest.mark.parametrize("path", MODULES, ids=module_name)
+def test_imports_go_down(path: Path) -> None:
+    assert import_problems(module_name(path), path.read_text()) == []
+
+
+@pytest.mark.parametrize("path", MODULES, ids=module_name)
+def test_nothing_forbidden(path: Path) -> None:
+    assert forbidden(path.read_text()) == []
+
+
+@pytest.mark.parametrize("path", MODULES, ids=module_name)
+def test_module_fits_on_a_few_screens(path: Path) -> None:
+    lines = len(path.read_text().splitlines())
+    assert lines <= MAX_LINES, f"{path.name} has {lines} lines, more than {MAX_LINES}: split it"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=module_name)
+def test_everything_public_has_a_docstring(path: Path) -> None:
+    assert undocumented(path.read_text()) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "source", "target"),
+    [
+        ("genotype", "from darts_lib.search import search", "search"),
+        ("genotype", "import darts_lib.search", "search"),
+        ("genotype", "from darts_lib import operations", "operations"),
+        ("genotype", "from . import operations", "operations"),
+        ("genotype", "from .operations import OPERATIONS", "operations"),
+        ("genotype", "def late():\n    from darts_lib.operations import OPERATIONS", "operations"),
+        ("bilevel", "import torch\nfrom darts_lib.plots import heat_map", "plots"),
+        ("runs", "from darts_lib import cluster_engine_of_nobody, search", "search"),
+    ],
+)
+def test_an_import_up_or_sideways_is_caught(name: str, source: str, target: str) -> None:
+    problems = import_problems(name, source)
+    assert len(problems) == 1
+    assert f"imports {target}:" in problems[0]
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "from darts_lib.search_space import edges",
+        "from darts_lib import __version__, search_space",
+        "import numpy as np\nfrom torch import nn",
+    ],
+)
+def test_an_import_down_is_fine(source: str) -> None:
+    assert import_problems("genotype", source) == []
+
+
+def test_a_module_without_a_floor_is_caught() -> None:
+    assert "has no floor" in import_problems("no_such_module", "")[0]
+    assert "no floor" in import_problems("search", "import darts_lib.no_such_module")[0]
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "net.cuda()",
+        "eval(text)",
+        "exec(text)",
+        "loss.data[0]",
+        "from torch.autograd import Variable",
+        "x = Variable(y)",
+        "import torchtext.data",
+        "from torchtext import vocab",
+    ],
+)
+def test_forbidden_things_are_caught(source: str) -> None:
+    assert forbidden(source)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "net.eval()",
+        "ast.literal_eval(text)",
+        "torch.cuda.is_available()",
+        "x = fashion.data[:, None]",
+    ],
+)
+def test_their_harmless_neighbours_pass(source: str) -> None:
+    assert forbidden(source) == []
+
+
+def test_a_missing_docstring_is_caught() -> None:
+    source = (
+        "class Cell:\n    def forward(self): ...\n\n\ndef derive(): ...\n\n\ndef _mine(): ...\n"
+    )
+    names = [problem.split(": ")[1] for problem in undocumented(source)]
+    assert names == ["Cell", "derive", "forward"]
