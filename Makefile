@@ -11,7 +11,8 @@ PY := $(VENV)/bin/python
 INSTALLED := $(VENV)/.darts-lib-installed
 INSTALLED_DEV := $(VENV)/.darts-lib-installed-dev
 
-PAPERMILL := $(PY) -m papermill --log-output --no-progress-bar
+# Show what the cells print, as they print it, and nothing else.
+PAPERMILL := $(PY) -m papermill --no-progress-bar --log-level WARNING --stdout-file - --stderr-file -
 CIFAR10 := $(CURDIR)/runs/cifar10
 
 # For whatever must not find an earlier run or a GPU: a new empty runs folder, gone afterwards.
@@ -63,11 +64,13 @@ chapters: $(INSTALLED_DEV)  ## run every notebook and compare with the stored ou
 # export DARTS_LIB_RUNS=$(mktemp -d) CUDA_VISIBLE_DEVICES=
 # jupyter nbconvert --to notebook --execute --inplace \
 #     --ExecutePreprocessor.record_timing=False notebooks/*.ipynb
+# jupyter nbconvert --to notebook --inplace --coalesce-streams notebooks/*.ipynb
 # nbstripout --keep-output --keep-count --keep-id \
 #     --extra-keys "metadata.language_info.version" notebooks/*.ipynb
 notebooks: $(INSTALLED_DEV)  ## run all chapters in order and store their outputs
 	@$(FRESH) && $(PY) -m nbconvert --to notebook --execute --inplace \
 		--ExecutePreprocessor.record_timing=False notebooks/*.ipynb
+	$(PY) -m nbconvert --to notebook --inplace --coalesce-streams notebooks/*.ipynb
 	$(PY) -m nbstripout --keep-output --keep-count --keep-id \
 		--extra-keys "metadata.language_info.version" notebooks/*.ipynb
 

@@ -104,18 +104,12 @@ def gradients(loss: Tensor, inputs: Sequence[Tensor], create_graph: bool = False
     return list(found)
 
 
-# Route 1 --------------------------------------------------------------------------------------
-
-
 def _first_order(problem: _Problem) -> ArchitectureGradient:
     """Xi = 0: the weights are taken as they are, and the implicit term is dropped."""
     loss = problem.valid_loss(problem.weights, problem.alphas)
     direct = problem.as_alphas(gradients(loss, list(problem.alphas.values())))
     none = {name: torch.zeros_like(value) for name, value in direct.items()}
     return ArchitectureGradient(direct, none, loss.detach())
-
-
-# Routes 2 and 3: the same first half, two ways to the product of the Hessian with v ------------
 
 
 def _second_order(
@@ -182,9 +176,6 @@ def _exact_product(problem: _Problem, v: list[Tensor]) -> list[Tensor]:
     return gradients(along_v, list(problem.alphas.values()))
 
 
-# Route 4 --------------------------------------------------------------------------------------
-
-
 def _unrolled(problem: _Problem) -> ArchitectureGradient:
     """Let autograd differentiate L_val(w'(a), a) straight through the inner step."""
     alphas = list(problem.alphas.values())
@@ -219,9 +210,6 @@ def route_of(order: int, route: str = "") -> str:
     if route:
         return route
     return {1: "first_order", 2: "finite_difference"}[order]
-
-
-# Moving weights -------------------------------------------------------------------------------
 
 
 @contextmanager

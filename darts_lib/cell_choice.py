@@ -1,6 +1,7 @@
 """One way to name a cell: a published name, `random`, a file, a run folder, or the text itself."""
 
 import difflib
+import os
 from pathlib import Path
 
 from darts_lib.derivation import random_genotype
@@ -21,13 +22,14 @@ def find_genotype(name: str, seed: int = 0) -> Genotype:
         return random_genotype(seed)
     if name.lstrip().startswith("Genotype"):
         return Genotype.from_text(name)
-    path = Path(name).expanduser()
-    if name and path.is_dir():
-        path = path / "genotype.json"
-    if name and path.is_file():
-        return Genotype.from_dict(read_json(path))
-    near = difflib.get_close_matches(name, [*PUBLISHED, "random"], n=1)
-    hint = f"did you mean {near[0]!r}? " if near else ""
+    path = os.path.expanduser(name)
+    if os.path.isdir(path):
+        path = os.path.join(path, "genotype.json")
+    if os.path.isfile(path):  # unlike Path's, it takes any text, however long
+        return Genotype.from_dict(read_json(Path(path)))
+    known = {cell.lower(): cell for cell in (*PUBLISHED, "random")}
+    near = difflib.get_close_matches(name.lower(), known, n=1)
+    hint = f"did you mean {known[near[0]]!r}? " if near else ""
     raise GenotypeError(
         f"unknown genotype {name!r}: {hint}It may be {', '.join(PUBLISHED)}, 'random', a "
         "genotype.json, a finished search's run folder, or a Genotype(...) text."

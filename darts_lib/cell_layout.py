@@ -5,6 +5,7 @@ a lane of its own there, so no wire runs through a node or a name. Within a colu
 found by moving one item at a time for as long as wires get shorter or cross less.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -27,11 +28,10 @@ LANE, TIGHT_LANE = 0.18, 0.10
 
 @dataclass(frozen=True)
 class Wire:
-    """A line from a state to a node (`pair` is its number) or to the output (`pair` is -1)."""
+    """A line from a state to a node, or to the output, whose `target` is -1."""
 
     source: int
     target: int
-    pair: int
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ class _Columns:
                 self.items[place].append(-1 - number)
 
     def _end(self, wire: Wire) -> int:
-        return self.last if wire.pair < 0 else self.column[wire.target]
+        return self.last if wire.target < 0 else self.column[wire.target]
 
     def size(self, item: int) -> float:
         """Return the height of a state's block or of a lane."""
@@ -109,7 +109,7 @@ class _Columns:
         wire = self.wires[number]
         start, end = self.column[wire.source], self._end(wire)
         lanes = [heights[place][-1 - number] for place in range(start + 1, end)]
-        finish = 0.0 if wire.pair < 0 else heights[end][wire.target]
+        finish = 0.0 if wire.target < 0 else heights[end][wire.target]
         return [heights[start][wire.source], *lanes, finish]
 
     def cost(self) -> float:
@@ -163,8 +163,8 @@ def layout_cell(
 
     `columns` gives each state's column; without it a node stands right after what it hears.
     """
-    wires = [Wire(source, i // 2 + INPUTS, i) for i, (_, source) in enumerate(pairs)]
-    wires += [Wire(state, -1, -1) for state in sorted(concat)]
+    wires = [Wire(source, i // 2 + INPUTS) for i, (_, source) in enumerate(pairs)]
+    wires += [Wire(state, -1) for state in sorted(concat)]
     node = 2 * name_size[1] + NODE_GAP
     places = _Columns(wires, columns or depths(pairs), node, anchored=columns is not None)
     places.improve()
@@ -214,11 +214,12 @@ class _Placer:
     def place(self, pair_count: int) -> CellLayout:
         """Return all positions."""
         states = {
-            item: (self.x(place), self.y(height) if place else self._input_y(item))
-            for place, column in enumerate(self.heights)
-            for item, height in column.items()
-            if item >= 0
+            state: (self.x(place), self.y(self.heights[place][state]))
+            for state, place in enumerate(self.places.column)
         }
+        for state in range(INPUTS):
+            spread = (0.5 - state) * min(1.6, 0.6 * self.height)
+            states[state] = (self.input_x, self.middle + spread)
         names = self._names(pair_count, states)
         output = (self.output_x, self.y(0.0))
         before = (output[0] - OUTPUT_WIDTH / 2 - OUTPUT_ARROW, output[1])
@@ -228,22 +229,16 @@ class _Placer:
         outputs = {wire.source: self._route(i, states, before) for i, wire in wires}
         return CellLayout(states, output, tuple(names), tuple(routes), outputs)
 
-    def _input_y(self, state: int) -> float:
-        return self.middle + (0.5 - state) * min(1.6, 0.6 * self.height)
-
     def _names(self, pair_count: int, states: dict[int, Point]) -> list[Point]:
         """Put a node's two names left of it, the wire from higher up above the other."""
         names: list[Point] = [(0.0, 0.0)] * pair_count
-        away = self.name_size[1] / 2 + 0.02
         for first in range(0, pair_count, 2):
             x, y = states[first // 2 + INPUTS]
             left = x - self.block + self.name_size[0] / 2
-            higher = sorted((first, first + 1), key=lambda i: -self._arrival(i))
-            names[higher[0]], names[higher[1]] = (left, y + away), (left, y - away)
+            arrivals = [self.places.stops(i, self.heights)[-2] for i in (first, first + 1)]
+            away = math.copysign(self.name_size[1] / 2 + 0.02, arrivals[0] - arrivals[1])
+            names[first : first + 2] = [(left, y + away), (left, y - away)]
         return names
-
-    def _arrival(self, number: int) -> float:
-        return self.places.stops(number, self.heights)[-2]
 
     def _route(self, number: int, states: dict[int, Point], end: Point) -> tuple[Point, ...]:
         wire = self.places.wires[number]

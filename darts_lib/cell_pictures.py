@@ -66,7 +66,7 @@ def _by_dot(genotype: Genotype, kind: str) -> bytes:
     for part in KINDS:
         both.subgraph(cell_digraph(genotype, part))
     try:
-        picture: bytes = both.pipe(format=kind)
+        picture: bytes = both.pipe(format=kind, quiet=True)
     except (graphviz.ExecutableNotFound, subprocess.CalledProcessError, OSError):
         return b""
     return picture

@@ -90,20 +90,20 @@ def draw_cell(
     layout = layout_cell(pairs, concat, (width, height), name_size, columns)
     ax.set(xlim=(0, width), ylim=(0, height))
     for state, route in layout.output_routes.items():
-        _wire(ax, route, PLAIN)
+        _wire(ax, route, PLAIN, f"wire to output {state}")
         end = (layout.output[0] - OUTPUT_WIDTH / 2, layout.output[1])
         _arrow(ax, route[-1], end, PLAIN, f"output {state}")
     for i, (name, _) in enumerate(pairs):
         stroke = stroke_of(name)
         # The name hides the wire's last part, so names of any length meet their wire.
-        _wire(ax, (*layout.routes[i], layout.names[i]), stroke)
+        _wire(ax, (*layout.routes[i], layout.names[i]), stroke, f"wire {i}")
         _arrow(ax, layout.names[i], layout.states[i // 2 + INPUTS], stroke, f"edge {i}")
         _operation(ax, layout.names[i], name, two_lines)
     _draw_states(ax, layout.states, layout.output, output)
     return ax
 
 
-def _wire(ax: Axes, route: Sequence[Point], stroke: Stroke) -> None:
+def _wire(ax: Axes, route: Sequence[Point], stroke: Stroke, gid: str) -> None:
     """Draw a smooth line through the points; it leaves and enters each level."""
     points, codes = [route[0]], [Curve.MOVETO]
     for number, ((x0, y0), (x1, y1)) in enumerate(zip(route, route[1:], strict=False)):
@@ -116,7 +116,8 @@ def _wire(ax: Axes, route: Sequence[Point], stroke: Stroke) -> None:
             codes += [Curve.CURVE4] * 3
     width = 1.1 if stroke is PLAIN else 1.7
     curve = Curve(np.asarray(points), codes)
-    ax.add_patch(PathPatch(curve, fill=False, lw=width, ec=stroke.colour, ls=stroke.line, zorder=1))
+    style = {"ec": stroke.colour, "ls": stroke.line, "lw": width, "zorder": 1, "gid": gid}
+    ax.add_patch(PathPatch(curve, fill=False, **style))
 
 
 def _arrow(ax: Axes, start: Point, end: Point, stroke: Stroke, gid: str) -> None:

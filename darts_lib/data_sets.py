@@ -11,6 +11,7 @@ from torchvision import datasets
 
 from darts_lib.downloads import Archive, DataFile, prepare
 
+CIFAR = {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}
 DOWNLOADED = ("cifar10", "cifar100", "fashion_mnist", "svhn")
 Pictures = tuple[Tensor, Tensor]
 Splits = tuple[Pictures, Pictures, tuple[str, ...]]
@@ -47,7 +48,7 @@ def read_downloaded(dataset: str, root: Path) -> Splits:
         classes = parts[0].classes
         pictures = [(part.data[:, None], part.targets) for part in parts]
     else:
-        parts = [_cifar(dataset)(root, train=train) for train in (True, False)]
+        parts = [CIFAR[dataset](root, train=train) for train in (True, False)]
         classes = parts[0].classes
         pictures = [
             (torch.from_numpy(np.moveaxis(part.data, 3, 1)), torch.tensor(part.targets))
@@ -55,11 +56,6 @@ def read_downloaded(dataset: str, root: Path) -> Splits:
         ]
     train, test = ((images.contiguous(), labels.long()) for images, labels in pictures)
     return train, test, tuple(classes)
-
-
-def _cifar(dataset: str) -> type[datasets.CIFAR10]:
-    """Return torchvision's class for CIFAR-10 or CIFAR-100."""
-    return datasets.CIFAR10 if dataset == "cifar10" else datasets.CIFAR100
 
 
 def archives(dataset: str) -> list[Archive]:
@@ -73,7 +69,7 @@ def archives(dataset: str) -> list[Archive]:
         return [
             Archive(url, file, (file,), mb) for (url, file), mb in zip(files, sizes, strict=True)
         ]
-    cifar = _cifar(dataset)
+    cifar = CIFAR[dataset]
     sums = [*cifar.train_list, *cifar.test_list, (cifar.meta["filename"], cifar.meta["md5"])]
     members = tuple(DataFile(f"{cifar.base_folder}/{name}", md5) for name, md5 in sums)
     return [Archive(cifar.url, DataFile(cifar.filename, cifar.tgz_md5), members, 170)]

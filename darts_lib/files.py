@@ -2,13 +2,14 @@
 
 import contextlib
 import errno
-import fcntl
 import io
+import math
 import os
 import socket
+import sys
 import time
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -32,9 +33,17 @@ def write_whole(path: Path, content: bytes) -> None:
             os.fsync(file.fileno())
         os.replace(beside, path)
     except OSError as error:
+        raise SettingsError(_explain(path, len(content), error)) from error
+    finally:  # after Ctrl-C too; nothing is left there once it was renamed
         with contextlib.suppress(OSError):
             beside.unlink()
-        raise SettingsError(_explain(path, len(content), error)) from error
+
+
+def sweep(folder: Path) -> None:
+    """Delete what writers that were killed left beside their files; call it under a lock."""
+    for part in folder.glob(".*.part"):
+        with contextlib.suppress(OSError):
+            part.unlink()
 
 
 def _explain(path: Path, size: int, error: OSError) -> str:
@@ -76,39 +85,52 @@ def unpack(path: Path) -> dict[str, object]:
 
 
 @contextlib.contextmanager
-def locked(
-    path: Path, what: str, wait: float = 15.0, say: Callable[[str], None] = print
-) -> Iterator[None]:
+def locked(path: Path, what: str, wait: float = 15.0) -> Iterator[None]:
     """Hold the lock file `path`; wait up to `wait` seconds for another process, saying so.
 
     The system frees the lock when its owner dies, so a lock is never stale. A notebook's kernel
-    lives on for a second or two after its papermill was killed, hence the wait.
+    lives on for a second or two after its papermill was killed, hence the wait. On a read-only
+    disk nobody can write, so there is nothing to lock. Raises `SettingsError` after the wait.
     """
-    with open(path, "a+", encoding="utf-8") as file:
-        _acquire(file, what, wait, say)
-        file.seek(0)
-        file.truncate()
-        file.write(f"process {os.getpid()} on {socket.gethostname()}")
-        file.flush()
+    try:
+        file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    except OSError as error:
+        if error.errno != errno.EROFS:
+            raise
         yield
+        return
+    try:
+        _acquire(file, what, wait)
+        with contextlib.suppress(OSError):  # a full disk: the lock holds without its owner's name
+            os.ftruncate(file, 0)
+            os.pwrite(file, f"process {os.getpid()} on {socket.gethostname()}".encode(), 0)
+        yield
+    finally:
+        os.close(file)
 
 
-def _acquire(file: io.TextIOWrapper, what: str, wait: float, say: Callable[[str], None]) -> None:
+def _acquire(file: int, what: str, wait: float) -> None:
     deadline, told = time.monotonic() + wait, False
-    while True:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return
-        except OSError as error:
-            if error.errno not in (errno.EAGAIN, errno.EACCES):
-                return  # a file system without locks: nothing to hold
-        file.seek(0)
-        owner = file.read().strip() or "another process"
+    while not _try_lock(file):
+        owner = os.pread(file, 200, 0).decode(errors="replace") or "another process"
         if time.monotonic() >= deadline:
             raise SettingsError(
                 f"{what} is in use by {owner}; wait for it to finish, stop it, or choose another."
             )
         if not told:
-            say(f"{what} is in use by {owner}; waiting up to {duration(wait)}.")
+            limit = "" if math.isinf(wait) else f", at most {duration(wait)}"
+            print(f"{what} is in use by {owner}; waiting for it{limit}.", flush=True)
             told = True
         time.sleep(0.2)
+
+
+def _try_lock(file: int) -> bool:
+    if sys.platform == "win32":
+        return True  # no such locks there
+    import fcntl
+
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:  # anything else: a file system without locks, so nothing to hold
+        return error.errno not in (errno.EAGAIN, errno.EACCES)
+    return True

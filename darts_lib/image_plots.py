@@ -94,6 +94,6 @@ def _draw_toy(ax: Axes, low: Sequence[float], high: Sequence[float]) -> None:
     alpha, weight = np.meshgrid(np.linspace(low[0], high[0], 80), np.linspace(low[1], high[1], 80))
     levels = ax.contour(alpha, weight, alpha * weight - 2 * alpha + 1, 12, cmap="cividis",
                         linewidths=0.8, alpha=0.7)  # fmt: skip
-    ax.clabel(levels, fontsize=10)
+    ax.clabel(levels, fontsize=10, colors=GREY)
     ends = [min(low), max(high)]
     ax.plot(ends, ends, color=GREY, ls=(0, (6, 4)), lw=1.4, label="w*(α) = α")

@@ -178,7 +178,7 @@ def epoch_batches(count: int, batch_size: int, generator: torch.Generator | None
         )
     else:
         order = torch.randperm(count, generator=generator, device=generator.device).cpu()
-    batches = list(order.split(batch_size))
+    batches = [order[start : start + batch_size] for start in range(0, count, batch_size)]
     if len(batches) > 1 and len(batches[-1]) == 1:
         batches[-2:] = [torch.cat(batches[-2:])]
     return batches

@@ -80,7 +80,8 @@ def _subfolders(folder: Path) -> list[Path]:
     """Return the folders in a folder in order of name, hidden ones left out."""
     if not folder.is_dir():
         return []
-    return sorted(path for path in folder.iterdir() if path.is_dir() and path.name[0] not in "._")
+    found = (path for path in folder.iterdir() if path.is_dir())
+    return sorted(path for path in found if not path.name.startswith((".", "__MACOSX")))
 
 
 def _class_files(folder: Path) -> tuple[tuple[str, ...], Paths]:

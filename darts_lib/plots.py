@@ -226,10 +226,11 @@ def bars(
     """
     ax = axes_or_new(ax, 6.4, min(4.0, 0.9 + 0.36 * len(values)))
     names, sizes = list(values), list(values.values())
-    spans = [errors.get(name, 0.0) for name in names] if errors else None
+    spans = [errors.get(name, math.nan) for name in names] if errors else None
     drawn = ax.barh(names, sizes, xerr=spans, color=BLUE, height=0.6, capsize=3, ecolor=BLACK)
     ax.bar_label(drawn, [f"{size:,.4g}" for size in sizes], padding=4)
     ax.invert_yaxis()
+    ax.set_axisbelow(True)
     ax.margins(x=0.15)
     ax.grid(visible=False, axis="y")
     ax.set_xlabel(ylabel)

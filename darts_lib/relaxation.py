@@ -111,8 +111,12 @@ class Supernet(nn.Module):
         concat_sizes = dict.fromkeys(KINDS, nodes)
         plans = plan_cells(channels, layers, concat_sizes, Stem((width, width)))
         self.kinds = tuple(plan.kind for plan in plans)
-        self.cells = nn.ModuleList(SearchCell(plan, nodes, primitives) for plan in plans)
+        self.cells = nn.ModuleList(self.build_cell(plan) for plan in plans)
         self.classifier = nn.Linear(nodes * plans[-1].channels, classes)
+
+    def build_cell(self, plan: CellPlan) -> SearchCell:
+        """Return one cell of the network; another supernet may compute it in another way."""
+        return SearchCell(plan, self.nodes, self.primitives)
 
     def forward(self, images: Tensor, alphas: Mapping[str, Tensor]) -> Tensor:
         """Return logits `(batch, classes)` for images `(batch, in_channels, height, width)`."""

@@ -24,11 +24,12 @@ import torch
 from torch import Tensor
 
 from darts_lib import __version__
-from darts_lib.files import DamagedFileError, locked, pack, unpack, write_whole
+from darts_lib.files import DamagedFileError, locked, pack, sweep, unpack, write_whole
 from darts_lib.genotype import Genotype
 from darts_lib.settings import RunConfig, SettingsError, machine, runs_root
 
 FORMAT = 1
+CHECKPOINTS = ("checkpoint.pt", "checkpoint.previous.pt")
 Row = dict[str, Any]
 """One epoch of the history: numbers, and the genotype as JSON's lists."""
 
@@ -56,22 +57,27 @@ class RunFolder:
     """An open run folder; make one with `opened`."""
 
     path: Path
-    kind: str
 
     def load(self) -> tuple[dict[str, Any], Progress] | None:
-        """Return (state, progress) of the newest good checkpoint, or None for a new run."""
-        for name in ("checkpoint.pt", "checkpoint.previous.pt"):
-            file = self.path / name
-            if not file.exists():
-                continue
+        """Return (state, progress) of the newest good checkpoint, or None for a new run.
+
+        A damaged one is renamed, so that it never takes the place of a good one.
+        """
+        for file in filter(Path.exists, self._checkpoints()):
             try:
                 content = unpack(file)
             except DamagedFileError as error:
-                print(f"{error}; going back to the checkpoint before it.")
-                continue
-            _check_format(file, content.get("format"))
-            return self._resume(content)
+                file.replace(f"{file}.damaged")
+                print(f"{error}; it is now {file.name}.damaged.")
+            else:
+                _check_format(file, content.get("format"))
+                return self._resume(content)
+        if any(self.path.glob("checkpoint*.damaged")):
+            print(f"no good checkpoint is left in {self.path}: starting at the first epoch.")
         return None
+
+    def _checkpoints(self) -> list[Path]:
+        return [self.path / name for name in CHECKPOINTS]
 
     def _resume(self, content: Mapping[str, Any]) -> tuple[dict[str, Any], Progress]:
         progress = Progress(list(content["history"]), dict(content["alphas"]))
@@ -92,7 +98,7 @@ class RunFolder:
             "state": dict(state),
         }
         packed = pack(content)
-        newest, previous = self.path / "checkpoint.pt", self.path / "checkpoint.previous.pt"
+        newest, previous = self._checkpoints()
         write_whole(self.path / "checkpoint.next.pt", packed)
         if newest.exists():
             os.replace(newest, previous)
@@ -135,17 +141,21 @@ def opened(config: RunConfig, kind: str) -> Iterator[RunFolder]:
     other settings. `resume=False` moves an earlier run aside, never deletes it.
     """
     path = Path(config.run_dir).expanduser() if config.run_dir else default_folder(config, kind)
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise SettingsError(
-            f"run_dir {path} cannot be made ({error.strerror}); give another -p run_dir."
-        ) from error
-    with locked(path.parent / f".{path.name}.lock", f"run folder {path}"):
-        if not config.resume:
-            _move_aside(path)
+    path = path.resolve()  # one folder has one name, and so one lock
+    with contextlib.ExitStack() as stack:
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            lock = path.parent / f".{path.name}.lock"
+            stack.enter_context(locked(lock, f"run folder {path}"))
+            if not config.resume:
+                _move_aside(path)
+        except OSError as error:
+            raise SettingsError(
+                f"run_dir {path} cannot be used ({error.strerror}); give another -p run_dir."
+            ) from error
+        sweep(path)
         _claim(path, config, kind)
-        yield RunFolder(path, kind)
+        yield RunFolder(path)
 
 
 def default_folder(config: RunConfig, kind: str) -> Path:
@@ -156,21 +166,23 @@ def default_folder(config: RunConfig, kind: str) -> Path:
 
 
 def _claim(path: Path, config: RunConfig, kind: str) -> None:
-    file = path / "config.json"
-    wanted = {"kind": kind, **config.settings_that_matter()}
-    if not file.exists():
-        if (path / "checkpoint.pt").exists():
-            raise SettingsError(f"{path} has a checkpoint but no config.json; use another run_dir.")
+    """Check that the folder is that of this run; write config.json if no epoch was finished yet."""
+    file, wanted = path / "config.json", {"kind": kind, **config.settings_that_matter()}
+    started = any((path / name).exists() for name in (*CHECKPOINTS, "result.json"))
+    if file.exists():
+        content = read_json(file)
+        _check_format(file, content.get("format"))
+        if started:
+            _check_same(path, content.get("settings", {}), wanted)
+    elif started:
+        raise SettingsError(f"{path} has a checkpoint but no config.json; use another run_dir.")
+    if not started:
         write_json(file, {"format": FORMAT, "library": __version__, "settings": wanted})
-        return
-    content = read_json(file)
-    _check_format(file, content.get("format"))
-    found = content.get("settings", {})
-    differing = [
-        f"{name} {found.get(name)!r} there, {wanted.get(name)!r} here"
-        for name in sorted({*found, *wanted})
-        if found.get(name) != wanted.get(name)
-    ]
+
+
+def _check_same(path: Path, found: Row, wanted: Row) -> None:
+    pairs = {name: (found.get(name), wanted.get(name)) for name in sorted({*found, *wanted})}
+    differing = [f"{name} {a!r} there, {b!r} here" for name, (a, b) in pairs.items() if a != b]
     if differing:
         raise SettingsError(
             f"{path} was made with other settings ({'; '.join(differing)}); give another run_dir, "
@@ -179,8 +191,8 @@ def _claim(path: Path, config: RunConfig, kind: str) -> None:
 
 
 def _move_aside(path: Path) -> None:
-    if not any(path.iterdir()):
-        return
+    if not (path / "config.json").exists():
+        return  # no run is there: whatever else lies in the folder stays
     number = 1
     while (aside := path.with_name(f"{path.name}.before-{number}")).exists():
         number += 1
@@ -198,9 +210,6 @@ def _check_format(file: Path, found: object) -> None:
         )
 
 
-# Reading a run that another step made ----------------------------------------------------------
-
-
 def write_json(path: Path, content: object) -> None:
     """Write JSON whole or not at all."""
     write_whole(path, (json.dumps(content, indent=1) + "\n").encode())
@@ -211,7 +220,7 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise SettingsError(f"{path} cannot be read as JSON ({error}).") from error
+        raise SettingsError(f"{path} cannot be read as JSON ({error}): name another.") from error
     if not isinstance(content, dict):
         raise SettingsError(f"{path} must hold a JSON object, not {type(content).__name__}.")
     return content

@@ -3,18 +3,20 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
 from darts_lib.complexity import count_parameters, saved_bytes, seconds_per_pass
+from darts_lib.files import unpack
 from darts_lib.genotype import Genotype
 from darts_lib.images import epoch_batches
-from darts_lib.runs import Progress, Row, RunFolder, opened, read_alphas, read_history
+from darts_lib.runs import Progress, Row, RunFolder, opened, read_alphas, read_history, read_json
 from darts_lib.search_epoch import Search, SearchConfig
-from darts_lib.settings import EpochLine, duration
+from darts_lib.settings import EpochLine, RunConfig, SettingsError, duration
 from darts_lib.training import chance_warning, clean_batch, require_finite
 
-__all__ = ["SearchConfig", "SearchResult", "search", "warnings_of"]
+__all__ = ["SearchConfig", "SearchResult", "load_search", "read_search", "search", "warnings_of"]
 
 COLLAPSE = 3
 """So many skip connections among a normal cell's eight edges are a sign of collapse."""
@@ -55,6 +57,22 @@ def read_search(path: Path) -> SearchResult:
     return SearchResult(
         path, Genotype.from_dict(history[-1]["genotype"]), history, read_alphas(path)
     )
+
+
+def load_search(path: Path, config: RunConfig | None = None) -> Search:
+    """Rebuild a search as it stood after its last finished epoch: data, supernet and alphas.
+
+    `config` may give another `data_root` or `device`; the rest comes from the run folder.
+    """
+    if not (path / "checkpoint.pt").is_file():
+        raise SettingsError(f"{path} holds no checkpoint.pt; run chapter 03's search there first.")
+    settings = dict(read_json(path / "config.json")["settings"])
+    settings.pop("kind")
+    places = config.model_dump(include={"data_root", "device"}) if config else {}
+    run = Search(SearchConfig.create(**{**settings, **places}))
+    state: Any = unpack(path / "checkpoint.pt")["state"]
+    run.restore(state)
+    return run
 
 
 def _run(config: SearchConfig, folder: RunFolder, on_epoch: Callable[[Row], None] | None) -> None:

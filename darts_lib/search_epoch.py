@@ -15,8 +15,9 @@ from torch.func import functional_call
 
 from darts_lib.bilevel import ROUTES, InnerStep, Loss, architecture_gradient, route_of
 from darts_lib.derivation import derive
+from darts_lib.fused import FusedSupernet
 from darts_lib.images import epoch_batches, halves, load_images
-from darts_lib.relaxation import Alphas, Supernet, initial_alphas
+from darts_lib.relaxation import Alphas, initial_alphas
 from darts_lib.runs import Row
 from darts_lib.search_space import KINDS
 from darts_lib.settings import RunConfig, resolve_device, seed_epoch
@@ -78,7 +79,7 @@ class Search:
         )
         self.train, self.valid = (half.to(self.device) for half in halves(images))
         seed_epoch(config.seed, -1, self.device)
-        self.net = Supernet(
+        self.net = FusedSupernet(
             config.channels, config.layers, config.nodes, len(images.classes), images.channels
         ).to(self.device)
         self.weights = dict(self.net.named_parameters())

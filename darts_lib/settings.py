@@ -55,15 +55,18 @@ def resolve_device(name: str) -> torch.device:
         if torch.cuda.is_available():
             return torch.device("cuda")
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-    kind, _, index = name.partition(":")
     present = {
-        "cpu": True,
-        "cuda": torch.cuda.is_available() and int(index or 0) < torch.cuda.device_count(),
-        "mps": torch.backends.mps.is_available(),
+        "cpu": 1,
+        "cuda": torch.cuda.device_count(),
+        "mps": int(torch.backends.mps.is_available()),
     }
-    if not present.get(kind, False):
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = None
+    if device is None or (device.index or 0) >= present.get(device.type, 0):
         raise SettingsError(f"device {name!r} is not there; use 'auto' or 'cpu'.")
-    return torch.device(name)
+    return device
 
 
 def seed_epoch(seed: int, epoch: int, device: torch.device) -> torch.Generator:
@@ -141,10 +144,11 @@ class RunConfig(BaseModel):
         return {**(cls.LAPTOP if scale == "laptop" else {}), **kept, "scale": scale}
 
     @model_validator(mode="after")
-    def _check_dataset(self) -> Self:
+    def _check_dataset_and_device(self) -> Self:
         if self.dataset not in DATASETS:
             near = difflib.get_close_matches(self.dataset, DATASETS, n=1) or DATASETS
             raise ValueError(f"unknown dataset {self.dataset!r}; did you mean {' or '.join(near)}?")
+        resolve_device(self.device)  # refuses what is absent
         return self
 
     @classmethod

@@ -159,6 +159,12 @@ def metadata_is_plain(notebook: Notebook) -> list[str]:
     return problems
 
 
+def no_cell_ends_in_a_semicolon(notebook: Notebook) -> list[str]:
+    """A last `;` hides a value in Jupyter but not under nbval; `_ = ...` hides it in both."""
+    ends = [text(cell).rstrip().splitlines()[-1:] for cell in code_cells(notebook)]
+    return [f"a cell ends in {end[0]!r}" for end in ends if end and end[0].endswith(";")]
+
+
 def cells_are_short(notebook: Notebook) -> list[str]:
     """A code cell fits on half a screen, and there are not too many of them."""
     cells = code_cells(notebook)
@@ -264,6 +270,7 @@ RULES: list[Callable[[Notebook], list[str]]] = [
     every_cell_was_run,
     parameters_then_guard,
     metadata_is_plain,
+    no_cell_ends_in_a_semicolon,
     cells_are_short,
     outputs_are_clean,
     figures_have_captions,
@@ -363,6 +370,7 @@ SPOILT: list[tuple[Callable[[Notebook], list[str]], Callable[[Notebook], None]]]
     (metadata_is_plain, _meta("language_info", {"version": "3.11.7"})),
     (metadata_is_plain, _set(5, "metadata", {"execution": {}})),
     (metadata_is_plain, _set(5, "metadata", {"tags": ["raises-exception"]})),
+    (no_cell_ends_in_a_semicolon, _set(5, "source", "ax.plot([0, 1]);")),
     (cells_are_short, _set(5, "source", "x = 1\n" * (MAX_CELL_LINES + 1))),
     (cells_are_short, lambda n: n["cells"].extend([n["cells"][3]] * MAX_CODE_CELLS)),
     (outputs_are_clean, _set(5, "outputs", [ERROR])),

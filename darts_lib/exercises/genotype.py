@@ -1,0 +1,149 @@
+"""Checks of chapter 04's exercises: the strength of an edge, one node's choice, three suspects."""
+
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from darts_lib.derivation import derive
+from darts_lib.genotype import Pair
+from darts_lib.search_space import PRIMITIVES, edges
+
+Rule = Callable[[Tensor, Sequence[str]], Sequence[Pair]]
+"""Chooses one node's two (operation, source) pairs from the alphas `(edges, primitives)`."""
+
+NAMES = ("none", "max_pool_3x3", "skip_connect", "sep_conv_3x3")
+ROWS = torch.tensor(
+    [[3.0, 0.5, 1.0, 0.0], [0.0, 2.0, 0.5, 2.5], [9.0, 9.5, 9.0, 9.0]], dtype=torch.float64
+)
+"""Three edges: one that `none` has won, one that decides little, one with a common offset."""
+
+
+def edge_strength(strength: Callable[[Tensor, Sequence[str]], Tensor]) -> None:
+    """Check `strength(alphas, primitives)`: the largest softmax weight besides `none`'s."""
+    weights = torch.softmax(ROWS, dim=-1)
+    found = strength(ROWS, NAMES)
+    assert isinstance(found, Tensor), "return a tensor: one number for each edge."
+    assert found.shape == (3,), "return one number for each edge."
+    assert not _close(found, ROWS[:, 1:].amax(dim=-1)), (
+        "these are raw alphas; a constant added to a row must change nothing, so take the softmax."
+    )
+    assert not _close(found, torch.softmax(ROWS, dim=0)[:, 1:].amax(dim=-1)), (
+        "the softmax runs over the edges; it belongs over the primitives of one edge, dim=-1."
+    )
+    assert not _close(found, weights[:, 1:].sum(dim=-1)), "take the maximum, not the sum."
+    assert not _close(found, weights.amax(dim=-1)), "none may not win: leave it out of the maximum."
+    assert not _close(found, torch.softmax(ROWS[:, 1:], dim=-1).amax(dim=-1)), (
+        "none must take its mass: rule it out after the softmax, not before."
+    )
+    assert _close(found, weights[:, 1:].amax(dim=-1)), (
+        f"the strengths should be {[round(x, 3) for x in weights[:, 1:].amax(dim=-1).tolist()]}."
+    )
+    for order in ((1, 0, 2, 3), (3, 2, 1, 0), (1, 2, 3)):
+        table, names = ROWS[:, list(order)], [NAMES[column] for column in order]
+        kept = [column for column, name in enumerate(names) if name != "none"]
+        right = torch.softmax(table, dim=-1)[:, kept].amax(dim=-1)
+        assert _close(strength(table, names), right), (
+            f"with the primitives {names} it is wrong: look for 'none' by its name, it may stand "
+            "anywhere or be missing."
+        )
+
+
+def node_choice(choose: Rule) -> None:
+    """Check `choose(alphas, primitives)`: the two pairs of one node, the stronger first."""
+    zeros = torch.zeros(3, len(PRIMITIVES), dtype=torch.float64)
+    found = [(name, int(source)) for name, source in choose(zeros, PRIMITIVES)]
+    assert len(found) == 2, f"a node keeps two edges, not {len(found)}."
+    assert all(name != "none" for name, _ in found), "none may not be chosen."
+    assert found == _right(zeros, PRIMITIVES), (
+        f"on a table of zeros all is equal and the lower index wins: {_right(zeros, PRIMITIVES)}, "
+        f"not {found}."
+    )
+    generator = torch.Generator().manual_seed(0)
+    for rows in (2, 3, 4, 5) * 8:
+        shape = (rows, len(PRIMITIVES))
+        table = 3 * torch.randn(shape, generator=generator, dtype=torch.float64)
+        _compare(choose, table)
+
+
+def _compare(choose: Rule, table: Tensor) -> None:
+    right = _right(table, PRIMITIVES)
+    found = [(name, int(source)) for name, source in choose(table, PRIMITIVES)]
+    assert len({source for _, source in found}) == 2, (
+        f"both pairs come from state {found[0][1]}: choose two edges first, then one operation on "
+        "each."
+    )
+    assert found != right[::-1], "right edges, wrong order: the stronger edge comes first."
+    assert found == right, _reason(found, table, right)
+
+
+def _reason(found: list[Pair], table: Tensor, right: list[Pair]) -> str:
+    if found == _by_raw(table, PRIMITIVES):
+        return "you rank raw alphas; rank softmax weights."
+    if found == _by_sum(table, PRIMITIVES):
+        return "you rank edges by the sum of their weights; take the largest one."
+    return f"on {len(table)} edges you chose {found}, the rule chooses {right}."
+
+
+def _right(table: Tensor, names: Sequence[str]) -> list[Pair]:
+    """Derive a whole cell whose last node has these rows, and return that node's pairs."""
+    missing = len(edges(len(table) - 1)) - len(table)
+    cell = torch.cat([torch.zeros(missing, table.shape[1], dtype=table.dtype), table])
+    return list(derive({"normal": cell, "reduce": cell}, names).normal[-2:])
+
+
+def _without_none(weights: Tensor, names: Sequence[str]) -> Tensor:
+    ruled_out = torch.tensor([name == "none" for name in names])
+    return weights.masked_fill(ruled_out, -torch.inf)
+
+
+def _best_of(rows: Sequence[int], values: Tensor, names: Sequence[str]) -> list[Pair]:
+    return [(names[int(values[row].argmax())], row) for row in rows]
+
+
+def _order(scores: Tensor) -> list[int]:
+    return sorted(range(len(scores)), key=lambda row: -float(scores[row]))[:2]
+
+
+def _by_sum(alphas: Tensor, names: Sequence[str]) -> list[Pair]:
+    values = _without_none(torch.softmax(alphas, dim=-1), names)
+    sums = values.masked_fill(values.isinf(), 0.0).sum(dim=-1)
+    return _best_of(_order(sums), values, names)
+
+
+def _by_raw(alphas: Tensor, names: Sequence[str]) -> list[Pair]:
+    values = _without_none(alphas, names)
+    return _best_of(_order(values.amax(dim=-1)), values, names)
+
+
+def _by_pairs(alphas: Tensor, names: Sequence[str]) -> list[Pair]:
+    values = _without_none(torch.softmax(alphas, dim=-1), names)
+    best = sorted(range(values.numel()), key=lambda place: -float(values.flatten()[place]))[:2]
+    return [(names[place % len(names)], place // len(names)) for place in best]
+
+
+SUSPECTS: dict[str, Rule] = {"A": _by_sum, "B": _by_raw, "C": _by_pairs}
+"""Three derivations of one node, each with its own mistake."""
+
+MISTAKES = {"A": "sum", "B": "raw", "C": "pairs"}
+REFUTED = {
+    "raw": "adding 10 to one row does not change its choice, so it does not rank raw alphas.",
+    "sum": "an edge with one large weight can lose to no edge with two middling ones, so it does "
+    "not sum.",
+    "pairs": "when one edge holds the two largest weights it still takes two sources, so it does "
+    "not rank pairs.",
+}
+
+
+def suspects(answer: Mapping[str, str]) -> None:
+    """Check the three verdicts: `raw`, `pairs` or `sum` for the suspects A, B and C."""
+    assert isinstance(answer, Mapping), "give a dict: a verdict for each of A, B and C."
+    assert set(answer) == set(MISTAKES), "give a verdict for each of A, B and C."
+    for name, right in MISTAKES.items():
+        verdict = answer[name]
+        assert verdict in REFUTED, f"{name}: {verdict!r} is none of 'raw', 'pairs', 'sum'."
+        assert verdict == right, f"{name}: {REFUTED[verdict]}"
+
+
+def _close(found: Tensor, right: Tensor) -> bool:
+    return found.shape == right.shape and torch.allclose(found.double(), right, atol=1e-6)

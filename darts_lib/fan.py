@@ -1,0 +1,204 @@
+"""A fan: all edges that leave one state, their mixed operations computed together.
+
+It needs one ReLU, one max pool and one average pool, each normalised once; the depthwise
+convolutions of its edges are one grouped convolution, and so are the pointwise ones. The weights
+of a mixed operation are the gain of the normalisation that its candidates end with, so mixing
+costs nothing more, and `none` costs nothing at all.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from darts_lib.operations import build_candidate, shift_by_one
+
+
+@dataclass(frozen=True)
+class Separable:
+    """How a depthwise-separable candidate is built; `repeats` is 2 for `sep_conv`, 1 for `dil`."""
+
+    kernel: int
+    dilation: int
+    repeats: int
+
+    @property
+    def padding(self) -> int:
+        """Return the padding that keeps the size at stride 1."""
+        return self.dilation * (self.kernel - 1) // 2
+
+
+SEPARABLE = {
+    "sep_conv_3x3": Separable(3, 1, 2),
+    "sep_conv_5x5": Separable(5, 1, 2),
+    "sep_conv_7x7": Separable(7, 1, 2),
+    "dil_conv_3x3": Separable(3, 2, 1),
+    "dil_conv_5x5": Separable(5, 2, 1),
+}
+POOLED = ("max_pool_3x3", "avg_pool_3x3")
+JOINED = (*SEPARABLE, *POOLED, "skip_connect", "none")
+"""Candidates with a joined form; any other is computed edge by edge inside the fan."""
+
+
+def normalise(x: Tensor, gain: Tensor | None = None) -> Tensor:
+    """Normalise each channel by the batch's statistics, times a gain `(channels,)`.
+
+    The gain must be contiguous: on the CPU with channels_last an expanded one gives a wrong input
+    gradient without a word (torch 2.14).
+    """
+    return F.batch_norm(x, None, None, gain, training=True)
+
+
+class Stack(nn.Module):
+    """One round of depthwise and pointwise convolutions for several candidates and all edges.
+
+    Channels are ordered by candidate, then edge, then channel.
+    """
+
+    def __init__(self, forms: Sequence[Separable], channels: int, edges: int, stride: int) -> None:
+        super().__init__()
+        self.forms, self.stride = tuple(forms), stride
+        self.groups = len(forms) * edges
+        width = edges * channels
+        self.depthwise = nn.ParameterList(
+            torch.empty(width, 1, form.kernel, form.kernel) for form in forms
+        )
+        self.pointwise = nn.Parameter(torch.empty(len(forms) * width, channels, 1, 1))
+
+    def forward(self, inputs: Sequence[Tensor]) -> Tensor:
+        """Convolve; `inputs` has one `(batch, edges * channels, h, w)` for each candidate."""
+        spread = [
+            F.conv2d(x, weight, None, self.stride, form.padding, form.dilation, x.shape[1])
+            for x, weight, form in zip(inputs, self.depthwise, self.forms, strict=True)
+        ]
+        return F.conv2d(torch.cat(spread, dim=1), self.pointwise, groups=self.groups)
+
+
+class Fan(nn.Module):
+    """The mixed operations of all edges that leave one state."""
+
+    def __init__(self, channels: int, edges: int, stride: int, primitives: Sequence[str]) -> None:
+        super().__init__()
+        self.channels, self.count, self.stride = channels, edges, stride
+        self.column = {name: column for column, name in enumerate(primitives)}
+        separable = [name for name in primitives if name in SEPARABLE]
+        # Those applied twice come first, so that the second round takes a plain slice.
+        self.separable = sorted(separable, key=lambda name: -SEPARABLE[name].repeats)
+        self.twice = [name for name in self.separable if SEPARABLE[name].repeats == 2]
+        forms = [SEPARABLE[name] for name in self.separable]
+        self.first = Stack(forms, channels, edges, stride) if forms else None
+        self.second = Stack(forms[: len(self.twice)], channels, edges, 1) if self.twice else None
+        self.pools = [name for name in POOLED if name in self.column]
+        self.skips = "skip_connect" in self.column
+        if self.skips and stride == 2:
+            shape = (edges * channels // 2, channels, 1, 1)
+            self.conv_1, self.conv_2 = (nn.Parameter(torch.empty(shape)) for _ in range(2))
+        self.other = nn.ModuleDict(
+            {
+                name: nn.ModuleList(build_candidate(name, channels, stride) for _ in range(edges))
+                for name in primitives
+                if name not in JOINED
+            }
+        )
+
+    def forward(self, state: Tensor, weights: Tensor) -> Tensor:
+        """Return the edges' outputs side by side, `(batch, edges * channels, h', w')`.
+
+        `state` is `(batch, channels, h, w)`, `weights` `(edges, primitives)`, softmaxed.
+        """
+        rectified = F.relu(state)
+        parts = [*self._separable(rectified, weights), *self._plain(state, weights)]
+        if self.skips and self.stride == 2:
+            parts.append(normalise(self._reduce(rectified), self._gain(weights, ["skip_connect"])))
+        for name, operations in self.other.items():
+            outputs = torch.cat([operation(state) for operation in operations.children()], dim=1)
+            parts.append(outputs * self._gain(weights, [name])[:, None, None])
+        if not parts:  # only `none`
+            small = state[:, :, :: self.stride, :: self.stride]
+            return torch.zeros_like(small).repeat(1, self.count, 1, 1)
+        return sum(parts[1:], start=parts[0])
+
+    def _gain(self, weights: Tensor, names: Sequence[str]) -> Tensor:
+        """Spread the edges' weights over the channels, candidate by candidate; contiguous."""
+        return self._columns(weights, names).reshape(-1).repeat_interleave(self.channels)
+
+    def _columns(self, weights: Tensor, names: Sequence[str]) -> Tensor:
+        """Return the weights of some candidates, `(candidates, edges)`."""
+        return torch.stack([weights[:, self.column[name]] for name in names])
+
+    def _separable(self, rectified: Tensor, weights: Tensor) -> Iterator[Tensor]:
+        if self.first is None:
+            return
+        repeated = rectified.repeat(1, self.count, 1, 1)
+        once = self.separable[len(self.twice) :]
+        width = self.count * self.channels
+        ones = weights.new_ones(len(self.twice) * width)
+        out = normalise(
+            self.first([repeated] * len(self.separable)),
+            torch.cat([ones, self._gain(weights, once)]) if once else ones,
+        )
+        halfway, *finished = torch.split(out, [len(ones), *[width] * len(once)], dim=1)
+        yield from finished
+        if self.second is not None:
+            inputs = torch.split(F.relu(halfway), width, dim=1)
+            again = normalise(self.second(inputs), self._gain(weights, self.twice))
+            yield from torch.split(again, width, dim=1)
+
+    def _plain(self, state: Tensor, weights: Tensor) -> Iterator[Tensor]:
+        """Mix pools and identity: all edges share them, so one small product does."""
+        stack = [normalise(self._pool(name, state)) for name in self.pools]
+        names = list(self.pools)
+        if self.skips and self.stride == 1:
+            stack.append(state)
+            names.append("skip_connect")
+        if names:
+            chosen = self._columns(weights, names).t().contiguous()
+            eye = torch.eye(self.channels, dtype=chosen.dtype, device=chosen.device)
+            yield F.conv2d(torch.cat(stack, dim=1), torch.kron(chosen, eye)[:, :, None, None])
+
+    def _pool(self, name: str, state: Tensor) -> Tensor:
+        if name == "max_pool_3x3":
+            return F.max_pool2d(state, 3, self.stride, 1)
+        return F.avg_pool2d(state, 3, self.stride, 1, count_include_pad=False)
+
+    def _reduce(self, rectified: Tensor) -> Tensor:
+        """Return every edge's FactorizedReduce, its two halves next to each other."""
+        halves = [
+            F.conv2d(rectified, self.conv_1, stride=2),
+            F.conv2d(shift_by_one(rectified), self.conv_2, stride=2),
+        ]
+        split = [torch.unflatten(half, 1, (self.count, self.channels // 2)) for half in halves]
+        joined = torch.stack(split, dim=2).flatten(1, 3)
+        return joined.contiguous(memory_format=torch.channels_last)
+
+    def plain_names(self) -> dict[str, list[str]]:
+        """Name, for each joined weight, the plain operations' weights it stacks, in order.
+
+        A plain name is `{edge}.operations.{column}.{...}`, edge counted within the fan.
+        """
+        names: dict[str, list[str]] = {}
+
+        def stacked(own: str, candidates: Sequence[str], tail: str) -> None:
+            names[own] = [
+                f"{edge}.operations.{self.column[name]}.{tail}"
+                for name in candidates
+                for edge in range(self.count)
+            ]
+
+        rounds = {"first": (self.separable, 1), "second": (self.twice, 5)}
+        for own, (candidates, position) in rounds.items():
+            for i, name in enumerate(candidates):
+                stacked(f"{own}.depthwise.{i}", [name], f"op.{position}.weight")
+            if candidates:
+                stacked(f"{own}.pointwise", candidates, f"op.{position + 1}.weight")
+        if self.skips and self.stride == 2:
+            for conv in ("conv_1", "conv_2"):
+                stacked(conv, ["skip_connect"], f"{conv}.weight")
+        for name, operations in self.other.items():
+            for tail in operations.state_dict():
+                edge, _, rest = tail.partition(".")
+                plain = f"{edge}.operations.{self.column[name]}.{rest}"
+                names[f"other.{name}.{tail}"] = [plain]
+        return names

@@ -1,0 +1,123 @@
+"""The supernet's function computed source by source: the fast one.
+
+`relaxation.py` goes edge by edge: with four nodes, fourteen mixed operations of eight candidates.
+But fourteen edges leave only five states, and what leaves one state shares most of its work
+(`fan.py`). The result is the same function, in value and in both gradients.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from darts_lib.fan import Fan
+from darts_lib.relaxation import SearchCell, Supernet
+from darts_lib.search_space import INPUTS, CellPlan, row_offset
+
+
+class FusedCell(SearchCell):
+    """A search cell made of fans, one for each state that edges leave."""
+
+    def __init__(self, plan: CellPlan, nodes: int, primitives: Sequence[str]) -> None:
+        super().__init__(plan, nodes, ())
+        del self.edges
+        self.fans = nn.ModuleList(
+            Fan(
+                plan.channels,
+                len(self._targets(source)),
+                2 if plan.reduces and source < INPUTS else 1,
+                primitives,
+            )
+            for source in range(INPUTS + nodes - 1)
+        )
+        for source in range(INPUTS + nodes - 1):
+            rows = [row_offset(target) + source for target in self._targets(source)]
+            self.register_buffer(f"rows_{source}", torch.tensor(rows), persistent=False)
+
+    def _targets(self, source: int) -> range:
+        return range(max(INPUTS, source + 1), INPUTS + self.nodes)
+
+    def forward(self, before_previous: Tensor, previous: Tensor, weights: Tensor) -> Tensor:
+        """Run the cell; weights `(edges, primitives)`, output `(batch, nodes * channels, h, w)`."""
+        states = [self.preprocess0(before_previous), self.preprocess1(previous)]
+        sums: dict[int, Tensor] = {}
+        for source, fan in enumerate(self.fans):
+            rows = self.get_buffer(f"rows_{source}")
+            outputs = fan(states[source], weights[rows]).chunk(len(rows), dim=1)
+            for target, out in zip(self._targets(source), outputs, strict=True):
+                sums[target] = sums[target] + out if target in sums else out
+            if source >= INPUTS - 1:  # the next node has heard all its sources
+                states.append(sums[source + 1])
+        return torch.cat(states[INPUTS:], dim=1)
+
+    def plain_names(self) -> dict[str, list[str]]:
+        """Name, for each of the fans' weights, the plain cell's weights it stacks."""
+        names = {}
+        for source, fan in enumerate(self.fans):
+            assert isinstance(fan, Fan)
+            rows = self.get_buffer(f"rows_{source}").tolist()
+            for own, plain in fan.plain_names().items():
+                split = [name.split(".", 1) for name in plain]
+                names[f"fans.{source}.{own}"] = [
+                    f"edges.{rows[int(edge)]}.{rest}" for edge, rest in split
+                ]
+        return names
+
+
+def _joined(parts: Sequence[Tensor]) -> Tensor:
+    return torch.cat(list(parts)) if len(parts) > 1 else parts[0]
+
+
+class FusedSupernet(Supernet):
+    """The supernet with fused cells, in channels_last; the same arguments, the same function.
+
+    The same seed gives the same weights as the plain supernet's.
+    """
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        plain = Supernet(*arguments, **options)
+        with torch.random.fork_rng(devices=[]):
+            super().__init__(*arguments, **options)
+        self.load_plain(plain.state_dict())
+        self.to(memory_format=torch.channels_last)
+
+    def build_cell(self, plan: CellPlan) -> FusedCell:
+        """Return one cell, made of fans."""
+        return FusedCell(plan, self.nodes, self.primitives)
+
+    def forward(self, images: Tensor, alphas: Mapping[str, Tensor]) -> Tensor:
+        """Return logits `(batch, classes)` for images `(batch, in_channels, height, width)`."""
+        return super().forward(images.contiguous(memory_format=torch.channels_last), alphas)
+
+    def plain_names(self) -> dict[str, list[str]]:
+        """Name, for each weight of this network, the plain supernet's weights it stacks."""
+        names = {name: [name] for name in self.state_dict()}
+        for index, cell in enumerate(self.cells):
+            assert isinstance(cell, FusedCell)
+            names |= {
+                f"cells.{index}.{own}": [f"cells.{index}.{name}" for name in plain]
+                for own, plain in cell.plain_names().items()
+            }
+        return names
+
+    def load_plain(self, state: Mapping[str, Tensor]) -> None:
+        """Take over the weights of a plain supernet of the same shape."""
+        self.load_state_dict(
+            {
+                own: torch.cat([state[name] for name in plain])
+                if len(plain) > 1
+                else state[plain[0]]
+                for own, plain in self.plain_names().items()
+            }
+        )
+
+    def to_plain(self, tensors: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
+        """Return the plain supernet's state; or any tensors named like ours, such as gradients."""
+        own_tensors = self.state_dict() if tensors is None else tensors
+        plain_state: dict[str, Tensor] = {}
+        for own, plain in self.plain_names().items():
+            value = own_tensors[own]
+            parts = value.chunk(len(plain)) if len(plain) > 1 else (value,)
+            plain_state.update(zip(plain, parts, strict=True))
+        return plain_state

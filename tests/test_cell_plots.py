@@ -1,0 +1,150 @@
+"""Drawn cells: what stands on them, and that nothing hides anything else."""
+
+from collections.abc import Iterator
+from itertools import combinations
+
+import matplotlib.pyplot as plt
+import pytest
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import FancyArrowPatch
+from matplotlib.text import Text
+from matplotlib.transforms import Bbox
+
+from darts_lib.cell_plots import (
+    compare_cells,
+    describe_cell,
+    draw_cell,
+    draw_genotype,
+    draw_supercell,
+)
+from darts_lib.derivation import random_genotype
+from darts_lib.genotype import PUBLISHED, Genotype
+from darts_lib.search_space import KINDS, edges
+
+CELLS = [(name, kind) for name in PUBLISHED for kind in KINDS]
+CHAIN = Genotype.from_text(
+    "Genotype(normal=[('sep_conv_3x3', 0), ('conv_7x1_1x7', 1), ('max_pool_3x3', 2),"
+    "('skip_connect', 0), ('dil_conv_5x5', 3), ('sep_conv_7x7', 1), ('avg_pool_3x3', 4),"
+    "('sep_conv_5x5', 2)], normal_concat=[2, 3, 4, 5], reduce=[('skip_connect', 0),"
+    "('skip_connect', 0), ('skip_connect', 0), ('skip_connect', 0)], reduce_concat=[3])"
+)
+
+
+@pytest.fixture(autouse=True)
+def closed_figures() -> Iterator[None]:
+    yield
+    plt.close("all")
+
+
+def texts(ax: Axes, kind: str) -> list[Text]:
+    return [text for text in ax.texts if text.get_gid() == kind]
+
+
+def arrows(ax: Axes, kind: str) -> list[FancyArrowPatch]:
+    found = [patch for patch in ax.patches if isinstance(patch, FancyArrowPatch)]
+    return [arrow for arrow in found if str(arrow.get_gid()).startswith(kind)]
+
+
+def boxes(ax: Axes) -> list[Bbox]:
+    """Return where the names, the nodes and the ends of a drawn cell lie, in pixels."""
+    framed = [
+        t.get_bbox_patch() or t for k in ("operation", "input", "output") for t in texts(ax, k)
+    ]
+    circles = [line for line in ax.lines if line.get_marker() == "o"]
+    radius = [line.get_markersize() / 2 * ax.figure.dpi / 72 for line in circles]
+    centres = [ax.transData.transform(line.get_xydata()[0]) for line in circles]
+    around = [Bbox([c - r, c + r]) for c, r in zip(centres, radius, strict=True)]
+    return [item.get_window_extent() for item in framed] + around
+
+
+def assert_readable(figure: Figure) -> None:
+    """Every box inside the figure, and no two of a cell over each other."""
+    figure.draw_without_rendering()
+    for ax in figure.axes:
+        found = boxes(ax)
+        titles = [ax.title.get_window_extent()] if ax.get_title() else []
+        for box in [*found, *titles]:
+            assert (box.x0 >= 0, box.y0 >= 0) == (True, True), box
+            assert (box.x1 <= figure.bbox.x1, box.y1 <= figure.bbox.y1) == (True, True), box
+        for one, other in combinations(found, 2):
+            # A shared hairline is not an overlap: half a pixel is let pass.
+            wide = min(one.x1, other.x1) - max(one.x0, other.x0)
+            high = min(one.y1, other.y1) - max(one.y0, other.y0)
+            assert min(wide, high) < 0.5, (one, other)
+
+
+@pytest.mark.parametrize(("name", "kind"), CELLS)
+def test_a_cell_shows_its_genotype(name: str, kind: str) -> None:
+    genotype = PUBLISHED[name]
+    pairs, concat = genotype.pairs(kind), genotype.concat(kind)
+    ax = draw_cell(pairs, concat, title=name)
+    shown = [text.get_text().replace("\n", "_") for text in texts(ax, "operation")]
+    assert shown == [operation for operation, _ in pairs]
+    assert [t.get_text() for t in texts(ax, "node")] == [str(i) for i in range(len(pairs) // 2)]
+    assert len(arrows(ax, "edge")) == len(pairs)
+    assert len(arrows(ax, "output")) == len(concat)
+    assert_readable(ax.get_figure(root=True))
+
+
+@pytest.mark.parametrize("name", [*PUBLISHED, "chain", *range(8)])
+def test_a_pair_of_cells_is_readable(name: str | int) -> None:
+    if isinstance(name, int):
+        genotype = random_genotype(name)
+    else:
+        genotype = CHAIN if name == "chain" else PUBLISHED[name]
+    figure = draw_genotype(genotype)
+    assert [ax.get_title() for ax in figure.axes] == ["Normal cell", "Reduction cell"]
+    assert_readable(figure)
+
+
+def test_a_deep_cell_alone_is_readable() -> None:
+    assert_readable(draw_cell(CHAIN.normal, CHAIN.normal_concat).get_figure(root=True))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_published_cells_in_one_figure(kind: str) -> None:
+    figure = compare_cells(PUBLISHED, kind)
+    assert {ax.get_title() for ax in figure.axes} == set(PUBLISHED)
+    assert_readable(figure)
+
+
+def test_one_cell_can_be_compared_too() -> None:
+    assert len(compare_cells({"only": PUBLISHED["DARTS_V2"]}).axes) == 1
+
+
+def test_wires_start_where_the_pair_says() -> None:
+    """The first point of an edge's wire is the middle of its source."""
+    pairs = PUBLISHED["AmoebaNet"].reduce
+    ax = draw_cell(pairs, PUBLISHED["AmoebaNet"].reduce_concat)
+    places = [t.get_position() for t in texts(ax, "input")]
+    places += [tuple(line.get_xydata()[0]) for line in ax.lines]
+    wires = {w.get_gid(): w for w in ax.patches if str(w.get_gid()).startswith("wire")}
+    for i, (_, source) in enumerate(pairs):
+        start = wires[f"wire {i}"].get_path().vertices[0]
+        assert tuple(start) == pytest.approx(places[source])
+
+
+@pytest.mark.parametrize("nodes", [1, 2, 4, 5])
+def test_the_supercell_has_every_edge_once(nodes: int) -> None:
+    ax = draw_supercell(nodes)
+    drawn = [arrow.get_gid() for arrow in arrows(ax, "edge")]
+    assert drawn == [f"edge {source} {target}" for source, target in edges(nodes)]
+    assert len(arrows(ax, "output")) == nodes
+    assert_readable(ax.get_figure(root=True))
+
+
+def test_a_cell_in_words() -> None:
+    said = describe_cell(PUBLISHED["DARTS_V2"].normal).split(". ")
+    assert len(said) == 4
+    assert said[0] == "Node 0 adds sep_conv_3x3 of input 0 and sep_conv_3x3 of input 1"
+    assert said[3] == "Node 3 adds skip_connect of input 0 and dil_conv_3x3 of node 0."
+
+
+def test_figures_are_not_left_open() -> None:
+    draw_genotype(PUBLISHED["DARTS_V2"])
+    compare_cells({"a": PUBLISHED["DARTS_V2"]})
+    assert plt.get_fignums() == []
+    _, ax = plt.subplots()
+    assert draw_cell(CHAIN.reduce, CHAIN.reduce_concat, ax) is ax
+    assert len(plt.get_fignums()) == 1
