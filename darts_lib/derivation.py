@@ -47,9 +47,9 @@ def _strengths(logits: Tensor, primitives: Sequence[str]) -> Tensor:
     """Return softmax weights `(edges, primitives)` in float64 with `none` ruled out."""
     if logits.shape[1] != len(primitives):
         raise GenotypeError(f"alphas have {logits.shape[1]} columns for {len(primitives)} names.")
-    if not torch.isfinite(logits).all():
-        raise GenotypeError("alphas hold values that are not finite; the search diverged.")
     strengths = torch.softmax(logits.detach().cpu().double(), dim=-1)
+    if strengths.isnan().any():
+        raise GenotypeError("alphas hold values that are not finite; the search diverged.")
     for column, name in enumerate(primitives):
         if name == "none":
             strengths[:, column] = -1.0

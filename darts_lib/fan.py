@@ -154,9 +154,10 @@ class Fan(nn.Module):
             stack.append(state)
             names.append("skip_connect")
         if names:
-            chosen = self._columns(weights, names).t().contiguous()
-            eye = torch.eye(self.channels, dtype=chosen.dtype, device=chosen.device)
-            yield F.conv2d(torch.cat(stack, dim=1), torch.kron(chosen, eye)[:, :, None, None])
+            eye = torch.eye(self.channels, dtype=weights.dtype, device=weights.device)
+            mix = self._columns(weights, names).t()[:, None, :, None] * eye[None, :, None, :]
+            kernel = mix.reshape(self.count * self.channels, -1, 1, 1)
+            yield F.conv2d(torch.cat(stack, dim=1), kernel)
 
     def _pool(self, name: str, state: Tensor) -> Tensor:
         if name == "max_pool_3x3":

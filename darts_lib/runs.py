@@ -14,6 +14,7 @@ import hashlib
 import io
 import json
 import os
+import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -59,11 +60,8 @@ class RunFolder:
     path: Path
 
     def load(self) -> tuple[dict[str, Any], Progress] | None:
-        """Return (state, progress) of the newest good checkpoint, or None for a new run.
-
-        A damaged one is renamed, so that it never takes the place of a good one.
-        """
-        for file in filter(Path.exists, self._checkpoints()):
+        """Return (state, progress) of the newest good checkpoint, or None; rename bad ones."""
+        for file in filter(Path.exists, (self.path / name for name in CHECKPOINTS)):
             try:
                 content = unpack(file)
             except DamagedFileError as error:
@@ -75,9 +73,6 @@ class RunFolder:
         if any(self.path.glob("checkpoint*.damaged")):
             print(f"no good checkpoint is left in {self.path}: starting at the first epoch.")
         return None
-
-    def _checkpoints(self) -> list[Path]:
-        return [self.path / name for name in CHECKPOINTS]
 
     def _resume(self, content: Mapping[str, Any]) -> tuple[dict[str, Any], Progress]:
         progress = Progress(list(content["history"]), dict(content["alphas"]))
@@ -97,9 +92,8 @@ class RunFolder:
             "alphas": progress.alphas,
             "state": dict(state),
         }
-        packed = pack(content)
-        newest, previous = self._checkpoints()
-        write_whole(self.path / "checkpoint.next.pt", packed)
+        newest, previous = (self.path / name for name in CHECKPOINTS)
+        write_whole(self.path / "checkpoint.next.pt", pack(content))
         if newest.exists():
             os.replace(newest, previous)
         os.replace(self.path / "checkpoint.next.pt", newest)
@@ -116,11 +110,10 @@ class RunFolder:
         if progress.history and "genotype" in progress.history[-1]:
             write_json(self.path / "genotype.json", progress.history[-1]["genotype"])
 
-    def finish(self, result: Mapping[str, Any]) -> dict[str, Any]:
+    def finish(self, result: Mapping[str, Any]) -> None:
         """Write `result.json` with the machine and versions; the run is finished."""
-        complete = {**result, "machine": machine(), "library": __version__}
-        write_json(self.path / "result.json", complete)
-        return complete
+        versions = {"machine": machine(), "library": __version__}
+        write_json(self.path / "result.json", {**result, **versions})
 
     def result(self) -> dict[str, Any] | None:
         """Return the result of a finished run, else None; say so if another version made it."""
@@ -145,8 +138,7 @@ def opened(config: RunConfig, kind: str) -> Iterator[RunFolder]:
     with contextlib.ExitStack() as stack:
         try:
             path.mkdir(parents=True, exist_ok=True)
-            lock = path.parent / f".{path.name}.lock"
-            stack.enter_context(locked(lock, f"run folder {path}"))
+            stack.enter_context(locked(path.parent / f".{path.name}.lock", f"run folder {path}"))
             if not config.resume:
                 _move_aside(path)
         except OSError as error:
@@ -231,7 +223,10 @@ def read_history(path: Path) -> list[Row]:
     file = path / "history.jsonl"
     if not file.is_file():
         raise SettingsError(f"{path} is not a run folder: it has no history.jsonl.")
-    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    try:
+        return [dict(json.loads(line)) for line in file.read_text(encoding="utf-8").splitlines()]
+    except (ValueError, TypeError) as error:
+        raise _damaged(file, error) from error
 
 
 def read_alphas(path: Path) -> dict[str, Tensor]:
@@ -239,8 +234,15 @@ def read_alphas(path: Path) -> dict[str, Tensor]:
     file = path / "alphas.npz"
     if not file.is_file():
         raise SettingsError(f"{path} is not the folder of a search: it has no alphas.npz.")
-    with np.load(file, allow_pickle=False) as stored:
-        return {kind: torch.from_numpy(stored[kind]) for kind in stored.files}
+    try:
+        with np.load(file, allow_pickle=False) as stored:
+            return {kind: torch.from_numpy(stored[kind]) for kind in stored.files}
+    except (ValueError, EOFError, OSError, zipfile.BadZipFile) as error:
+        raise _damaged(file, error) from error
+
+
+def _damaged(file: Path, error: Exception) -> SettingsError:
+    return SettingsError(f"{file} is damaged ({error}): delete result.json and run it again.")
 
 
 def genotypes_of(history: Sequence[Row]) -> list[Genotype]:

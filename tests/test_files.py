@@ -29,12 +29,12 @@ def failing(number: int) -> Callable[..., None]:
 # Writing ----------------------------------------------------------------------------------------
 
 
-def test_a_file_is_written_and_replaced_and_nothing_else_is_left(tmp_path: Path) -> None:
-    file = tmp_path / "result.json"
+def test_a_file_is_written_and_replaced_and_nothing_else_is_left(runs_root: Path) -> None:
+    file = runs_root / "result.json"
     for content in (b"first", b"second, longer"):
         write_whole(file, content)
         assert file.read_bytes() == content
-    assert list(tmp_path.iterdir()) == [file]
+    assert list(runs_root.iterdir()) == [file]
 
 
 @pytest.mark.parametrize("call", ["fsync", "replace"])
@@ -49,9 +49,9 @@ def test_a_file_is_written_and_replaced_and_nothing_else_is_left(tmp_path: Path)
     ],
 )
 def test_a_disk_that_refuses_is_named_and_the_old_file_stays(
-    call: str, number: int, words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    call: str, number: int, words: list[str], runs_root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    file = tmp_path / "checkpoint.pt"
+    file = runs_root / "checkpoint.pt"
     write_whole(file, b"old")
     with monkeypatch.context() as patch:
         patch.setattr(os, call, failing(number))
@@ -61,31 +61,31 @@ def test_a_disk_that_refuses_is_named_and_the_old_file_stays(
     assert all(word in message for word in [str(file), *words]), message
     assert "\n" not in message
     assert file.read_bytes() == b"old"
-    assert list(tmp_path.iterdir()) == [file]
+    assert list(runs_root.iterdir()) == [file]
     write_whole(file, b"new")
     assert file.read_bytes() == b"new"
 
 
 def test_ctrl_c_while_writing_leaves_the_old_file_and_no_part(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    runs_root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def interrupt(_: int) -> None:
         raise KeyboardInterrupt
 
-    file = tmp_path / "checkpoint.pt"
+    file = runs_root / "checkpoint.pt"
     write_whole(file, b"old")
     monkeypatch.setattr(os, "fsync", interrupt)
     with pytest.raises(KeyboardInterrupt):
         write_whole(file, b"new")
     assert file.read_bytes() == b"old"
-    assert list(tmp_path.iterdir()) == [file]
+    assert list(runs_root.iterdir()) == [file]
 
 
-def test_what_a_killed_writer_left_is_swept_and_nothing_else(tmp_path: Path) -> None:
+def test_what_a_killed_writer_left_is_swept_and_nothing_else(runs_root: Path) -> None:
     for name in (".checkpoint.next.pt.123.part", "my.part", ".keep"):
-        (tmp_path / name).write_bytes(b"x")
-    sweep(tmp_path)
-    assert {path.name for path in tmp_path.iterdir()} == {"my.part", ".keep"}
+        (runs_root / name).write_bytes(b"x")
+    sweep(runs_root)
+    assert {path.name for path in runs_root.iterdir()} == {"my.part", ".keep"}
 
 
 # Reading ----------------------------------------------------------------------------------------

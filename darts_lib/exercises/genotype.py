@@ -52,7 +52,7 @@ def edge_strength(strength: Callable[[Tensor, Sequence[str]], Tensor]) -> None:
 def node_choice(choose: Rule) -> None:
     """Check `choose(alphas, primitives)`: the two pairs of one node, the stronger first."""
     zeros = torch.zeros(3, len(PRIMITIVES), dtype=torch.float64)
-    found = [(name, int(source)) for name, source in choose(zeros, PRIMITIVES)]
+    tables, found = [], _plain(choose(zeros, PRIMITIVES))
     assert len(found) == 2, f"a node keeps two edges, not {len(found)}."
     assert all(name != "none" for name, _ in found), "none may not be chosen."
     assert found == _right(zeros, PRIMITIVES), (
@@ -62,27 +62,26 @@ def node_choice(choose: Rule) -> None:
     generator = torch.Generator().manual_seed(0)
     for rows in (2, 3, 4, 5) * 8:
         shape = (rows, len(PRIMITIVES))
-        table = 3 * torch.randn(shape, generator=generator, dtype=torch.float64)
-        _compare(choose, table)
+        tables.append(3 * torch.randn(shape, generator=generator, dtype=torch.float64))
+    chosen = [_plain(choose(table, PRIMITIVES)) for table in tables]
+    for name, hint in HINTS.items():
+        rule = SUSPECTS[name]
+        assert chosen != [_plain(rule(table, PRIMITIVES)) for table in tables], hint
+    for table, pairs in zip(tables, chosen, strict=True):
+        _compare(pairs, _right(table, PRIMITIVES))
 
 
-def _compare(choose: Rule, table: Tensor) -> None:
-    right = _right(table, PRIMITIVES)
-    found = [(name, int(source)) for name, source in choose(table, PRIMITIVES)]
+def _plain(pairs: Sequence[Pair]) -> list[Pair]:
+    return [(name, int(source)) for name, source in pairs]
+
+
+def _compare(found: list[Pair], right: list[Pair]) -> None:
     assert len({source for _, source in found}) == 2, (
         f"both pairs come from state {found[0][1]}: choose two edges first, then one operation on "
         "each."
     )
     assert found != right[::-1], "right edges, wrong order: the stronger edge comes first."
-    assert found == right, _reason(found, table, right)
-
-
-def _reason(found: list[Pair], table: Tensor, right: list[Pair]) -> str:
-    if found == _by_raw(table, PRIMITIVES):
-        return "you rank raw alphas; rank softmax weights."
-    if found == _by_sum(table, PRIMITIVES):
-        return "you rank edges by the sum of their weights; take the largest one."
-    return f"on {len(table)} edges you chose {found}, the rule chooses {right}."
+    assert found == right, f"on one of the tables you chose {found}, the rule chooses {right}."
 
 
 def _right(table: Tensor, names: Sequence[str]) -> list[Pair]:
@@ -125,6 +124,12 @@ def _by_pairs(alphas: Tensor, names: Sequence[str]) -> list[Pair]:
 SUSPECTS: dict[str, Rule] = {"A": _by_sum, "B": _by_raw, "C": _by_pairs}
 """Three derivations of one node, each with its own mistake."""
 
+HINTS = {
+    "A": "you rank edges by the sum of their weights; take the largest one.",
+    "B": "you rank raw alphas; rank softmax weights.",
+    "C": "you rank single weights, and two of them may lie on one edge: choose two edges first, "
+    "then one operation on each.",
+}
 MISTAKES = {"A": "sum", "B": "raw", "C": "pairs"}
 REFUTED = {
     "raw": "adding 10 to one row does not change its choice, so it does not rank raw alphas.",

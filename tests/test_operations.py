@@ -1,0 +1,134 @@
+"""Each operation: shapes at every size, exact counts, and what it computes."""
+
+import pytest
+import torch
+from torch import nn
+
+from darts_lib.complexity import count_parameters, multiply_adds
+from darts_lib.operations import (
+    OPERATIONS,
+    FactorizedReduce,
+    ReLUConvBN,
+    Zero,
+    build_candidate,
+    build_operation,
+    shift_by_one,
+)
+from darts_lib.relaxation import MixedOp
+from darts_lib.search_space import PRIMITIVES
+
+SIZES = [(8, 8), (7, 7), (7, 8), (15, 16), (1, 1), (5, 2)]
+
+# name: parameters at C=16 (stride 1, stride 2 not affine; stride 1, 2 affine), multiply-adds at
+# 32x32 (stride 1, stride 2).
+COUNTS = {
+    "none": (0, 0, 0, 0, 0, 0),
+    "max_pool_3x3": (0, 0, 0, 0, 0, 0),
+    "avg_pool_3x3": (0, 0, 0, 0, 0, 0),
+    "skip_connect": (0, 256, 0, 288, 0, 65_536),
+    "sep_conv_3x3": (800, 800, 864, 864, 819_200, 204_800),
+    "sep_conv_5x5": (1312, 1312, 1376, 1376, 1_343_488, 335_872),
+    "sep_conv_7x7": (2080, 2080, 2144, 2144, 2_129_920, 532_480),
+    "dil_conv_3x3": (400, 400, 432, 432, 409_600, 102_400),
+    "dil_conv_5x5": (656, 656, 688, 688, 671_744, 167_936),
+    "conv_7x1_1x7": (3584, 3584, 3616, 3616, 3_670_016, 1_376_256),
+}
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_counts(name: str) -> None:
+    built = {
+        (stride, affine): build_operation(name, 16, stride, affine)
+        for affine in (False, True)
+        for stride in (1, 2)
+    }
+    found = [count_parameters(operation) for operation in built.values()]
+    madds = [multiply_adds(built[stride, False], (16, 32, 32)) for stride in (1, 2)]
+    assert (*found, *madds) == COUNTS[name]
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+@pytest.mark.parametrize("size", SIZES)
+def test_shapes_at_even_odd_and_rectangular_sizes(name: str, size: tuple[int, int]) -> None:
+    x = torch.randn(3, 4, *size)
+    assert build_candidate(name, 4, 1)(x).shape == x.shape
+    halved = (3, 4, (size[0] + 1) // 2, (size[1] + 1) // 2)
+    assert build_candidate(name, 4, 2)(x).shape == halved
+
+
+def test_a_mixed_operation_has_the_sum_of_its_parts() -> None:
+    assert count_parameters(MixedOp(16, 1, PRIMITIVES)) == 102 * 16 + 6 * 16**2 == 3168
+    assert count_parameters(MixedOp(16, 2, PRIMITIVES)) == 102 * 16 + 7 * 16**2 == 3424
+
+
+def test_search_candidates_have_neither_gain_nor_running_statistics() -> None:
+    for name in PRIMITIVES:
+        for stride in (1, 2):
+            candidate = build_candidate(name, 4, stride)
+            norms = [m for m in candidate.modules() if isinstance(m, nn.BatchNorm2d)]
+            assert all(not norm.affine and norm.running_mean is None for norm in norms)
+            assert not list(candidate.buffers())
+            has_pool = "pool" in name
+            assert bool(norms) or name in ("none", "skip_connect")
+            assert not has_pool or isinstance(candidate[-1], nn.BatchNorm2d)  # type: ignore[index]
+
+
+def test_trained_operations_normalise_but_pools_do_not() -> None:
+    norms = [
+        m
+        for m in build_operation("sep_conv_3x3", 4, 1, True).modules()
+        if isinstance(m, nn.BatchNorm2d)
+    ]
+    assert len(norms) == 2 and all(norm.affine and norm.track_running_stats for norm in norms)
+    assert isinstance(build_operation("max_pool_3x3", 4, 1, True), nn.MaxPool2d)
+
+
+def test_zero_subsamples_and_the_average_leaves_the_padding_out() -> None:
+    x = torch.randn(2, 3, 5, 5)
+    assert torch.equal(Zero(2)(x), torch.zeros(2, 3, 3, 3))
+    ones = torch.ones(1, 1, 4, 4)
+    pool = build_operation("avg_pool_3x3", 1, 1, True)
+    assert torch.equal(pool(ones), ones)
+
+
+def test_factorized_reduce_on_even_sizes_is_the_published_form() -> None:
+    torch.manual_seed(0)
+    module = FactorizedReduce(6, 8, affine=False).double()
+    x = torch.randn(2, 6, 8, 10, dtype=torch.float64)
+    relu = x.clamp(min=0)
+    published = torch.cat([module.conv_1(relu), module.conv_2(relu[:, :, 1:, 1:])], dim=1)
+    mean, var = (
+        published.mean((0, 2, 3), keepdim=True),
+        published.var((0, 2, 3), unbiased=False, keepdim=True),
+    )
+    torch.testing.assert_close(module(x), (published - mean) / (var + 1e-5).sqrt())
+
+
+def test_the_shift_adds_a_line_of_zeros_only_on_odd_sizes() -> None:
+    x = torch.arange(1.0, 13.0).reshape(1, 1, 3, 4)
+    shifted = shift_by_one(x)
+    assert shifted.shape == (1, 1, 3, 3)
+    assert torch.equal(shifted[0, 0, :2], x[0, 0, 1:, 1:])
+    assert torch.equal(shifted[0, 0, 2], torch.zeros(3))
+
+
+def test_nothing_works_in_place() -> None:
+    for name in OPERATIONS:
+        for stride in (1, 2):
+            x = torch.randn(2, 4, 6, 6)
+            before = x.clone()
+            build_candidate(name, 4, stride)(x)
+            assert torch.equal(x, before), name
+
+
+def test_preprocess_changes_channels_only() -> None:
+    assert ReLUConvBN(6, 4, affine=False)(torch.randn(2, 6, 5, 7)).shape == (2, 4, 5, 7)
+
+
+def test_errors_name_the_value_and_the_way_out() -> None:
+    with pytest.raises(
+        ValueError, match="unknown primitive 'sep_conv_3'; did you mean sep_conv_3x3"
+    ):
+        build_operation("sep_conv_3", 4, 1, True)
+    with pytest.raises(ValueError, match="channels must be even"):
+        FactorizedReduce(4, 3, affine=True)

@@ -1,0 +1,98 @@
+"""The supernet: the formula by hand, exact sizes, alphas apart from the weights."""
+
+import pytest
+import torch
+
+from darts_lib.complexity import count_parameters, multiply_adds
+from darts_lib.relaxation import MixedOp, SearchCell, Supernet, initial_alphas
+from darts_lib.search_space import KINDS, PRIMITIVES, CellPlan, edges
+
+
+def test_mixed_operation_is_the_weighted_sum() -> None:
+    torch.manual_seed(0)
+    mixed, x = MixedOp(4, 1, PRIMITIVES), torch.randn(3, 4, 6, 6)
+    weights = torch.softmax(torch.randn(8), 0)
+    by_hand = torch.zeros_like(x)
+    for i, operation in enumerate(mixed.operations):
+        by_hand += weights[i] * operation(x)
+    torch.testing.assert_close(mixed(x, weights), by_hand)
+
+
+def test_search_cell_by_hand_for_two_nodes() -> None:
+    torch.manual_seed(1)
+    cell = SearchCell(CellPlan("normal", 4, 6, 8, False), 2, PRIMITIVES)
+    before, previous = torch.randn(2, 6, 5, 5), torch.randn(2, 8, 5, 5)
+    weights = torch.softmax(torch.randn(5, 8), 1)
+    s0, s1 = cell.preprocess0(before), cell.preprocess1(previous)
+    n2 = cell.edges[0](s0, weights[0]) + cell.edges[1](s1, weights[1])
+    n3 = (
+        cell.edges[2](s0, weights[2])
+        + cell.edges[3](s1, weights[3])
+        + cell.edges[4](n2, weights[4])
+    )
+    torch.testing.assert_close(cell(before, previous, weights), torch.cat([n2, n3], 1))
+
+
+@pytest.mark.parametrize(
+    ("channels", "layers", "weights"),
+    [(16, 8, 1_930_618), (4, 8, 207_094), (8, 5, 394_210), (6, 20, 897_640)],
+)
+def test_published_sizes(channels: int, layers: int, weights: int) -> None:
+    with torch.device("meta"):
+        assert count_parameters(Supernet(channels, layers)) == weights
+
+
+def test_size_of_each_published_cell_and_multiply_adds() -> None:
+    with torch.device("meta"):
+        net = Supernet()
+        alphas = {kind: torch.zeros(14, 8) for kind in KINDS}
+    assert [count_parameters(cell) for cell in net.cells] == [
+        45_888, 46_144, 144_000, 137_856, 139_904, 484_608, 460_032, 468_224,
+    ]  # fmt: skip
+    assert (count_parameters(net.stem), count_parameters(net.classifier)) == (1392, 2570)
+    assert multiply_adds(net, (3, 32, 32), alphas) == 300_255_744
+
+
+def test_parameters_are_the_weights_and_nothing_else() -> None:
+    net, alphas = Supernet(4, 3), initial_alphas()
+    assert not any("alpha" in name for name, _ in net.named_parameters())
+    assert not list(net.buffers()), "a search network keeps no running statistics"
+    own = {id(parameter) for parameter in net.parameters()}
+    assert not own & {id(alpha) for alpha in alphas.values()}
+
+
+@pytest.mark.parametrize("size", [(8, 8), (27, 27), (28, 30), (33, 31), (7, 9), (1, 1)])
+@pytest.mark.parametrize("in_channels", [1, 3])
+def test_any_image_size(size: tuple[int, int], in_channels: int) -> None:
+    net = Supernet(2, 3, 2, 5, in_channels)
+    assert net(torch.randn(3, in_channels, *size), initial_alphas(2)).shape == (3, 5)
+
+
+def test_a_constant_added_to_a_row_changes_nothing() -> None:
+    torch.manual_seed(2)
+    net, alphas, x = Supernet(2, 3, 2), initial_alphas(2), torch.randn(4, 3, 8, 8)
+    shifted = {kind: value + torch.randn(len(value), 1) for kind, value in alphas.items()}
+    torch.testing.assert_close(net(x, alphas), net(x, shifted), rtol=1e-4, atol=1e-5)
+
+
+def test_none_takes_weight_away_from_the_others() -> None:
+    torch.manual_seed(3)
+    mixed, x = MixedOp(2, 1, ("none", "skip_connect")), torch.randn(2, 2, 4, 4)
+    torch.testing.assert_close(mixed(x, torch.tensor([0.75, 0.25])), 0.25 * x)
+
+
+def test_initial_alphas_are_small_seeded_leaves() -> None:
+    alphas = initial_alphas(seed=3)
+    assert {kind: tuple(value.shape) for kind, value in alphas.items()} == {
+        "normal": (14, 8), "reduce": (14, 8),
+    }  # fmt: skip
+    assert all(value.is_leaf and value.requires_grad for value in alphas.values())
+    assert all(5e-4 < float(value.detach().std()) < 2e-3 for value in alphas.values())
+    assert torch.equal(alphas["normal"], initial_alphas(seed=3)["normal"])
+    assert not torch.equal(alphas["normal"], initial_alphas(seed=4)["normal"])
+
+
+def test_wrong_alphas_are_named() -> None:
+    with pytest.raises(ValueError, match=r"alphas\['\w+'\] must have shape \(14, 8\).*\(5, 8\)"):
+        Supernet(2, 3)(torch.randn(2, 3, 8, 8), initial_alphas(2))
+    assert len(edges(2)) == 5

@@ -1,0 +1,255 @@
+"""Roots, devices, seeds, the refusals of the base configuration, and the epoch's line."""
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+from darts_lib import settings
+from darts_lib.settings import (
+    EpochLine,
+    RunConfig,
+    SettingsError,
+    data_root,
+    duration,
+    project_root,
+    resolve_device,
+    runs_root,
+    seed_epoch,
+)
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def refusal(**given: object) -> str:
+    with pytest.raises(SettingsError) as caught:
+        RunConfig.create(**{"scale": "laptop", "dataset": "digits", **given})
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+def config(**given: object) -> RunConfig:
+    return RunConfig.create(**{"scale": "laptop", "dataset": "digits", **given})
+
+
+# Roots ------------------------------------------------------------------------------------------
+
+
+def test_the_root_is_the_same_from_every_folder_of_the_project(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for folder in (ROOT, ROOT / "notebooks", ROOT / "darts_lib"):
+        monkeypatch.chdir(folder)
+        assert project_root() == ROOT
+
+
+def test_another_projects_file_is_not_taken_for_ours(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "pyproject.toml").write_text('[project]\nname = "another"\n')
+    monkeypatch.chdir(tmp_path)
+    assert project_root() != tmp_path
+    monkeypatch.setattr(settings, "__file__", str(tmp_path / "site-packages" / "settings.py"))
+    assert project_root() == tmp_path, "nowhere in a project, so the current folder"
+
+
+def test_the_environment_overrides_the_roots(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DARTS_LIB_RUNS", str(tmp_path / "r"))
+    monkeypatch.setenv("DARTS_LIB_DATA", str(tmp_path / "d"))
+    assert (runs_root(), data_root()) == (tmp_path / "r", tmp_path / "d")
+    assert config().data_folder == tmp_path / "d"
+    assert config(data_root="/somewhere").data_folder == Path("/somewhere")
+    monkeypatch.delenv("DARTS_LIB_RUNS")
+    monkeypatch.delenv("DARTS_LIB_DATA")
+    assert (runs_root(), data_root()) == (ROOT / "runs", ROOT / "data")
+
+
+# Device and seed --------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def no_accelerator(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+
+
+@pytest.mark.usefixtures("no_accelerator")
+def test_auto_is_the_cpu_where_nothing_else_is() -> None:
+    assert resolve_device("auto") == torch.device("cpu")
+    assert resolve_device("cpu") == torch.device("cpu")
+
+
+@pytest.mark.usefixtures("no_accelerator")
+@pytest.mark.parametrize("name", ["cuda", "cuda:0", "mps", "gpu", "", "cuda:x", "cpu:x", "xpu"])
+def test_an_absent_device_is_refused_in_one_line(name: str) -> None:
+    with pytest.raises(SettingsError, match=f"device '{name}' is not there; use 'auto' or 'cpu'"):
+        resolve_device(name)
+    assert f"device '{name}' is not there" in refusal(device=name), "before any data are read"
+
+
+def test_a_present_device_is_honoured(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert resolve_device("auto") == torch.device("cuda")
+    assert resolve_device("cuda:1") == torch.device("cuda", 1)
+    with pytest.raises(SettingsError, match="cuda:2"):
+        resolve_device("cuda:2")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    assert resolve_device("auto") == torch.device("mps")
+
+
+def test_the_randomness_of_an_epoch_depends_on_seed_and_epoch_alone() -> None:
+    def draws(seed: int, epoch: int) -> list[float]:
+        generator = seed_epoch(seed, epoch, torch.device("cpu"))
+        return [*torch.rand(2).tolist(), *torch.rand(2, generator=generator).tolist()]
+
+    first = draws(0, 1)
+    torch.rand(7)
+    assert draws(0, 1) == first
+    different = [draws(seed, epoch) for seed in range(4) for epoch in range(-1, 4)]
+    assert len({tuple(values) for values in different}) == 20
+    draws(2**31 - 1, 600)
+
+
+# Configuration ----------------------------------------------------------------------------------
+
+
+def test_an_unknown_name_is_refused_with_the_nearest() -> None:
+    assert "unknown setting 'epoch'; did you mean 'epochs'?" in refusal(epoch=1)
+    assert "known: scale, dataset" in refusal(zzzzzz=1)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("epochs", "abc"),
+        ("epochs", 1.5),
+        ("epochs", "1.5"),
+        ("epochs", -1),
+        ("epochs", False),
+        ("epochs", [3]),
+        ("batch_size", 1),
+        ("seed", -1),
+        ("seed", 2**31),
+        ("seed", None),
+        ("max_steps", -1),
+        ("max_images", "many"),
+        ("resume", "maybe"),
+        ("resume", 2),
+        ("scale", "big"),
+        ("run_dir", 7),
+    ],
+)
+def test_a_wrong_value_is_refused_naming_it(name: str, value: object) -> None:
+    assert refusal(**{name: value}).startswith(f"{name}={value!r}: ")
+
+
+def test_every_wrong_value_is_told_at_once() -> None:
+    message = refusal(epochs="abc", batch_size=1)
+    assert "epochs='abc'" in message
+    assert "batch_size=1" in message
+
+
+@pytest.mark.parametrize(
+    ("dataset", "near"), [("digit", "digits"), ("cifar", "cifar10"), ("CIFAR-10", "")]
+)
+def test_an_unknown_data_set_is_refused(dataset: str, near: str) -> None:
+    message = refusal(dataset=dataset)
+    assert f"unknown dataset {dataset!r}; did you mean" in message
+    assert near in message
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "value"),
+    [
+        ("epochs", "3", 3),
+        ("epochs", 3.0, 3),
+        ("resume", "false", False),  # papermill's -p resume false is this text
+        ("resume", "true", True),
+        ("resume", "False", False),
+        ("resume", 0, False),
+        ("seed", "7", 7),
+    ],
+)
+def test_papermills_texts_become_what_they_say(name: str, given: object, value: object) -> None:
+    found = getattr(config(**{name: given}), name)
+    assert found == value
+    assert type(found) is type(value)
+
+
+class Scaled(RunConfig):
+    """A configuration with a laptop preset, as searching and retraining have."""
+
+    LAPTOP = {"epochs": 6, "dataset": "digits", "batch_size": 32}
+
+
+@pytest.mark.parametrize("unset", [0, "", "auto", None])
+@pytest.mark.parametrize(("scale", "epochs", "batch"), [("laptop", 6, 32), ("paper", 1, 64)])
+def test_zero_and_empty_mean_the_scales_own(
+    unset: object, scale: str, epochs: int, batch: int
+) -> None:
+    found = Scaled.create(scale=scale, epochs=unset, batch_size=unset, dataset=unset)
+    assert (found.epochs, found.batch_size) == (epochs, batch)
+    assert found.dataset == ("digits" if scale == "laptop" else "cifar10")
+
+
+def test_a_given_value_beats_the_scales_own() -> None:
+    found = Scaled.create(scale="laptop", epochs=50, dataset="svhn")
+    assert (found.epochs, found.dataset, found.batch_size) == (50, "svhn", 32)
+
+
+def test_auto_is_resolved_by_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    for cuda, scale in ((False, "laptop"), (True, "paper")):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda cuda=cuda: cuda)
+        monkeypatch.setattr(torch.cuda, "device_count", lambda cuda=cuda: int(cuda))
+        assert Scaled.create().scale == scale
+        assert Scaled.create(scale="auto") == Scaled.create(scale=scale)
+
+
+def test_settings_without_effect_on_the_result_do_not_matter() -> None:
+    plain = config()
+    for name, value in {
+        "data_root": "/d",
+        "run_dir": "/r",
+        "resume": False,
+        "device": "cpu",
+    }.items():
+        assert config(**{name: value}).settings_that_matter() == plain.settings_that_matter()
+    for name, value in {"seed": 1, "epochs": 2, "batch_size": 8, "max_steps": 1}.items():
+        assert config(**{name: value}).settings_that_matter() != plain.settings_that_matter()
+
+
+# Progress ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [
+        (0, "0 s"),
+        (99.4, "99 s"),
+        (99.6, "1 min 39 s"),
+        (200, "3 min 20 s"),
+        (599, "10 min"),
+        (3600, "60 min"),
+        (7500, "2 h 05 min"),
+    ],
+)
+def test_durations_read_as_a_person_writes_them(seconds: float, words: str) -> None:
+    assert duration(seconds) == words
+
+
+def test_the_epochs_line_counts_on_from_where_the_run_was(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = iter([100.0, 110.0])
+    monkeypatch.setattr(settings.time, "monotonic", lambda: next(clock))
+    line = EpochLine(epochs=12, first=8)
+    line({"train_loss": 0.91234, "skips": 2, "seconds": math.nan})
+    said = capsys.readouterr().out
+    assert said == "epoch  9/12  train_loss 0.9123  skips 2  seconds nan  30 s left\n"

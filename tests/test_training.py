@@ -1,0 +1,80 @@
+"""Figures of a batch, the cosine's published values, and what stops or warns a run."""
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+from darts_lib.images import ImageSet, load_images
+from darts_lib.training import (
+    augmented_batch,
+    chance_warning,
+    clean_batch,
+    cosine,
+    figures,
+    require_finite,
+)
+
+
+@pytest.mark.parametrize(
+    ("epoch", "epochs", "last", "rate"),
+    [
+        # The rates that PyTorch's CosineAnnealingLR gives the original code (25e-3 at the start).
+        (0, 50, 0.001, 0.025),
+        (1, 50, 0.001, 0.02497632074113926),
+        (25, 50, 0.001, 0.013),
+        (49, 50, 0.001, 0.0010236792588607412),
+        (0, 600, 0.0, 0.025),
+        (599, 600, 0.0, 1.7134690716569257e-07),
+    ],
+)
+def test_the_cosine_has_the_published_rates(
+    epoch: int, epochs: int, last: float, rate: float
+) -> None:
+    assert cosine(epoch, epochs, 0.025, last) == pytest.approx(rate, rel=1e-9)
+
+
+def test_figures_are_sums_over_a_batch() -> None:
+    logits = torch.tensor([[0.0, 0.0], [math.log(3.0), 0.0], [0.0, math.log(3.0)]])
+    loss, correct, count = figures(logits, torch.tensor([0, 0, 0])).tolist()
+    assert loss == pytest.approx(math.log(2) + math.log(4 / 3) + math.log(4))
+    assert (correct, count) == (2, 3)
+
+
+@pytest.fixture(scope="module")
+def digits() -> ImageSet:
+    return load_images("digits", Path(), "train", max_images=6)
+
+
+def test_a_clean_batch_is_the_pictures_themselves_normalised(digits: ImageSet) -> None:
+    images, labels = clean_batch(digits, torch.tensor([4, 1]))
+    assert labels.tolist() == digits.labels[[4, 1]].tolist()
+    pixels = images * digits.std[0] + digits.mean[0]
+    torch.testing.assert_close(pixels, digits.images[[4, 1]].float() / 255)
+
+
+def test_an_augmented_batch_is_drawn_from_its_generator_alone(digits: ImageSet) -> None:
+    def draw(seed: int) -> torch.Tensor:
+        torch.rand(seed)  # whatever else was drawn must not matter
+        generator = torch.Generator().manual_seed(seed)
+        return augmented_batch(digits, torch.arange(6), 2, generator)[0]
+
+    assert torch.equal(draw(1), draw(1))
+    assert not torch.equal(draw(1), draw(2))
+
+
+@pytest.mark.parametrize(("lowest", "warned"), [(2.302, True), (2.27, True), (2.2, False)])
+def test_a_loss_at_chance_is_told(lowest: float, warned: bool) -> None:
+    warnings = chance_warning([{"train_loss": 2.4}, {"train_loss": lowest}], classes=10)
+    assert len(warnings) == warned
+    assert all("ln(10) = 2.303" in warning for warning in warnings)
+
+
+@pytest.mark.parametrize("loss", [math.nan, math.inf])
+def test_a_loss_that_is_no_number_stops_the_run(loss: float) -> None:
+    with pytest.raises(FloatingPointError) as caught:
+        require_finite(loss, 7, 0.02497, "runs/mine")
+    message = str(caught.value)
+    assert all(word in message for word in (str(loss), "epoch 7", "0.02497", "kept in runs/mine"))
+    require_finite(2.3, 7, 0.025, "runs/mine")
