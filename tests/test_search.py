@@ -104,7 +104,7 @@ def test_the_presets_are_the_papers_and_the_laptops() -> None:
         ({"layers": 0}, "layers=0"),
         ({"learning_rate": 0}, "learning_rate=0"),
         ({"max_skip": -2}, "max_skip=-2"),
-        ({"alpha_lr": 0.1}, "unknown setting 'alpha_lr'; did you mean 'alpha"),
+        ({"learningrate": 0.1}, "unknown setting 'learningrate'; did you mean 'learning_rate'"),
     ],
 )
 def test_wrong_settings_of_a_search_are_named(given: dict[str, object], words: str) -> None:

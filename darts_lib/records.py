@@ -1,0 +1,133 @@
+"""Records: what is kept of a finished run in the repository, and the README's table made of them.
+
+A record is a small JSON file in `notebooks/records/`: settings, history, result and machine of one
+run, sealed with a hash. Only `record` writes one; the table is only written by code.
+
+    python -m darts_lib.records RUN_FOLDER [RUN_FOLDER ...]    record runs, then rewrite the table
+"""
+
+import argparse
+import hashlib
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from darts_lib.cell_pictures import search_gif
+from darts_lib.genotype import PUBLISHED, Genotype
+from darts_lib.runs import genotypes_of, read_history, read_json, write_json
+from darts_lib.settings import SettingsError, project_root
+
+FIELDS = ("name", "kind", "library", "settings", "history", "result", "sha256")
+START, END = "<!-- results: made by darts_lib.records -->", "<!-- end of results -->"
+PRIVATE = ("data_root", "run_dir")
+
+
+def records_folder() -> Path:
+    """Return the folder of the records in this project."""
+    return project_root() / "notebooks" / "records"
+
+
+def seal(content: Mapping[str, Any]) -> str:
+    """Return the SHA-256 of a record's content without its own seal."""
+    rest = {name: value for name, value in content.items() if name != "sha256"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
+
+
+def record(run: Path, folder: Path) -> Path:
+    """Write the record of a finished run folder; the file is named after the run's settings."""
+    if not (run / "result.json").is_file():
+        raise SettingsError(f"{run} is not a finished run; run its chapter to the end first.")
+    config = read_json(run / "config.json")
+    settings = {k: v for k, v in config["settings"].items() if k not in ("kind", *PRIVATE)}
+    history = [
+        {name: _rounded(value) for name, value in row.items()} for row in read_history(run)
+    ]
+    kind, result = config["settings"]["kind"], read_json(run / "result.json")
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
+    name = f"{kind}-{settings['dataset']}-seed{settings['seed']}-{digest}"
+    content: dict[str, Any] = {"name": name, "kind": kind, "library": config["library"]}
+    content |= {"settings": settings, "history": history, "result": result}
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / f"{name}.json", {**content, "sha256": seal(content)})
+    return folder / f"{name}.json"
+
+
+def _rounded(value: object) -> object:
+    return float(f"{value:.6g}") if isinstance(value, float) else value
+
+
+def read_record(file: Path) -> dict[str, Any]:
+    """Read a record; one that lacks a field or was changed by hand is refused."""
+    content = read_json(file)
+    if set(content) != set(FIELDS):
+        raise SettingsError(f"{file}: fields must be {list(FIELDS)}, not {sorted(content)}.")
+    if content["sha256"] != seal(content):
+        raise SettingsError(f"{file} was changed after it was written; record the run again.")
+    return content
+
+
+def read_records(folder: Path, kind: str = "") -> list[dict[str, Any]]:
+    """Read all records of a kind, in the order of their names."""
+    found = [read_record(file) for file in sorted(folder.glob("*.json"))]
+    return [content for content in found if kind in ("", content["kind"])]
+
+
+def cell_name(genotype: Genotype, searched: Sequence[Genotype]) -> str:
+    """Say where a cell comes from: published, found by a recorded search, or drawn at random."""
+    for name, published in PUBLISHED.items():
+        if genotype == published:
+            return name
+    return "searched" if genotype in searched else "random"
+
+
+def results_table(records: Sequence[Mapping[str, Any]]) -> str:
+    """Return the Markdown table of all recorded retrainings; figures are those of the records."""
+    searches = [r for r in records if r["kind"] == "search"]
+    searched = [Genotype.from_dict(r["result"]["genotype"]) for r in searches]
+    rows = [
+        "| cell | data | scale, epochs, seed | parameters | multiply-adds | top-1 error | time | "
+        "machine |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for r in records:
+        if r["kind"] != "retrain":
+            continue
+        settings, result = r["settings"], r["result"]
+        n, error = result["test_images"], 1 - result["test_accuracy"]
+        deviation = (error * (1 - error) / n) ** 0.5
+        rows.append(
+            f"| {cell_name(Genotype.from_dict(result['genotype']), searched)} "
+            f"| {settings['dataset']} | {settings['scale']}, {settings['epochs']}, "
+            f"{settings['seed']} | {result['parameters']:,} | {result['multiply_adds'] / 1e6:.2f} M "
+            f"| {100 * error:.1f} ± {100 * deviation:.1f} % | {result['hours'] * 3600:.0f} s "
+            f"| {result['machine']['device']}, torch {result['machine']['torch']} |"
+        )
+    return "\n".join(rows) if len(rows) > 2 else "not run"
+
+
+def write_table(readme: Path, table: str) -> None:
+    """Put the table between the README's two marks."""
+    text = readme.read_text(encoding="utf-8")
+    if START not in text or END not in text:
+        raise SettingsError(f"{readme} lacks the marks {START!r} and {END!r} for the table.")
+    before, rest = text.split(START, 1)
+    after = rest.split(END, 1)[1]
+    readme.write_text(f"{before}{START}\n{table}\n{END}{after}", encoding="utf-8")
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Record the given run folders; rewrite the README's table and its picture of the search."""
+    parser = argparse.ArgumentParser(prog="python -m darts_lib.records", description=main.__doc__)
+    parser.add_argument("runs", nargs="*", type=Path, metavar="RUN_FOLDER")
+    folder = records_folder()
+    for run in parser.parse_args(arguments).runs:
+        print(record(run, folder))
+    write_table(project_root() / "README.md", results_table(read_records(folder)))
+    for search in read_records(folder, "search")[:1]:
+        search_gif(genotypes_of(search["history"]), folder / "search.gif")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
