@@ -19,9 +19,12 @@ CIFAR10 := $(CURDIR)/runs/cifar10
 FRESH := runs=$$(mktemp -d) && trap 'rm -rf "$$runs"' EXIT && \
 	export DARTS_LIB_RUNS="$$runs" CUDA_VISIBLE_DEVICES=""
 
+# On a machine that is busy with other things, threads that spin while they wait would slow all down.
+export OMP_WAIT_POLICY ?= PASSIVE
+
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help search test lint types unit gpu chapters notebooks cifar10 clean
+.PHONY: help search lab results test lint types unit gpu chapters notebooks cifar10 clean
 
 help:  ## say what each target does
 	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
@@ -32,6 +35,27 @@ search: $(INSTALLED)  ## search a cell on the laptop: the digits of scikit-learn
 	@mkdir -p runs/quickstart
 	$(PAPERMILL) notebooks/03_search.ipynb runs/quickstart/03_search.ipynb -p scale laptop
 	@echo "The chapter as it ran, with its figures: runs/quickstart/03_search.ipynb"
+
+# jupyter lab notebooks
+lab: $(INSTALLED)  ## open the chapters in JupyterLab
+	$(PY) -m jupyterlab notebooks
+
+# For each seed 0, 1, 2:
+# papermill notebooks/03_search.ipynb runs/results/03_seed0.ipynb -p scale laptop -p seed 0 \
+#     -p run_dir "$PWD/runs/results/search-0"
+# papermill notebooks/05_retrain.ipynb runs/results/05_seed0.ipynb -p scale laptop -p seed 0 \
+#     -p genotype "$PWD/runs/results/search-0" -p run_dir "$PWD/runs/results/retrain-0"
+# python -m darts_lib.records runs/results/search-* runs/results/retrain-*
+results: $(INSTALLED)  ## three seeds on digits, searched and random cells: the README's table
+	@mkdir -p runs/results
+	for seed in 0 1 2; do \
+		$(PAPERMILL) notebooks/03_search.ipynb runs/results/03_seed$$seed.ipynb -p scale laptop \
+			-p seed $$seed -p run_dir "$(CURDIR)/runs/results/search-$$seed" && \
+		$(PAPERMILL) notebooks/05_retrain.ipynb runs/results/05_seed$$seed.ipynb -p scale laptop \
+			-p seed $$seed -p genotype "$(CURDIR)/runs/results/search-$$seed" \
+			-p run_dir "$(CURDIR)/runs/results/retrain-$$seed" || exit 1; \
+	done
+	$(PY) -m darts_lib.records runs/results/search-? runs/results/retrain-? runs/results/retrain-?/random
 
 test: lint types unit gpu chapters  ## every check: style, types, unit tests, notebooks (-k goes on after a failure)
 

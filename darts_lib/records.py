@@ -41,9 +41,7 @@ def record(run: Path, folder: Path) -> Path:
         raise SettingsError(f"{run} is not a finished run; run its chapter to the end first.")
     config = read_json(run / "config.json")
     settings = {k: v for k, v in config["settings"].items() if k not in ("kind", *PRIVATE)}
-    history = [
-        {name: _rounded(value) for name, value in row.items()} for row in read_history(run)
-    ]
+    history = [{name: _rounded(value) for name, value in row.items()} for row in read_history(run)]
     kind, result = config["settings"]["kind"], read_json(run / "result.json")
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
     name = f"{kind}-{settings['dataset']}-seed{settings['seed']}-{digest}"
@@ -100,7 +98,8 @@ def results_table(records: Sequence[Mapping[str, Any]]) -> str:
         rows.append(
             f"| {cell_name(Genotype.from_dict(result['genotype']), searched)} "
             f"| {settings['dataset']} | {settings['scale']}, {settings['epochs']}, "
-            f"{settings['seed']} | {result['parameters']:,} | {result['multiply_adds'] / 1e6:.2f} M "
+            f"{settings['seed']} | {result['parameters']:,} "
+            f"| {result['multiply_adds'] / 1e6:.2f} M "
             f"| {100 * error:.1f} ± {100 * deviation:.1f} % | {result['hours'] * 3600:.0f} s "
             f"| {result['machine']['device']}, torch {result['machine']['torch']} |"
         )

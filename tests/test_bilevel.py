@@ -202,7 +202,10 @@ def test_the_real_supernet_gives_the_published_finite_difference() -> None:
     )  # fmt: skip
     names, values = list(weights), list(weights.values())
     step = torch.autograd.grad(loss(0, weights), values)
-    virtual = {n: (w - rate * g).detach().requires_grad_() for n, w, g in zip(names, values, step, strict=True)}  # fmt: skip
+    virtual = {
+        name: (weight - rate * gradient).detach().requires_grad_()
+        for name, weight, gradient in zip(names, values, step, strict=True)
+    }
     v = torch.autograd.grad(loss(1, virtual), list(virtual.values()))
     eps = radius / torch.cat([part.flatten() for part in v]).norm()
     sides = [
@@ -255,7 +258,8 @@ def test_restoring_by_copy_where_arithmetic_would_not() -> None:
 
 
 def test_names_of_routes() -> None:
-    assert route_of(1) == "first_order" and route_of(2) == "finite_difference"
+    assert route_of(1) == "first_order"
+    assert route_of(2) == "finite_difference"
     assert route_of(1, "exact") == "exact"
     problem = smooth_problem()
     with pytest.raises(ValueError, match=r"unknown route 'second'; choose one of first_order"):

@@ -29,7 +29,9 @@ def test_modes_and_statistics_are_put_back() -> None:
     net[1].eval()
     before = net[1].running_mean.clone()
     multiply_adds(net, (3, 8, 8))
-    assert net.training and not net[1].training and net[0].training
+    assert net.training
+    assert not net[1].training
+    assert net[0].training
     assert torch.equal(net[1].running_mean, before)
 
 

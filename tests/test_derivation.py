@@ -72,7 +72,8 @@ def test_properties_of_any_derivation(seed: int, nodes: int) -> None:
         pairs = genotype.pairs(kind)
         for node in range(nodes):
             (first, a), (second, b) = pairs[2 * node : 2 * node + 2]
-            assert a != b and max(a, b) < node + 2
+            assert a != b
+            assert max(a, b) < node + 2
             assert "none" not in (first, second)
     shifted = {
         kind: value + 3.0 * torch.arange(len(value))[:, None] for kind, value in alphas.items()
@@ -99,7 +100,8 @@ def test_skip_limit_keeps_the_strongest_and_refills_from_the_rest() -> None:
     for row, strength in ((0, 5.0), (1, 4.0), (2, 3.0), (5, 6.0), (9, 2.0)):
         alphas["normal"][row, SKIP] = strength
     free, limited = derive(alphas), derive(alphas, max_skip=2)
-    assert free.skips() == 5 and limited.skips() == 2
+    assert free.skips() == 5
+    assert limited.skips() == 2
     kept = [(i // 2 + 2, s) for i, (n, s) in enumerate(limited.normal) if n == "skip_connect"]
     assert sorted(kept) == [(2, 0), (4, 0)]
     assert limited.reduce == free.reduce
@@ -132,7 +134,8 @@ def _as_sets(genotype: object) -> list[set[tuple[str, int]]]:
 
 def test_random_cells_are_valid_seeded_and_spread() -> None:
     cells = [random_genotype(seed) for seed in range(300)]
-    assert random_genotype(7) == random_genotype(7) and len({str(c) for c in cells}) == 300
+    assert random_genotype(7) == random_genotype(7)
+    assert len({str(c) for c in cells}) == 300
     names = [name for cell in cells for name, _ in cell.normal]
     for name in KNOWN_OPERATIONS[:7]:
         expected = len(names) / 7

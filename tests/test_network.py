@@ -43,7 +43,8 @@ def test_parts_of_darts_v2() -> None:
         26_532, 27_828, *[29_124] * 4, 21_024, 97_128, *[107_496] * 5, 83_520, 370_512,
         *[411_984] * 5,
     ]  # fmt: skip
-    assert count_parameters(net.stem) == 3132 and count_parameters(net.classifier) == 5770
+    assert count_parameters(net.stem) == 3132
+    assert count_parameters(net.classifier) == 5770
 
 
 def test_one_changed_operation_changes_the_count() -> None:
@@ -64,7 +65,9 @@ def test_auxiliary_head_at_any_image_size(size: int | tuple[int, int]) -> None:
     height, width = (size, size) if isinstance(size, int) else size
     net = Network(PUBLISHED["DARTS_V2"], 4, 5, 7, 3, auxiliary=True).train()
     logits, auxiliary = net(torch.randn(2, 3, height, width))
-    assert logits.shape == (2, 7) and auxiliary is not None and auxiliary.shape == (2, 7)
+    assert logits.shape == (2, 7)
+    assert auxiliary is not None
+    assert auxiliary.shape == (2, 7)
     assert net.eval()(torch.randn(1, 3, height, width))[1] is None
 
 
@@ -98,7 +101,8 @@ def test_drop_path_spares_identities_but_not_a_skip_that_halves() -> None:
         out = cell._edge(edge, states, 0.5)
         zero_rows = int((out.flatten(1).abs().sum(1) == 0).sum())
         if kind == "normal":
-            assert torch.equal(out, states[0]) and not dropped
+            assert torch.equal(out, states[0])
+            assert not dropped
     skip_halving = Cell(
         type(genotype)(
             genotype.normal, genotype.normal_concat,

@@ -79,7 +79,8 @@ def test_trained_operations_normalise_but_pools_do_not() -> None:
         for m in build_operation("sep_conv_3x3", 4, 1, True).modules()
         if isinstance(m, nn.BatchNorm2d)
     ]
-    assert len(norms) == 2 and all(norm.affine and norm.track_running_stats for norm in norms)
+    assert len(norms) == 2
+    assert all(norm.affine and norm.track_running_stats for norm in norms)
     assert isinstance(build_operation("max_pool_3x3", 4, 1, True), nn.MaxPool2d)
 
 

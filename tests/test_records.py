@@ -31,7 +31,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_record_holds_the_run_and_is_sealed(run: Path, tmp_path: Path) -> None:
     file = record(run, tmp_path)
     content = read_record(file)
-    assert set(content) == set(FIELDS) and content["settings"]["channels"] == 2
+    assert set(content) == set(FIELDS)
+    assert content["settings"]["channels"] == 2
     assert str(run) not in file.read_text(), "no path of a machine goes into the repository"
     content["result"]["test_accuracy"] = 1.0
     file.write_text(json.dumps(content))
@@ -52,7 +53,8 @@ def test_the_table_has_the_records_figures(run: Path, tmp_path: Path) -> None:
     found = read_records(tmp_path, "retrain")
     table = results_table(found)
     error = 100 * (1 - found[0]["result"]["test_accuracy"])
-    assert f"{error:.1f} ±" in table and "DARTS_V2" in table
+    assert f"{error:.1f} ±" in table
+    assert "DARTS_V2" in table
     assert results_table([]) == "not run"
     assert cell_name(PUBLISHED["DARTS_V1"], []) == "DARTS_V1"
 

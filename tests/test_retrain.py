@@ -1,4 +1,4 @@
-"""A tiny retraining: its result, exact resume, the test images touched once, a last batch of one."""
+"""A tiny retraining: its result, exact resume, the test images touched once, odd batches."""
 
 import json
 import os

@@ -19,8 +19,10 @@ from darts_lib.search_space import (
 
 
 def test_primitives_are_in_the_order_of_alphas_columns() -> None:
-    assert PRIMITIVES[0] == "none" and PRIMITIVES[3] == "skip_connect"
-    assert len(PRIMITIVES) == 8 and not set(PRIMITIVES) & set(EXTRA_PRIMITIVES)
+    assert PRIMITIVES[0] == "none"
+    assert PRIMITIVES[3] == "skip_connect"
+    assert len(PRIMITIVES) == 8
+    assert not set(PRIMITIVES) & set(EXTRA_PRIMITIVES)
 
 
 def test_edges_and_row_offsets() -> None:
