@@ -32,7 +32,8 @@ class InnerStep:
     """One step of SGD on the weights, the `optimiser` of the inner problem.
 
     `momentum_buffers` holds the optimiser's buffers by weight name, missing before its first step.
-    The weight step clips its gradient; the inner step does not (protocol 3.4).
+    The weight step clips its gradient; the inner step does not, as in
+    the original code.
     """
 
     learning_rate: float | Tensor

@@ -1,7 +1,7 @@
 """What a network costs: parameters, multiply-adds, memory held for the backward pass, seconds.
 
 Multiply-adds count convolutions and linear layers, one for each multiplication with a weight;
-normalisation, ReLU, pooling and sums are left out. Other counters use other rules, see protocol 8.
+normalisation, ReLU, pooling and sums are left out. Other counters use other rules.
 """
 
 import time

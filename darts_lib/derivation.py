@@ -1,6 +1,6 @@
 """From alphas to a genotype, and back to one-hot alphas; random cells as the fair rival.
 
-Source: DARTS paper, section 2.4; protocol section 2.
+Source: DARTS paper, section 2.4; ties and the order of edges as in its code.
 """
 
 import random

@@ -1,7 +1,7 @@
 """Derived networks: the cells of a genotype stacked, with auxiliary head and drop path.
 
 The form for small images (CIFAR): stem, `layers` cells, global average, linear classifier.
-Source: DARTS paper, section 3.2 and appendix A.1.2; protocol sections 1.3 and 4.1.
+Source: DARTS paper, section 3.2 and appendix A.1.2.
 """
 
 import torch
@@ -45,7 +45,7 @@ class Cell(nn.Module):
     def _edge(self, i: int, states: list[Tensor], drop_path: float) -> Tensor:
         operation = self._ops[i]
         out: Tensor = operation(states[self.sources[i]])
-        # An identity is never dropped; a skip that halves the image is. Protocol 4.1.
+        # An identity is never dropped; a skip that halves the image is, as in the original.
         if drop_path > 0 and not isinstance(operation, nn.Identity):
             out = stochastic_depth(out, drop_path, mode="row", training=self.training)
         return out

@@ -56,8 +56,8 @@ class ReLUConvBN(nn.Module):
 class FactorizedReduce(nn.Module):
     """Halve the image with two 1x1 convolutions of stride 2, the second shifted by one pixel.
 
-    Together they see every pixel of an even image's diagonal positions. An odd image has one
-    row or column fewer for the shifted half; a line of zeros at the end makes up for it, which
+    Together they read half of an even image's pixels. An odd image has one row or column fewer
+    for the shifted half; a line of zeros at the end makes up for it, which
     equals the original on even sizes and gives `ceil(size / 2)` on odd ones, like the stride-2
     convolutions and pools beside it.
     """

@@ -18,7 +18,7 @@ from darts_lib.training import Batch, augmented_batch, clean_batch, cosine, figu
 
 
 class RetrainConfig(RunConfig):
-    """Settings of a retraining. The defaults are the paper's for CIFAR-10 (protocol 4.1).
+    """Settings of a retraining. The defaults are the paper's for CIFAR-10 (appendix A.1.2).
 
     `genotype` is anything `find_genotype` knows; it is stored as the cell's text, so that a run
     stays what it was when a file changes.

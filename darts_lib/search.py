@@ -14,7 +14,7 @@ from darts_lib.images import epoch_batches
 from darts_lib.runs import Progress, Row, RunFolder, opened, read_alphas, read_history, read_json
 from darts_lib.search_epoch import Search, SearchConfig
 from darts_lib.settings import EpochLine, RunConfig, SettingsError, duration
-from darts_lib.training import chance_warning, clean_batch, require_finite
+from darts_lib.training import chance_warning, clean_batch
 
 __all__ = ["SearchConfig", "SearchResult", "load_search", "read_search", "search", "warnings_of"]
 
@@ -87,7 +87,6 @@ def _run(config: SearchConfig, folder: RunFolder, on_epoch: Callable[[Row], None
     line = EpochLine(config.epochs, progress.epochs)
     while progress.epochs < config.epochs:
         row = run.epoch(progress.epochs)
-        require_finite(row["train_loss"], row["epoch"], row["learning_rate"], folder.path)
         progress.history.append(row)
         progress.record_alphas(run.alphas)
         folder.save(run.state(), progress)

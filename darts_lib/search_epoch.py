@@ -21,11 +21,11 @@ from darts_lib.relaxation import Alphas, initial_alphas
 from darts_lib.runs import Row
 from darts_lib.search_space import KINDS
 from darts_lib.settings import RunConfig, resolve_device, seed_epoch
-from darts_lib.training import Batch, augmented_batch, clean_batch, cosine, figures
+from darts_lib.training import Batch, augmented_batch, clean_batch, cosine, figures, require_finite
 
 
 class SearchConfig(RunConfig):
-    """Settings of a search. The defaults are the paper's CIFAR-10 search (protocol 3.7).
+    """Settings of a search. The defaults are the paper's CIFAR-10 search (A.1.1).
 
     `order` is 1 or 2 as in the paper; `route` names one of the four routes of `bilevel` and then
     `order` is ignored. `max_skip` limits the normal cell's skip connections; -1 is no limit.
@@ -108,6 +108,7 @@ class Search:
         for train, valid in self.batches(generator):
             total += self.step(train, valid, rate)
         loss, correct, count = total.tolist()
+        require_finite(loss / count, epoch + 1, rate, "the run folder")
         row: Row = {"epoch": epoch + 1, "learning_rate": rate}
         row |= {"train_loss": loss / count, "train_accuracy": correct / count}
         row |= self.evaluate() | self._alpha_figures(before)

@@ -94,7 +94,7 @@ def plan_cells(
     """Lay out the cells of a network; channels double at each reduction cell.
 
     `concat_sizes` gives, for each kind, how many nodes a cell joins in its output: a cell with C
-    channels puts out `concat_sizes[kind] * C`. Source: protocol 1.3.
+    channels puts out `concat_sizes[kind] * C`. Source: paper, section 3.1.
     """
     before, previous = stem.channels
     previous_reduces = stem.reduces

@@ -1,7 +1,7 @@
 """A small bilevel problem without kinks, in float64, and the check of a gradient on it.
 
 ReLU and max pooling have kinks; a finite difference that crosses one measures something else than
-the derivative (protocol 3.5). With GELU and average pooling all routes must agree.
+the derivative (chapter 03 measures it). With GELU and average pooling all routes must agree.
 """
 
 from collections.abc import Callable
