@@ -81,15 +81,15 @@ def _by_matplotlib(genotype: Genotype, kind: str) -> bytes:
     return target.getvalue()
 
 
-def search_gif(genotypes: Sequence[Genotype], path: Path) -> Path:
+def search_gif(genotypes: Sequence[Genotype], path: Path, first: int = 0) -> Path:
     """Write the cells of a search, epoch by epoch, as a GIF that loops; nodes keep their places.
 
-    `genotypes[0]` is the start, before any step. The last frame is held longer. The same genotypes
-    give the same bytes. Raises ValueError if there is none.
+    `first` is the epoch of `genotypes[0]`; 0 is the start, before any step. The last frame is held
+    longer. The same genotypes give the same bytes. Raises ValueError if there is none.
     """
     if not genotypes:
         raise ValueError("search_gif needs at least one genotype; did the search run an epoch?")
-    frames = [_frame(genotype, epoch) for epoch, genotype in enumerate(genotypes)]
+    frames = [_frame(genotype, epoch) for epoch, genotype in enumerate(genotypes, first)]
     times = [700] * (len(frames) - 1) + [3000]
     frames[0].save(
         path, format="GIF", save_all=True, append_images=frames[1:], duration=times, loop=0

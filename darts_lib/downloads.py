@@ -7,6 +7,7 @@ moved aside, and other damaged files are named, with what to do about them.
 
 import errno
 import http.client
+import math
 import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ from pathlib import Path
 
 from torchvision.datasets import utils
 
+from darts_lib.files import locked
 from darts_lib.settings import SettingsError
 
 TIMEOUT = 60
@@ -77,7 +79,7 @@ def prepare(dataset: str, root: Path, archives: Sequence[Archive]) -> None:
         return
     try:
         root.mkdir(parents=True, exist_ok=True)
-        with _lock(dataset, root):
+        with locked(root / f".{dataset}.lock", f"{dataset} in {root}", wait=math.inf):
             for archive in archives:
                 if archive.faults(root):  # again: another process may have done the work
                     _complete(dataset, root, archive)
@@ -86,23 +88,6 @@ def prepare(dataset: str, root: Path, archives: Sequence[Archive]) -> None:
             f"{dataset} is not complete in {root}, and it cannot be completed there "
             f"({_reason(error)}): make the folder writable or make room, {OTHER_WAYS}."
         ) from error
-
-
-@contextmanager
-def _lock(dataset: str, root: Path) -> Iterator[None]:
-    """Hold the data set's lock file; wait, and say so, while another process holds it.
-
-    The system frees the lock when its holder ends, however it ends, so none is ever stale.
-    """
-    import fcntl  # not on Windows, where the digits still work
-
-    with (root / f".{dataset}.lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            print(f"Another process is preparing {dataset} in {root}: waiting for it.", flush=True)
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 def _complete(dataset: str, root: Path, archive: Archive) -> None:

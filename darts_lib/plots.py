@@ -228,10 +228,16 @@ def bars(
     names, sizes = list(values), list(values.values())
     spans = [errors.get(name, math.nan) for name in names] if errors else None
     drawn = ax.barh(names, sizes, xerr=spans, color=BLUE, height=0.6, capsize=3, ecolor=BLACK)
-    ax.bar_label(drawn, [f"{size:,.4g}" for size in sizes], padding=4)
-    ax.invert_yaxis()
+    ax.bar_label(drawn, [_grouped(size) for size in sizes], padding=4)
+    if not ax.yaxis_inverted():  # axes that share theirs are turned once
+        ax.invert_yaxis()
     ax.set_axisbelow(True)
     ax.margins(x=0.15)
     ax.grid(visible=False, axis="y")
     ax.set_xlabel(ylabel)
     return ax
+
+
+def _grouped(size: float) -> str:
+    """Write 1,234,567 in full, and a small number with four digits that count."""
+    return f"{size:,.0f}" if abs(size) >= 1000 else f"{size:.4g}"

@@ -125,7 +125,7 @@ def main(arguments: Sequence[str]) -> None:
         print(record(run, folder))
     write_table(project_root() / "README.md", results_table(read_records(folder)))
     for search in read_records(folder, "search")[:1]:
-        search_gif(genotypes_of(search["history"]), folder / "search.gif")
+        search_gif(genotypes_of(search["history"]), folder / "search.gif", first=1)
 
 
 if __name__ == "__main__":

@@ -16,8 +16,8 @@ from darts_lib.images import epoch_batches, load_images
 from darts_lib.network import Network
 from darts_lib.retrain_epoch import RetrainConfig, Retraining, build_network, evaluate
 from darts_lib.runs import Progress, Row, RunFolder, opened, read_history, read_json
-from darts_lib.settings import EpochLine, RunConfig, SettingsError, duration, resolve_device
-from darts_lib.training import chance_warning, clean_batch, require_finite
+from darts_lib.settings import EpochLine, RunConfig, SettingsError, duration
+from darts_lib.training import chance_warning, clean_batch, require_finite, restore
 
 __all__ = ["RetrainConfig", "RetrainResult", "evaluate", "evaluate_run", "retrain"]
 
@@ -59,7 +59,7 @@ def _run(config: RetrainConfig, folder: RunFolder, on_epoch: Callable[[Row], Non
     describe(run)
     stored = folder.load()
     if stored:
-        run.restore(stored[0])
+        restore(run, stored[0], folder.path)
         progress = stored[1]
     line = EpochLine(config.epochs, progress.epochs)
     while progress.epochs < config.epochs:
@@ -111,7 +111,7 @@ def evaluate_run(path: Path, config: RunConfig | None = None) -> dict[str, float
     places = config.model_dump(include={"data_root", "device"}) if config else {}
     own = RetrainConfig.create(**{**settings, **places})
     test = load_images(own.dataset, own.data_folder, "test", own.image_size)
-    device = resolve_device(own.device)
+    device = own.open_device()
     net = build_network(own, len(test.classes), test.channels)
     net.load_state_dict(load_file(path / "weights.safetensors"))
     return evaluate(net.to(device), test.to(device), own.batch_size)

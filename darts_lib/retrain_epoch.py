@@ -13,7 +13,7 @@ from darts_lib.genotype import Genotype
 from darts_lib.images import ImageSet, epoch_batches, load_images
 from darts_lib.network import Network
 from darts_lib.runs import Row
-from darts_lib.settings import RunConfig, SettingsError, resolve_device, seed_epoch
+from darts_lib.settings import RunConfig, SettingsError, seed_epoch
 from darts_lib.training import Batch, augmented_batch, clean_batch, cosine, figures
 
 
@@ -28,7 +28,8 @@ class RetrainConfig(RunConfig):
         "dataset": "digits",
         "channels": 8,
         "layers": 4,
-        "epochs": 12,
+        "epochs": 8,
+        "threads": 1,
         "batch_size": 64,
         "cutout": 0,
         "drop_path": 0.1,
@@ -76,7 +77,7 @@ class Retraining:
     """The state of a retraining between two epochs, and the epoch itself."""
 
     def __init__(self, config: RetrainConfig) -> None:
-        self.config, self.device = config, resolve_device(config.device)
+        self.config, self.device = config, config.open_device()
         images = load_images(
             config.dataset, config.data_folder, "train", config.image_size, config.max_images
         )

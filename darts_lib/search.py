@@ -14,7 +14,7 @@ from darts_lib.images import epoch_batches
 from darts_lib.runs import Progress, Row, RunFolder, opened, read_alphas, read_history, read_json
 from darts_lib.search_epoch import Search, SearchConfig
 from darts_lib.settings import EpochLine, RunConfig, SettingsError, duration
-from darts_lib.training import chance_warning, clean_batch
+from darts_lib.training import chance_warning, clean_batch, restore
 
 __all__ = ["SearchConfig", "SearchResult", "load_search", "read_search", "search", "warnings_of"]
 
@@ -71,7 +71,7 @@ def load_search(path: Path, config: RunConfig | None = None) -> Search:
     places = config.model_dump(include={"data_root", "device"}) if config else {}
     run = Search(SearchConfig.create(**{**settings, **places}))
     state: Any = unpack(path / "checkpoint.pt")["state"]
-    run.restore(state)
+    restore(run, state, path)
     return run
 
 
@@ -80,7 +80,7 @@ def _run(config: SearchConfig, folder: RunFolder, on_epoch: Callable[[Row], None
     describe(run)
     stored = folder.load()
     if stored:
-        run.restore(stored[0])
+        restore(run, stored[0], folder.path)
         progress = stored[1]
     else:
         progress.record_alphas(run.alphas)

@@ -20,7 +20,7 @@ from darts_lib.images import epoch_batches, halves, load_images
 from darts_lib.relaxation import Alphas, initial_alphas
 from darts_lib.runs import Row
 from darts_lib.search_space import KINDS
-from darts_lib.settings import RunConfig, resolve_device, seed_epoch
+from darts_lib.settings import RunConfig, seed_epoch
 from darts_lib.training import Batch, augmented_batch, clean_batch, cosine, figures, require_finite
 
 
@@ -38,6 +38,7 @@ class SearchConfig(RunConfig):
         "channels": 4,
         "layers": 3,
         "epochs": 6,
+        "threads": 1,  # on arrays this small a second thread waits more than it works
         # At the paper's 3e-4 and a dozen steps an epoch, the alphas could not move.
         "alpha_learning_rate": 0.05,
     }
@@ -73,7 +74,7 @@ class Search:
     """The state of a search between two epochs, and the epoch itself."""
 
     def __init__(self, config: SearchConfig) -> None:
-        self.config, self.device = config, resolve_device(config.device)
+        self.config, self.device = config, config.open_device()
         images = load_images(
             config.dataset, config.data_folder, "train", config.image_size, config.max_images
         )

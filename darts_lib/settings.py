@@ -102,7 +102,8 @@ class RunConfig(BaseModel):
 
     `scale` chooses the defaults of everything that is not given: `paper`, `laptop`, or `auto`,
     which is `paper` where CUDA is found. An unknown name or a wrong value is refused before any
-    data are read.
+    data are read. `threads` of the CPU change the last bits of a sum, and so the run; 0 leaves
+    them as torch has them.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
@@ -120,6 +121,7 @@ class RunConfig(BaseModel):
     max_images: int = Field(0, ge=0)
     run_dir: str = ""
     device: str = "auto"
+    threads: int = Field(0, ge=0)
     seed: int = Field(0, ge=0, lt=2**31)
     resume: bool = True
     epochs: int = Field(1, ge=1)
@@ -164,6 +166,12 @@ class RunConfig(BaseModel):
     def data_folder(self) -> Path:
         """Return where the data set lies: `data_root` if given, else the project's data folder."""
         return Path(self.data_root).expanduser() if self.data_root else data_root()
+
+    def open_device(self) -> torch.device:
+        """Return the device to compute on, after setting the CPU's threads."""
+        if self.threads:
+            torch.set_num_threads(self.threads)
+        return resolve_device(self.device)
 
     def settings_that_matter(self) -> dict[str, Any]:
         """Return the settings that change the result; two runs with equal ones are the same run."""

@@ -2,13 +2,15 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from pathlib import Path
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from darts_lib.images import ImageSet, augment, normalise
+from darts_lib.settings import SettingsError
 
 Batch = tuple[Tensor, Tensor]
 """Images `(batch, channels, height, width)`, float32 and normalised, with labels `(batch,)`."""
@@ -65,3 +67,22 @@ def require_finite(loss: float, epoch: int, learning_rate: float, folder: object
             f"{learning_rate:.4g}; the checkpoint before it is kept in {folder}. "
             "Try a lower learning rate in a new run_dir."
         )
+
+
+class Restorable(Protocol):
+    """A search or a retraining: what takes a stored state back."""
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Put a stored state back, bit for bit."""
+
+
+def restore(run: Restorable, state: Mapping[str, Any], folder: Path) -> None:
+    """Put back the state of a checkpoint in `folder`; say so if it is of another network."""
+    try:
+        run.restore(state)
+    except (KeyError, RuntimeError, ValueError) as error:
+        first = str(error).partition("\n")[0]
+        raise SettingsError(
+            f"the checkpoint in {folder} is of a network with other weights than this version of "
+            f"darts_lib builds ({first}); use the version that made it, or another run_dir."
+        ) from error

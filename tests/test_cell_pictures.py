@@ -84,6 +84,12 @@ def test_gif_of_a_search(tmp_path: Path) -> None:
     assert plt.get_fignums() == []
 
 
+def test_gif_that_begins_later_says_so(tmp_path: Path) -> None:
+    start = search_gif([random_genotype(0)], tmp_path / "0.gif")
+    later = search_gif([random_genotype(0)], tmp_path / "1.gif", first=1)
+    assert start.read_bytes() != later.read_bytes()
+
+
 def test_gif_of_nothing_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="at least one genotype"):
         search_gif([], tmp_path / "none.gif")

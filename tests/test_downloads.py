@@ -179,7 +179,7 @@ def test_complete_data_on_a_read_only_disk_are_used(
         raise fail_with(errno.EROFS)
 
     monkeypatch.setattr(Path, "mkdir", read_only)
-    monkeypatch.setattr(downloads, "_lock", read_only)
+    monkeypatch.setattr(downloads, "locked", read_only)
     prepare("toy", root, [toy])
 
 
@@ -187,7 +187,7 @@ def test_complete_data_on_a_read_only_disk_are_used(
     ("number", "owner", "name"),
     [
         (errno.EROFS, Path, "mkdir"),
-        (errno.EROFS, Path, "open"),
+        (errno.EACCES, os, "open"),
         (errno.ENOSPC, utils, "_urlretrieve"),
         (errno.ENOSPC, utils, "extract_archive"),
         (errno.EROFS, Path, "replace"),

@@ -33,7 +33,7 @@ MAX_WORDS = 2500
 MIN_EXERCISES = 3
 SECTIONS = ("Parameters", "Full scale", "Exercises", "Recap")
 TAGS = {"parameters", "nbval-ignore-output"}
-PARAMETER = re.compile(r"[a-z_]+: (int|float|str|bool) = (\"[^\"#=]*\"|[-\w.]+)  # \S.*")
+PARAMETER = re.compile(r"[a-z_]+: (int|float|str|bool) = (\"[^\"#=]*\"|[-\w.]+)  # [^=\s][^=]*")
 FENCE = re.compile(r"^(```|~~~).*?^\1[ \t]*$", re.MULTILINE | re.DOTALL)
 
 Notebook = dict[str, Any]
@@ -364,6 +364,7 @@ SPOILT: list[tuple[Callable[[Notebook], list[str]], Callable[[Notebook], None]]]
     (parameters_then_guard, _set(3, "source", "print(epochs)")),
     (parameters_then_guard, _set(2, "source", "epochs: int | None = None  # papermill is blind")),
     (parameters_then_guard, _set(2, "source", "epochs: int = 0")),
+    (parameters_then_guard, _set(2, "source", "epochs: int = 0  # 0 = all: papermill is blind")),
     (parameters_then_guard, _set(2, "source", 'name: str = "a=b"  # papermill cannot read it')),
     (metadata_is_plain, _meta("kernelspec", {"name": "my-env"})),
     (metadata_is_plain, _meta("papermill", {})),

@@ -163,6 +163,19 @@ def test_bars_show_values_and_errors() -> None:
     assert_inside(ax)
 
 
+def test_bars_write_large_numbers_in_full() -> None:
+    ax = plots.bars({"a": 3_424_440.0, "b": 1234.4, "c": 0.123456})
+    assert [text.get_text() for text in ax.texts] == ["3,424,440", "1,234", "0.1235"]
+
+
+def test_bars_beside_each_other_keep_the_first_on_top() -> None:
+    _, axes = plt.subplots(1, 2, sharey=True)
+    for ax in axes:
+        plots.bars({"a": 1.0, "b": 2.0}, ax=ax)
+    assert axes[0].yaxis_inverted()
+    assert axes[1].yaxis_inverted()
+
+
 def test_a_given_axes_is_used_and_no_figure_opened() -> None:
     _, ax = plt.subplots()
     assert plots.loss_curves(HISTORY, ax=ax) is ax

@@ -212,6 +212,14 @@ def test_auto_is_resolved_by_the_machine(monkeypatch: pytest.MonkeyPatch) -> Non
         assert Scaled.create(scale="auto") == Scaled.create(scale=scale)
 
 
+def test_threads_are_set_with_the_device_and_zero_leaves_them() -> None:
+    torch.set_num_threads(2)
+    assert config(threads=0, device="cpu").open_device() == torch.device("cpu")
+    assert torch.get_num_threads() == 2
+    config(threads=1).open_device()
+    assert torch.get_num_threads() == 1
+
+
 def test_settings_without_effect_on_the_result_do_not_matter() -> None:
     plain = config()
     for name, value in {

@@ -1,12 +1,15 @@
 """Figures of a batch, the cosine's published values, and what stops or warns a run."""
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from darts_lib.images import ImageSet, load_images
+from darts_lib.settings import SettingsError
 from darts_lib.training import (
     augmented_batch,
     chance_warning,
@@ -14,6 +17,7 @@ from darts_lib.training import (
     cosine,
     figures,
     require_finite,
+    restore,
 )
 
 
@@ -78,3 +82,30 @@ def test_a_loss_that_is_no_number_stops_the_run(loss: float) -> None:
     message = str(caught.value)
     assert all(word in message for word in (str(loss), "epoch 7", "0.02497", "kept in runs/mine"))
     require_finite(2.3, 7, 0.025, "runs/mine")
+
+
+class Net:
+    """Stands for a run whose network takes the weights of one shape only."""
+
+    def __init__(self) -> None:
+        self.net = torch.nn.Linear(2, 1)
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        self.net.load_state_dict(state["net"])
+
+
+def test_a_fitting_state_is_restored() -> None:
+    run, other = Net(), Net()
+    restore(run, {"net": other.net.state_dict()}, Path("folder"))
+    assert torch.equal(run.net.weight, other.net.weight)
+
+
+@pytest.mark.parametrize(
+    "state",
+    [{}, {"net": {}}, {"net": torch.nn.Linear(3, 1).state_dict()}],
+    ids=["empty", "no weights", "shape"],
+)
+def test_a_state_of_another_network_is_refused_in_one_line(state: dict[str, Any]) -> None:
+    with pytest.raises(SettingsError, match="the checkpoint in folder is of a network") as caught:
+        restore(Net(), state, Path("folder"))
+    assert "\n" not in str(caught.value)

@@ -1,0 +1,94 @@
+"""Papermill from end to end on a small notebook: a wrong parameter ends it, non-zero, in a line."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbformat.v4 import new_code_cell, new_notebook
+
+from darts_lib.search import read_search
+
+PARAMETERS = """\
+epochs: int = 0  # 0: the scale's own
+scale: str = "laptop"  # "laptop", "paper" or "auto"
+dataset: str = ""  # "": the scale's own
+run_dir: str = ""  # "": a folder in runs
+device: str = "auto"  # "auto", "cpu", "cuda" or "mps"
+resume: bool = True  # go on with an earlier run
+"""
+SEARCH = [
+    "from darts_lib.notebook import read_parameters\n"
+    "from darts_lib.search import SearchConfig, search",
+    PARAMETERS,
+    "config = read_parameters(globals(), SearchConfig)",
+    "result = search(config)",
+]
+RETRAIN = [
+    "from darts_lib.notebook import read_parameters\n"
+    "from darts_lib.retrain import RetrainConfig, retrain",
+    PARAMETERS + 'genotype: str = "DARTS_V2"  # a cell\n',
+    "config = read_parameters(globals(), RetrainConfig)",
+    "result = retrain(config)",
+]
+GOOD = (
+    "-p epochs 1 -p resume false -p run_dir mine "
+    "-p channels 2 -p layers 1 -p nodes 1 -p max_steps 1 -p batch_size 8"
+)
+
+pytestmark = pytest.mark.slow  # each starts a kernel, about six seconds
+
+
+def papermill(
+    folder: Path, sources: list[str], *options: str
+) -> tuple[subprocess.CompletedProcess[str], str]:
+    """Run a notebook of these cells; return the finished process and all it said, uncoloured."""
+    cells = [new_code_cell(source) for source in sources]
+    cells[1].metadata["tags"] = ["parameters"]
+    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+    nbformat.write(new_notebook(cells=cells, metadata=kernel), folder / "chapter.ipynb")
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "papermill", "--no-progress-bar", "--log-level", "WARNING"),
+            *("--stdout-file", "-", "--stderr-file", "-", "-k", "python3"),
+            *("chapter.ipynb", "out.ipynb", *options),
+        ],
+        cwd=folder,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    return done, re.sub(r"\x1b\[[0-9;]*m", "", done.stdout + done.stderr)
+
+
+def test_good_parameters_run_and_leave_the_run_folder(tmp_path: Path) -> None:
+    done, said = papermill(tmp_path, SEARCH, *GOOD.split())
+    assert done.returncode == 0, said
+    assert "epoch 1/1  train_loss" in said
+    assert len(read_search(tmp_path / "mine").history) == 1
+    assert (tmp_path / "mine" / "result.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("sources", "options", "line"),
+    [
+        (SEARCH, "-p epoch 1", r"SettingsError: .*'epoch'; did you mean 'epochs'\?"),
+        (SEARCH, "-p epochs abc", r"SettingsError: epochs='abc': .*integer"),
+        (SEARCH, "-p dataset cifar", r"SettingsError: unknown dataset 'cifar'.*'?cifar10"),
+        (SEARCH, "-p device cuda", r"SettingsError: device 'cuda' is not there; use 'auto' or"),
+        (RETRAIN, "-p genotype DARTS_V3", r"SettingsError: unknown genotype 'DARTS_V3'.*DARTS_V2"),
+    ],
+    ids=["misspelt", "mistyped", "data set", "device", "genotype"],
+)
+def test_a_wrong_parameter_ends_the_run_in_one_line_before_anything_is_made(
+    sources: list[str], options: str, line: str, tmp_path: Path, runs_root: Path
+) -> None:
+    done, said = papermill(tmp_path, sources, *options.split())
+    assert done.returncode != 0
+    assert re.search(rf"^{line}", said, re.MULTILINE), said[-3000:]
+    assert list(runs_root.iterdir()) == []
