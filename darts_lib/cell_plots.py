@@ -196,10 +196,11 @@ def _row_height(pairs: Sequence[Pair]) -> float:
     return 0.7 + node * tall(pairs)
 
 
-def draw_supercell(nodes: int = 4, ax: Axes | None = None) -> Axes:
+def draw_supercell(nodes: int = 4, by: str = "target", ax: Axes | None = None) -> Axes:
     """Draw the cell before selection: every state is heard by every node after it.
 
-    The states stand on an ellipse, so a straight line between two of them meets no third.
+    Edges are coloured by the node they reach (`target`) or the state they leave (`source`). The
+    states stand on an ellipse, so a straight line between two of them meets no third.
     """
     ax = axes_or_new(ax, WIDTH, HEIGHT)
     ax.set_axis_off()
@@ -207,8 +208,9 @@ def draw_supercell(nodes: int = 4, ax: Axes | None = None) -> Axes:
     states = _on_ellipse(nodes, width, height)
     output = (width - 0.3, height / 2)
     for source, target in edges(nodes):
-        colour = STROKES[(target - INPUTS) % len(STROKES)]
-        _straight(ax, states[source], states[target], colour, f"edge {source} {target}")
+        number = {"target": target - INPUTS, "source": source}[by]
+        stroke = STROKES[number % len(STROKES)]
+        _straight(ax, states[source], states[target], stroke, f"edge {source} {target}")
     for state in range(INPUTS, INPUTS + nodes):
         _straight(ax, states[state], output, Stroke(GREY, ":"), f"output {state}")
     ax.set(xlim=(0, width), ylim=(0, height))

@@ -134,6 +134,19 @@ def test_the_supercell_has_every_edge_once(nodes: int) -> None:
     assert_readable(ax.get_figure(root=True))
 
 
+@pytest.mark.parametrize(("by", "colours"), [("target", 4), ("source", 5)])
+def test_the_supercells_edges_have_a_colour_for_each_target_or_source(
+    by: str, colours: int
+) -> None:
+    drawn: dict[str, set[object]] = {}
+    for arrow in arrows(draw_supercell(4, by), "edge"):
+        _, source, target = str(arrow.get_gid()).split()
+        end = target if by == "target" else source
+        drawn.setdefault(end, set()).add(arrow.get_edgecolor())
+    assert all(len(found) == 1 for found in drawn.values())
+    assert len(set.union(*drawn.values())) == len(drawn) == colours
+
+
 def test_a_cell_in_words() -> None:
     said = describe_cell(PUBLISHED["DARTS_V2"].normal).split(". ")
     assert len(said) == 4
