@@ -14,7 +14,8 @@ from pathlib import Path
 
 import torch
 
-from darts_lib.settings import SettingsError, duration
+from darts_lib.progress import duration
+from darts_lib.settings import SettingsError
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 

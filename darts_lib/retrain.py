@@ -14,9 +14,10 @@ from darts_lib.files import write_whole
 from darts_lib.genotype import Genotype
 from darts_lib.images import epoch_batches, load_images
 from darts_lib.network import Network
+from darts_lib.progress import EpochLine, duration
 from darts_lib.retrain_epoch import RetrainConfig, Retraining, build_network, evaluate
 from darts_lib.runs import Progress, Row, RunFolder, opened, read_history, read_json
-from darts_lib.settings import EpochLine, RunConfig, SettingsError, duration
+from darts_lib.settings import RunConfig, SettingsError
 from darts_lib.training import chance_warning, clean_batch, require_finite, restore
 
 __all__ = ["RetrainConfig", "RetrainResult", "evaluate", "evaluate_run", "retrain"]

@@ -12,6 +12,7 @@ from darts_lib.cell_choice import find_genotype
 from darts_lib.genotype import Genotype
 from darts_lib.images import ImageSet, epoch_batches, load_images
 from darts_lib.network import Network
+from darts_lib.progress import live
 from darts_lib.runs import Row
 from darts_lib.settings import RunConfig, SettingsError, seed_epoch
 from darts_lib.training import Batch, augmented_batch, clean_batch, cosine, figures
@@ -117,7 +118,7 @@ class Retraining:
     def _batches(self, generator: torch.Generator) -> Iterator[Batch]:
         config, order = self.config, torch.Generator().manual_seed(generator.initial_seed())
         batches = epoch_batches(len(self.train), config.batch_size, order)
-        for indices in batches[: config.max_steps or None]:
+        for indices in live(batches[: config.max_steps or None]):
             yield augmented_batch(self.train, indices, config.cutout, generator)
 
     def step(self, batch: Batch) -> Tensor:

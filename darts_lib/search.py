@@ -11,9 +11,10 @@ from darts_lib.complexity import count_parameters, saved_bytes, seconds_per_pass
 from darts_lib.files import unpack
 from darts_lib.genotype import Genotype
 from darts_lib.images import epoch_batches
+from darts_lib.progress import EpochLine, duration
 from darts_lib.runs import Progress, Row, RunFolder, opened, read_alphas, read_history, read_json
 from darts_lib.search_epoch import Search, SearchConfig
-from darts_lib.settings import EpochLine, RunConfig, SettingsError, duration
+from darts_lib.settings import RunConfig, SettingsError
 from darts_lib.training import chance_warning, clean_batch, restore
 
 __all__ = ["SearchConfig", "SearchResult", "load_search", "read_search", "search", "warnings_of"]

@@ -17,6 +17,7 @@ from darts_lib.bilevel import ROUTES, InnerStep, Loss, architecture_gradient, ro
 from darts_lib.derivation import derive
 from darts_lib.fused import FusedSupernet
 from darts_lib.images import epoch_batches, halves, load_images
+from darts_lib.progress import live
 from darts_lib.relaxation import Alphas, initial_alphas
 from darts_lib.runs import Row
 from darts_lib.search_space import KINDS
@@ -123,7 +124,8 @@ class Search:
         """
         config, order = self.config, torch.Generator().manual_seed(generator.initial_seed())
         valid_batches: list[Tensor] = []
-        for indices in epoch_batches(len(self.train), config.batch_size, order)[: self._limit]:
+        batches = epoch_batches(len(self.train), config.batch_size, order)
+        for indices in live(batches[: self._limit]):
             valid_batches = valid_batches or epoch_batches(
                 len(self.valid), config.batch_size, order
             )

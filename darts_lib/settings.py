@@ -1,10 +1,8 @@
-"""What every run shares: roots, device, seeds, the base configuration and the epoch's line."""
+"""What every run shares: roots, device, seeds and the base configuration."""
 
 import difflib
-import math
 import os
 import sys
-import time
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -182,41 +180,3 @@ def _readable(problem: dict[str, Any]) -> str:
     place = ".".join(str(part) for part in problem["loc"])
     message = str(problem["msg"]).removeprefix("Value error, ")
     return f"{place}={problem['input']!r}: {message}" if place else message
-
-
-# Progress -------------------------------------------------------------------------------------
-
-
-def duration(seconds: float) -> str:
-    """Write seconds as a person would: 41 s, 3 min 20 s, 2 h 05 min."""
-    if seconds < 99.5:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    if minutes < 10:
-        return f"{int(seconds // 60)} min {int(seconds % 60):02d} s"
-    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60:02d} min"
-
-
-class EpochLine:
-    """Prints one line an epoch with the time left; a line survives every front end and log."""
-
-    def __init__(self, epochs: int, first: int = 0) -> None:
-        self.epochs, self.done, self.started = epochs, first, time.monotonic()
-        self.first = first
-
-    def __call__(self, figures: dict[str, float]) -> None:
-        """Print `epoch 3/50  train_loss 0.912 ...  12 s left` for one finished epoch."""
-        self.done += 1
-        spent = time.monotonic() - self.started
-        left = spent / (self.done - self.first) * (self.epochs - self.done)
-        values = "  ".join(f"{name} {_short(value)}" for name, value in figures.items())
-        width = len(str(self.epochs))
-        print(
-            f"epoch {self.done:>{width}}/{self.epochs}  {values}  {duration(left)} left", flush=True
-        )
-
-
-def _short(value: float) -> str:
-    if isinstance(value, int) or (math.isfinite(value) and value == int(value)):
-        return str(int(value))
-    return f"{value:.4g}"

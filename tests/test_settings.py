@@ -1,6 +1,5 @@
-"""Roots, devices, seeds, the refusals of the base configuration, and the epoch's line."""
+"""Roots, devices, seeds, and the refusals of the base configuration."""
 
-import math
 from pathlib import Path
 
 import pytest
@@ -8,11 +7,9 @@ import torch
 
 from darts_lib import settings
 from darts_lib.settings import (
-    EpochLine,
     RunConfig,
     SettingsError,
     data_root,
-    duration,
     project_root,
     resolve_device,
     runs_root,
@@ -231,33 +228,3 @@ def test_settings_without_effect_on_the_result_do_not_matter() -> None:
         assert config(**{name: value}).settings_that_matter() == plain.settings_that_matter()
     for name, value in {"seed": 1, "epochs": 2, "batch_size": 8, "max_steps": 1}.items():
         assert config(**{name: value}).settings_that_matter() != plain.settings_that_matter()
-
-
-# Progress ---------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("seconds", "words"),
-    [
-        (0, "0 s"),
-        (99.4, "99 s"),
-        (99.6, "1 min 39 s"),
-        (200, "3 min 20 s"),
-        (599, "10 min"),
-        (3600, "60 min"),
-        (7500, "2 h 05 min"),
-    ],
-)
-def test_durations_read_as_a_person_writes_them(seconds: float, words: str) -> None:
-    assert duration(seconds) == words
-
-
-def test_the_epochs_line_counts_on_from_where_the_run_was(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    clock = iter([100.0, 110.0])
-    monkeypatch.setattr(settings.time, "monotonic", lambda: next(clock))
-    line = EpochLine(epochs=12, first=8)
-    line({"train_loss": 0.91234, "skips": 2, "seconds": math.nan})
-    said = capsys.readouterr().out
-    assert said == "epoch  9/12  train_loss 0.9123  skips 2  seconds nan  30 s left\n"

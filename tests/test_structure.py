@@ -18,6 +18,7 @@ FLOORS = {
     "operations": 2,
     "genotype": 2,
     "settings": 2,
+    "progress": 2,
     "derivation": 2.5,
     "files": 2.5,
     "picture_folder": 2.5,
