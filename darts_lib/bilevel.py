@@ -32,8 +32,7 @@ class InnerStep:
     """One step of SGD on the weights, the `optimiser` of the inner problem.
 
     `momentum_buffers` holds the optimiser's buffers by weight name, missing before its first step.
-    The weight step clips its gradient; the inner step does not, as in
-    the original code.
+    The weight step clips its gradient; the inner step does not, as in the original code.
     """
 
     learning_rate: float | Tensor
@@ -206,11 +205,13 @@ ROUTES: dict[str, Callable[[_Problem], ArchitectureGradient]] = {
 """The four routes. `finite_difference` is the paper's second order."""
 
 
+DOUBLE_BACKWARD = ("exact", "unrolled")
+"""Routes that differentiate a gradient: compiled code and recorded steps cannot."""
+
+
 def route_of(order: int, route: str = "") -> str:
     """Return the route for the paper's `order` 1 or 2; a named route wins over the order."""
-    if route:
-        return route
-    return {1: "first_order", 2: "finite_difference"}[order]
+    return route or {1: "first_order", 2: "finite_difference"}[order]
 
 
 @contextmanager

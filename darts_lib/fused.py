@@ -10,6 +10,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
+from torch.utils.checkpoint import checkpoint
 
 from darts_lib.fan import Fan
 from darts_lib.relaxation import SearchCell, Supernet
@@ -32,11 +34,14 @@ class FusedCell(SearchCell):
             for source in range(INPUTS + nodes - 1)
         )
         for source in range(INPUTS + nodes - 1):
-            rows = [row_offset(target) + source for target in self._targets(source)]
-            self.register_buffer(f"rows_{source}", torch.tensor(rows), persistent=False)
+            rows = torch.tensor(self._rows(source))  # on the device: indexing must not wait
+            self.register_buffer(f"rows_{source}", rows, persistent=False)
 
     def _targets(self, source: int) -> range:
         return range(max(INPUTS, source + 1), INPUTS + self.nodes)
+
+    def _rows(self, source: int) -> list[int]:
+        return [row_offset(target) + source for target in self._targets(source)]
 
     def forward(self, before_previous: Tensor, previous: Tensor, weights: Tensor) -> Tensor:
         """Run the cell; weights `(edges, primitives)`, output `(batch, nodes * channels, h, w)`."""
@@ -56,7 +61,7 @@ class FusedCell(SearchCell):
         names = {}
         for source, fan in enumerate(self.fans):
             assert isinstance(fan, Fan)
-            rows = self.get_buffer(f"rows_{source}").tolist()
+            rows = self._rows(source)
             for own, plain in fan.plain_names().items():
                 split = [name.split(".", 1) for name in plain]
                 names[f"fans.{source}.{own}"] = [
@@ -65,15 +70,14 @@ class FusedCell(SearchCell):
         return names
 
 
-def _joined(parts: Sequence[Tensor]) -> Tensor:
-    return torch.cat(list(parts)) if len(parts) > 1 else parts[0]
-
-
 class FusedSupernet(Supernet):
     """The supernet with fused cells, in channels_last; the same arguments, the same function.
 
-    The same seed gives the same weights as the plain supernet's.
+    The same seed gives the same weights as the plain supernet's. With `recompute` set, a cell keeps
+    its two inputs only and is computed again in the backward pass: less memory, more time.
     """
+
+    recompute = False
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         plain = Supernet(*arguments, **options)
@@ -85,6 +89,22 @@ class FusedSupernet(Supernet):
     def build_cell(self, plan: CellPlan) -> FusedCell:
         """Return one cell, made of fans."""
         return FusedCell(plan, self.nodes, self.primitives)
+
+    def run_cell(self, cell: nn.Module, *states_and_weights: Tensor) -> Tensor:
+        """Run one cell; with `recompute`, keep only what it is given."""
+        if not (self.recompute and torch.is_grad_enabled()):
+            return super().run_cell(cell, *states_and_weights)
+        # Kept too, since a pass may bring weights other than the module's own (`functional_call`).
+        own: dict[str, Tensor] = dict(cell.named_parameters())
+
+        def compute(*given: Tensor) -> Tensor:
+            out: Tensor = functional_call(cell, own, given)
+            return out
+
+        out: Tensor = checkpoint(
+            compute, *states_and_weights, use_reentrant=False, preserve_rng_state=False
+        )
+        return out
 
     def forward(self, images: Tensor, alphas: Mapping[str, Tensor]) -> Tensor:
         """Return logits `(batch, classes)` for images `(batch, in_channels, height, width)`."""

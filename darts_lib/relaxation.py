@@ -118,13 +118,18 @@ class Supernet(nn.Module):
         """Return one cell of the network; another supernet may compute it in another way."""
         return SearchCell(plan, self.nodes, self.primitives)
 
+    def run_cell(self, cell: nn.Module, *states_and_weights: Tensor) -> Tensor:
+        """Run one cell; another supernet may hold less of it for the backward pass."""
+        out: Tensor = cell(*states_and_weights)
+        return out
+
     def forward(self, images: Tensor, alphas: Mapping[str, Tensor]) -> Tensor:
         """Return logits `(batch, classes)` for images `(batch, in_channels, height, width)`."""
         self._check(alphas)
         weights = {kind: torch.softmax(alphas[kind], dim=-1) for kind in set(self.kinds)}
         before = previous = self.stem(images)
         for kind, cell in zip(self.kinds, self.cells, strict=True):
-            before, previous = previous, cell(before, previous, weights[kind])
+            before, previous = previous, self.run_cell(cell, before, previous, weights[kind])
         logits: Tensor = self.classifier(previous.mean(dim=(2, 3)))
         return logits
 

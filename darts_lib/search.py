@@ -13,7 +13,8 @@ from darts_lib.genotype import Genotype
 from darts_lib.images import epoch_batches
 from darts_lib.progress import EpochLine, duration
 from darts_lib.runs import Progress, Row, RunFolder, opened, read_alphas, read_history, read_json
-from darts_lib.search_epoch import Search, SearchConfig
+from darts_lib.search_epoch import Search
+from darts_lib.search_step import SearchConfig
 from darts_lib.settings import RunConfig, SettingsError
 from darts_lib.training import chance_warning, clean_batch, restore
 
@@ -77,7 +78,7 @@ def load_search(path: Path, config: RunConfig | None = None) -> Search:
 
 
 def _run(config: SearchConfig, folder: RunFolder, on_epoch: Callable[[Row], None] | None) -> None:
-    run, progress = Search(config), Progress()
+    run, progress = Search(config, folder.path), Progress()
     describe(run)
     stored = folder.load()
     if stored:

@@ -91,6 +91,8 @@ def machine() -> dict[str, str | int]:
 
 # The base configuration -----------------------------------------------------------------------
 
+SWITCH = "^(auto|on|off)$"
+
 UNSET = ("", 0, "auto", None)
 """Values of the parameter cell that mean 'the scale's own'."""
 
@@ -101,7 +103,8 @@ class RunConfig(BaseModel):
     `scale` chooses the defaults of everything that is not given: `paper`, `laptop`, or `auto`,
     which is `paper` where CUDA is found. An unknown name or a wrong value is refused before any
     data are read. `threads` of the CPU change the last bits of a sum, and so the run; 0 leaves
-    them as torch has them.
+    them as torch has them. `amp` is bfloat16, `compile` compiled cells, `graph` the step as one
+    CUDA graph; `acceleration` says what `auto` makes of them.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
@@ -125,6 +128,9 @@ class RunConfig(BaseModel):
     epochs: int = Field(1, ge=1)
     batch_size: int = Field(64, ge=2)
     max_steps: int = Field(0, ge=0)
+    amp: str = Field("auto", pattern=SWITCH)
+    compile: str = Field("auto", pattern=SWITCH)
+    graph: str = Field("auto", pattern=SWITCH)
 
     @model_validator(mode="before")
     @classmethod
@@ -148,8 +154,15 @@ class RunConfig(BaseModel):
         if self.dataset not in DATASETS:
             near = difflib.get_close_matches(self.dataset, DATASETS, n=1) or DATASETS
             raise ValueError(f"unknown dataset {self.dataset!r}; did you mean {' or '.join(near)}?")
-        resolve_device(self.device)  # refuses what is absent
+        device = resolve_device(self.device)  # refuses what is absent
+        if self.graph == "on" and device.type != "cuda":
+            raise ValueError(f"graph='on' needs CUDA, not {device.type!r}; use 'auto' or 'off'")
         return self
+
+    @property
+    def capturable(self) -> bool:
+        """Say whether a step is one that a graph or a compiler can take."""
+        return True
 
     @classmethod
     def create(cls, **given: object) -> Self:

@@ -1,0 +1,97 @@
+"""What makes a step fast on a GPU: bfloat16, compiled cells, the whole step as one CUDA graph.
+
+`auto` means: on CUDA bfloat16 and the graph, elsewhere neither. Compiled cells are asked for by
+name: they take minutes to compile, and the graph alone removes the launches.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from darts_lib.settings import RunConfig
+
+WARM_UPS = 3
+"""Steps before a graph is recorded, so that libraries have chosen their kernels; torch's advice."""
+
+
+@dataclass(frozen=True)
+class Acceleration:
+    """The switches of a run, resolved for its device."""
+
+    device: torch.device
+    amp: bool
+    compile: bool
+    graph: bool
+
+    @classmethod
+    def of(cls, config: RunConfig, device: torch.device) -> "Acceleration":
+        """Resolve `auto`; the configuration has refused what cannot be."""
+        cuda = device.type == "cuda"
+        graph = config.graph == "on" or (config.graph == "auto" and cuda and config.capturable)
+        bfloat16 = cuda and torch.cuda.is_bf16_supported(including_emulation=False)
+        amp = config.amp == "on" or (config.amp == "auto" and bfloat16)
+        return cls(device, amp, config.compile == "on", graph)
+
+    def autocast(self) -> torch.autocast:
+        """Return the context of a step's ordinary passes; a graph allows no cache of casts."""
+        kind = "cuda" if self.device.type == "cuda" else "cpu"
+        return torch.autocast(kind, torch.bfloat16, enabled=self.amp, cache_enabled=False)
+
+    def compiled(self, cells: nn.ModuleList) -> None:
+        """Compile each cell, in place, if asked for: a region, not the whole network."""
+        if self.compile:
+            for cell in cells:
+                cell.compile()
+
+    def __str__(self) -> str:
+        """Name what is on, for the line that describes a run."""
+        names = ("amp", "compile", "graph")
+        return ", ".join(name for name in names if getattr(self, name)) or "eager float32"
+
+
+class Captured:
+    """A step on CUDA, recorded as a graph and replayed: one launch in place of thousands.
+
+    `step` takes tensors and returns one; `state` lists every tensor that it changes. Inputs are
+    copied into fixed buffers. Inputs of another shape (an epoch's last batch) run eagerly.
+    """
+
+    def __init__(self, step: Callable[..., Tensor], state: Callable[[], Sequence[Tensor]]) -> None:
+        self.step, self.state = step, state
+        self.started = False
+        self.graph: torch.cuda.CUDAGraph | None = None
+
+    def __call__(self, *inputs: Tensor) -> Tensor:
+        """Take the step; the first is eager, so that the optimisers make their state."""
+        if not self.started:
+            self.started = True
+            return self.step(*inputs)
+        if self.graph is None:
+            self._record(inputs)
+        if [x.shape for x in inputs] != [own.shape for own in self.inputs]:
+            return self.step(*inputs)
+        for own, x in zip(self.inputs, inputs, strict=True):
+            own.copy_(x)
+        assert self.graph is not None
+        self.graph.replay()
+        return self.output.clone()
+
+    def _record(self, inputs: Sequence[Tensor]) -> None:
+        """Warm up on a stream of its own, put the state back, and record one step."""
+        self.inputs = [x.clone() for x in inputs]
+        before = [tensor.clone() for tensor in self.state()]
+        side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            for _ in range(WARM_UPS):
+                self.step(*self.inputs)
+        torch.cuda.current_stream().wait_stream(side)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            self.output = self.step(*self.inputs)
+        with torch.no_grad():
+            for tensor, value in zip(self.state(), before, strict=True):
+                tensor.copy_(value)
+        self.graph = graph

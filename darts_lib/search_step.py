@@ -1,0 +1,217 @@
+"""The settings of a search, and one step of it: first the alphas, then the weights.
+
+One iteration (paper, algorithm 1): a batch of the weights' half and one of the alphas' half; a step
+of the alphas on the validation loss; a step of the weights on the same training batch. Nothing in
+it waits for the device, so that a GPU is never idle and a CUDA graph can hold the whole step.
+"""
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, Self
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from darts_lib.acceleration import Acceleration, Captured
+from darts_lib.bilevel import (
+    DOUBLE_BACKWARD,
+    ROUTES,
+    InnerStep,
+    Loss,
+    architecture_gradient,
+    gradients,
+    route_of,
+)
+from darts_lib.finite_guard import FiniteGuard
+from darts_lib.fused import FusedSupernet
+from darts_lib.relaxation import initial_alphas
+from darts_lib.settings import RunConfig
+from darts_lib.training import Batch, figures
+
+
+class SearchConfig(RunConfig):
+    """Settings of a search. The defaults are the paper's CIFAR-10 search (A.1.1).
+
+    `order` is 1 or 2 as in the paper; `route` names one of the four routes of `bilevel` and then
+    `order` is ignored. `max_skip` limits the normal cell's skip connections; -1 is no limit.
+    `max_steps` ends every epoch after so many steps; 0 is all. `max_images` takes only the first
+    training images; 0 is all. `recompute` holds less memory and takes more time: each cell is
+    computed again in the backward pass.
+    """
+
+    NO_EFFECT_ON_RESULT = RunConfig.NO_EFFECT_ON_RESULT | {"recompute"}
+    LAPTOP: ClassVar[dict[str, Any]] = {
+        "dataset": "digits",
+        "channels": 4,
+        "layers": 3,
+        "epochs": 6,
+        "threads": 1,  # on arrays this small a second thread waits more than it works
+        # At the paper's 3e-4 and a dozen steps an epoch, the alphas could not move.
+        "alpha_learning_rate": 0.05,
+    }
+
+    order: int = Field(2, ge=1, le=2)
+    route: str = ""
+    channels: int = Field(16, ge=2)
+    layers: int = Field(8, ge=1)
+    nodes: int = Field(4, ge=1)
+    learning_rate: float = Field(0.025, gt=0)
+    final_learning_rate: float = Field(0.001, ge=0)
+    momentum: float = Field(0.9, ge=0, lt=1)
+    weight_decay: float = Field(3e-4, ge=0)
+    gradient_clip: float = Field(5.0, gt=0)
+    alpha_learning_rate: float = Field(3e-4, ge=0)
+    alpha_weight_decay: float = Field(1e-3, ge=0)
+    cutout: int = Field(0, ge=0)
+    max_skip: int = Field(-1, ge=-1)
+    recompute: bool = False
+
+    @model_validator(mode="after")
+    def _check_route(self) -> Self:
+        if self.route and self.route not in ROUTES:
+            raise ValueError(f"unknown route {self.route!r}; choose one of {', '.join(ROUTES)}")
+        for switch in ("compile", "graph"):
+            if getattr(self, switch) == "on" and not self.capturable:
+                raise ValueError(
+                    f"{switch}='on' cannot be with route={self.route!r}, which differentiates "
+                    "twice; use 'off', or route='finite_difference'"
+                )
+        return self
+
+    @property
+    def capturable(self) -> bool:
+        """Say whether a graph or a compiler can take the step: it differentiates once only."""
+        return self.chosen_route not in DOUBLE_BACKWARD
+
+    @property
+    def chosen_route(self) -> str:
+        """Return the route of the architecture gradient."""
+        return route_of(self.order, self.route)
+
+
+class SearchStep:
+    """What a search changes: the supernet's weights, the alphas, their optimisers; and one step."""
+
+    def __init__(
+        self, config: SearchConfig, classes: int, in_channels: int, device: torch.device
+    ) -> None:
+        self.config, self.device = config, device
+        self.fast = Acceleration.of(config, device)
+        self.net = FusedSupernet(
+            config.channels, config.layers, config.nodes, classes, in_channels
+        ).to(device)
+        self.net.recompute = config.recompute
+        self.fast.compiled(self.net.cells)
+        self.weights = dict(self.net.named_parameters())
+        self.alphas = initial_alphas(config.nodes, seed=config.seed, device=device)
+        # A tensor, so that a recorded step follows the cosine.
+        self.rate = torch.tensor(config.learning_rate, device=device)
+        self.guard = FiniteGuard(device)
+        self.optimiser = torch.optim.SGD(
+            self.weights.values(),
+            self.rate,
+            config.momentum,
+            weight_decay=config.weight_decay,
+            fused=True,
+        )
+        for weight in self.weights.values():  # zeros: what SGD's first step takes them for
+            self.optimiser.state[weight]["momentum_buffer"] = torch.zeros_like(weight)
+        self.alpha_optimiser = torch.optim.Adam(
+            self.alphas.values(),
+            config.alpha_learning_rate,
+            betas=(0.5, 0.999),
+            weight_decay=config.alpha_weight_decay,
+            fused=True,
+            capturable=self.fast.graph,
+        )
+        self._take = Captured(self._step, self._changed) if self.fast.graph else self._step
+
+    def step(self, train: Batch, valid: Batch) -> Tensor:
+        """Take one step of the alphas, then one of the weights on the same training batch.
+
+        Returns (summed loss, correct, count) of the training batch, on the device.
+        """
+        return self._take(*train, *valid)
+
+    def _step(self, images: Tensor, labels: Tensor, *valid: Tensor) -> Tensor:
+        train = (images, labels)
+        with self.fast.autocast():
+            gradient = architecture_gradient(
+                self.loss(train),
+                self.loss((valid[0], valid[1])),
+                self.weights,
+                self.alphas,
+                self.inner_step(self.rate),
+                self.config.chosen_route,
+            )
+            self._alpha_step(gradient.total, gradient.valid_loss)
+            done = self._weight_step(train)
+        self.guard.count()
+        return done
+
+    def _alpha_step(self, total: Mapping[str, Tensor], loss: Tensor) -> None:
+        for kind, value in total.items():
+            self.alphas[kind].grad = value
+        norm = nn.utils.get_total_norm(total.values())
+        self.guard.watch(self.alpha_optimiser, loss, norm)
+        self.alpha_optimiser.step()
+
+    def _weight_step(self, batch: Batch) -> Tensor:
+        images, labels = batch
+        logits = self.net(images, {kind: value.detach() for kind, value in self.alphas.items()})
+        loss = nn.functional.cross_entropy(logits, labels)
+        weights = list(self.weights.values())
+        for weight, value in zip(weights, gradients(loss, weights), strict=True):
+            weight.grad = value
+        norm = nn.utils.clip_grad_norm_(weights, self.config.gradient_clip)
+        self.guard.watch(self.optimiser, loss, norm)
+        self.optimiser.step()
+        return figures(logits.detach().float(), labels)
+
+    def inner_step(self, learning_rate: float | Tensor) -> InnerStep:
+        """Return the step that stands for the inner optimum: the weight step without its clip."""
+        buffers = {
+            name: self.optimiser.state[weight]["momentum_buffer"]
+            for name, weight in self.weights.items()
+        }
+        return InnerStep(learning_rate, self.config.momentum, self.config.weight_decay, buffers)
+
+    def loss(self, batch: Batch) -> Loss:
+        """Return the loss of a batch as a function of weights and alphas, for `bilevel`."""
+        images, labels = batch
+
+        def loss(weights: Mapping[str, Tensor], alphas: Mapping[str, Tensor]) -> Tensor:
+            logits = functional_call(self.net, dict(weights), (images, alphas))
+            return nn.functional.cross_entropy(logits, labels)
+
+        return loss
+
+    def _changed(self) -> list[Tensor]:
+        """Return every tensor that a step changes in place."""
+        kept = [*self.weights.values(), *self.alphas.values(), *self.guard.state]
+        for optimiser in (self.optimiser, self.alpha_optimiser):
+            for slots in optimiser.state.values():
+                kept += [value for value in slots.values() if isinstance(value, Tensor)]
+        return kept
+
+    def state(self) -> dict[str, Any]:
+        """Return all that the next epoch depends on; randomness depends on its number alone."""
+        return {
+            "weights": self.net.state_dict(),
+            "alphas": {kind: value.detach() for kind, value in self.alphas.items()},
+            "optimiser": self.optimiser.state_dict(),
+            "alpha_optimiser": self.alpha_optimiser.state_dict(),
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Put a stored state back, bit for bit."""
+        self.net.load_state_dict(state["weights"])
+        with torch.no_grad():
+            for kind, value in self.alphas.items():
+                value.copy_(state["alphas"][kind])
+        self.optimiser.load_state_dict(state["optimiser"])
+        group = self.optimiser.param_groups[0]
+        self.rate.copy_(group["lr"])
+        group["lr"] = self.rate
+        self.alpha_optimiser.load_state_dict(state["alpha_optimiser"])
