@@ -7,7 +7,6 @@ Source: DARTS paper, section 3.2 and appendix A.1.2.
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchvision.ops import stochastic_depth
 
 from darts_lib.genotype import Genotype
 from darts_lib.operations import FactorizedReduce, ReLUConvBN, build_operation
@@ -15,6 +14,16 @@ from darts_lib.search_space import INPUTS, KINDS, CellPlan, Stem, plan_cells, re
 
 AUXILIARY_SIDE = 8
 """The feature map that the published auxiliary head was made for is 8x8."""
+
+
+def drop_path(x: Tensor, probability: Tensor) -> Tensor:
+    """Zero each image of `(batch, channels, h, w)` with a probability, and scale up the others.
+
+    `probability` is a 0-dim tensor on the device: a recorded or compiled step can follow it.
+    """
+    keep = 1 - probability
+    kept = torch.rand(len(x), 1, 1, 1, device=x.device) < keep
+    return x * (kept / keep).to(x.dtype)
 
 
 class Cell(nn.Module):
@@ -34,21 +43,21 @@ class Cell(nn.Module):
             for name, source in pairs
         )
 
-    def forward(self, before_previous: Tensor, previous: Tensor, drop_path: float) -> Tensor:
-        """Return `(batch, len(concat) * channels, h, w)`; drop_path is a probability."""
+    def forward(self, before_previous: Tensor, previous: Tensor, dropped: Tensor | None) -> Tensor:
+        """Return `(batch, len(concat) * channels, h, w)`; `dropped` is a probability, or None."""
         states = [self.preprocess0(before_previous), self.preprocess1(previous)]
         for i in range(0, len(self.sources), 2):
-            first = self._edge(i, states, drop_path)
-            states.append(first + self._edge(i + 1, states, drop_path))
+            first = self._edge(i, states, dropped)
+            states.append(first + self._edge(i + 1, states, dropped))
         return torch.cat([states[state] for state in self.concat], dim=1)
 
-    def _edge(self, i: int, states: list[Tensor], drop_path: float) -> Tensor:
+    def _edge(self, i: int, states: list[Tensor], dropped: Tensor | None) -> Tensor:
         operation = self._ops[i]
         out: Tensor = operation(states[self.sources[i]])
         # An identity is never dropped; a skip that halves the image is, as in the original.
-        if drop_path > 0 and not isinstance(operation, nn.Identity):
-            out = stochastic_depth(out, drop_path, mode="row", training=self.training)
-        return out
+        if dropped is None or isinstance(operation, nn.Identity):
+            return out
+        return drop_path(out, dropped)
 
 
 class AuxiliaryHead(nn.Module):
@@ -86,7 +95,8 @@ class AuxiliaryHead(nn.Module):
 class Network(nn.Module):
     """The network of a genotype for small images of any size.
 
-    `drop_path` is the probability in use, 0 until somebody sets it; it acts in training only.
+    `drop_path` is the probability in use, a 0-dim tensor, or None, as at first; it acts in training
+    only.
     Parameter names are those of the original code, so that its weights can be read.
     """
 
@@ -101,7 +111,7 @@ class Network(nn.Module):
         stem_multiplier: int = 3,
     ) -> None:
         super().__init__()
-        self.drop_path = 0.0
+        self.drop_path: Tensor | None = None
         width = stem_multiplier * channels
         self.stem = nn.Sequential(
             nn.Conv2d(in_channels, width, 3, padding=1, bias=False), nn.BatchNorm2d(width)
@@ -122,9 +132,10 @@ class Network(nn.Module):
         Logits are `(batch, classes)`; the auxiliary ones are None in evaluation or without a head.
         """
         auxiliary = None
+        dropped = self.drop_path if self.training else None
         before = previous = self.stem(images)
         for index, cell in enumerate(self.cells):
-            before, previous = previous, cell(before, previous, self.drop_path)
+            before, previous = previous, cell(before, previous, dropped)
             if index == self.auxiliary_after and self.auxiliary_head and self.training:
                 auxiliary = self.auxiliary_head(previous)
         return self.classifier(previous.mean(dim=(2, 3))), auxiliary

@@ -1,6 +1,5 @@
 """Retraining: a derived network from scratch into a run folder, tested once at the end."""
 
-import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,16 +8,18 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save
 
-from darts_lib.complexity import count_parameters, multiply_adds, saved_bytes, seconds_per_pass
+from darts_lib.complexity import count_parameters, multiply_adds
 from darts_lib.files import write_whole
 from darts_lib.genotype import Genotype
 from darts_lib.images import epoch_batches, load_images
 from darts_lib.network import Network
 from darts_lib.progress import EpochLine, duration
-from darts_lib.retrain_epoch import RetrainConfig, Retraining, build_network, evaluate
+from darts_lib.retrain_epoch import Retraining, evaluate
+from darts_lib.retrain_step import RetrainConfig, build_network
 from darts_lib.runs import Progress, Row, RunFolder, opened, read_history, read_json
 from darts_lib.settings import RunConfig, SettingsError
-from darts_lib.training import chance_warning, clean_batch, require_finite, restore
+from darts_lib.step_cost import trace
+from darts_lib.training import chance_warning, clean_batch, restore
 
 __all__ = ["RetrainConfig", "RetrainResult", "evaluate", "evaluate_run", "retrain"]
 
@@ -56,7 +57,7 @@ def retrain(config: RetrainConfig, on_epoch: Callable[[Row], None] | None = None
 
 
 def _run(config: RetrainConfig, folder: RunFolder, on_epoch: Callable[[Row], None] | None) -> None:
-    run, progress = Retraining(config), Progress()
+    run, progress = Retraining(config, folder.path), Progress()
     describe(run)
     stored = folder.load()
     if stored:
@@ -65,7 +66,6 @@ def _run(config: RetrainConfig, folder: RunFolder, on_epoch: Callable[[Row], Non
     line = EpochLine(config.epochs, progress.epochs)
     while progress.epochs < config.epochs:
         row = run.epoch(progress.epochs)
-        require_finite(row["train_loss"], row["epoch"], row["learning_rate"], folder.path)
         progress.history.append(row)
         folder.save(run.state(), progress)
         line({name: row[name] for name in PRINTED})
@@ -122,23 +122,21 @@ def describe(run: Retraining) -> None:
     """Print the resolved settings and what they will cost, before the first step."""
     config, images = run.config, run.train
     print("  ".join(f"{name}={value}" for name, value in config.settings_that_matter().items()))
-    batches = epoch_batches(len(images), config.batch_size, None)
-    steps = len(batches[: config.max_steps or None])
-    pictures, labels = clean_batch(images, batches[0])
-    twin = copy.deepcopy(run.net)  # a pass in training mode moves the running statistics
-    parameters = list(twin.parameters())
-
-    def loss() -> torch.Tensor:
-        logits, auxiliary = twin(pictures)
-        return run.loss(logits, auxiliary, labels)
-
-    seconds = seconds_per_pass(loss, parameters) * steps * config.epochs
-    memory = saved_bytes(loss) + 3 * sum(p.numel() * p.element_size() for p in parameters)
-    madds = multiply_adds(twin, (images.channels, *images.size))
+    steps = len(epoch_batches(len(images), config.batch_size, None)[: config.max_steps or None])
+    cost = trace(run, _a_step)
+    seconds = cost.seconds(run.device) * steps * config.epochs
+    madds = multiply_adds(run.net, (images.channels, *images.size))
+    print(f"{len(images)} training images, {steps} steps an epoch on {run.device}, {run.fast}")
     print(
-        f"{len(images)} training images, {steps} steps an epoch on {run.device}; "
-        f"network: {count_parameters(twin, without='auxiliary_head'):,} weights "
-        f"({count_parameters(twin):,} with the auxiliary head), {madds / 1e6:,.1f} M multiply-adds "
-        f"an image; about {memory / 2**20:,.0f} MiB at the peak; "
-        f"about {duration(seconds)} for {config.epochs} epochs"
+        f"network: {count_parameters(run.net, without='auxiliary_head'):,} weights "
+        f"({count_parameters(run.net):,} with the auxiliary head), {madds / 1e6:,.1f} M multiply-"
+        f"adds an image; a step adds about {cost.memory(run.device) / 2**20:,.0f} MiB (less with a "
+        f"smaller batch_size, channels or layers); about {duration(seconds)} for "
+        f"{config.epochs} epochs"
     )
+
+
+def _a_step(run: Retraining) -> None:
+    """Take the step whose cost is told; on fake pictures, so only their shape counts."""
+    indices = torch.arange(min(run.config.batch_size, len(run.train)))
+    run.eager_step(*clean_batch(run.train, indices))

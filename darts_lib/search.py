@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from darts_lib.complexity import count_parameters, saved_bytes, seconds_per_pass
+from darts_lib.complexity import count_parameters
 from darts_lib.files import unpack
 from darts_lib.genotype import Genotype
 from darts_lib.images import epoch_batches
@@ -16,6 +17,7 @@ from darts_lib.runs import Progress, Row, RunFolder, opened, read_alphas, read_h
 from darts_lib.search_epoch import Search
 from darts_lib.search_step import SearchConfig
 from darts_lib.settings import RunConfig, SettingsError
+from darts_lib.step_cost import trace
 from darts_lib.training import chance_warning, clean_batch, restore
 
 __all__ = ["SearchConfig", "SearchResult", "load_search", "read_search", "search", "warnings_of"]
@@ -24,9 +26,6 @@ COLLAPSE = 3
 """So many skip connections among a normal cell's eight edges are a sign of collapse."""
 
 PRINTED = ("train_loss", "valid_loss", "valid_accuracy", "entropy_normal", "skips", "seconds")
-
-PASSES = {"first_order": 2, "finite_difference": 5, "exact": 6, "unrolled": 6}
-"""Forward-and-backward passes a step, the weights' own included; a double backward counts twice."""
 
 
 @dataclass(frozen=True)
@@ -117,26 +116,25 @@ def describe(run: Search) -> None:
     print("  ".join(f"{name}={value}" for name, value in config.settings_that_matter().items()))
     if config.route and "order" in config.model_fields_set:
         print(f"route={config.route} is given, so order={config.order} is ignored.")
-    indices = epoch_batches(len(run.train), config.batch_size, None)[0]
-    loss = run.loss(clean_batch(run.train, indices))
-    inputs = [*run.weights.values(), *run.alphas.values()]
     steps = len(epoch_batches(len(run.train), config.batch_size, None)[: config.max_steps or None])
-    seconds = seconds_per_pass(lambda: loss(run.weights, run.alphas), inputs)
-    seconds *= PASSES[config.chosen_route] * steps * config.epochs
-    memory = saved_bytes(lambda: loss(run.weights, run.alphas)) + 6 * _bytes(inputs)
+    cost = trace(run, _a_step)
+    seconds = cost.seconds(run.device) * steps * config.epochs
     print(
         f"{len(run.train)} images for the weights, {len(run.valid)} for the alphas, "
-        f"{steps} steps an epoch on {run.device}"
+        f"{steps} steps an epoch on {run.device}, {run.fast}"
     )
     print(
-        f"supernet: {count_parameters(run.net):,} weights; about {memory / 2**20:,.0f} MiB at the "
-        f"peak (less with a smaller batch_size, channels, layers or nodes); "
-        f"about {duration(seconds)} for {config.epochs} epochs"
+        f"supernet: {count_parameters(run.net):,} weights; a step adds about "
+        f"{cost.memory(run.device) / 2**20:,.0f} MiB (less with recompute, or a smaller batch_size,"
+        f" channels, layers or nodes); about {duration(seconds)} for {config.epochs} epochs"
     )
 
 
-def _bytes(tensors: Sequence[Tensor]) -> int:
-    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+def _a_step(run: Search) -> None:
+    """Take the step whose cost is told; on fake pictures, so only their shape counts."""
+    indices = torch.arange(min(run.config.batch_size, len(run.train)))
+    train, valid = clean_batch(run.train, indices), clean_batch(run.valid, indices)
+    run.eager_step(*train, *valid)
 
 
 def warnings_of(history: Sequence[Row], classes: int) -> list[str]:

@@ -27,7 +27,7 @@ from darts_lib.finite_guard import FiniteGuard
 from darts_lib.fused import FusedSupernet
 from darts_lib.relaxation import initial_alphas
 from darts_lib.settings import RunConfig
-from darts_lib.training import Batch, figures
+from darts_lib.training import Batch, figures, follow
 
 
 class SearchConfig(RunConfig):
@@ -125,7 +125,9 @@ class SearchStep:
             fused=True,
             capturable=self.fast.graph,
         )
-        self._take = Captured(self._step, self._changed) if self.fast.graph else self._step
+        self._take = (
+            Captured(self.eager_step, self._changed) if self.fast.graph else self.eager_step
+        )
 
     def step(self, train: Batch, valid: Batch) -> Tensor:
         """Take one step of the alphas, then one of the weights on the same training batch.
@@ -134,7 +136,8 @@ class SearchStep:
         """
         return self._take(*train, *valid)
 
-    def _step(self, images: Tensor, labels: Tensor, *valid: Tensor) -> Tensor:
+    def eager_step(self, images: Tensor, labels: Tensor, *valid: Tensor) -> Tensor:
+        """Take a step as it is written: what a graph records."""
         train = (images, labels)
         with self.fast.autocast():
             gradient = architecture_gradient(
@@ -211,7 +214,5 @@ class SearchStep:
             for kind, value in self.alphas.items():
                 value.copy_(state["alphas"][kind])
         self.optimiser.load_state_dict(state["optimiser"])
-        group = self.optimiser.param_groups[0]
-        self.rate.copy_(group["lr"])
-        group["lr"] = self.rate
+        follow(self.optimiser, self.rate)
         self.alpha_optimiser.load_state_dict(state["alpha_optimiser"])

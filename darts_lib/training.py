@@ -59,14 +59,11 @@ def chance_warning(history: Sequence[Mapping[str, Any]], classes: int) -> list[s
     return []
 
 
-def require_finite(loss: float, epoch: int, learning_rate: float, folder: object) -> None:
-    """Stop a run whose loss is not a number, naming where; the last checkpoint is kept."""
-    if not math.isfinite(loss):
-        raise FloatingPointError(
-            f"the training loss became {loss} in epoch {epoch} at learning rate "
-            f"{learning_rate:.4g}; the checkpoint before it is kept in {folder}. "
-            "Try a lower learning rate in a new run_dir."
-        )
+def follow(optimiser: torch.optim.Optimizer, rate: Tensor) -> None:
+    """Make an optimiser that was just loaded follow `rate` again, with the value it was stored."""
+    group = optimiser.param_groups[0]
+    rate.copy_(torch.as_tensor(group["lr"]))
+    group["lr"] = rate
 
 
 class Restorable(Protocol):

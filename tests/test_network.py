@@ -6,8 +6,8 @@ from torch import nn
 
 from darts_lib.complexity import count_parameters, multiply_adds
 from darts_lib.derivation import random_genotype
-from darts_lib.genotype import PUBLISHED
-from darts_lib.network import AuxiliaryHead, Cell, Network
+from darts_lib.genotype import PUBLISHED, Genotype
+from darts_lib.network import AuxiliaryHead, Cell, Network, drop_path
 from darts_lib.search_space import CellPlan
 
 # without auxiliary head, with it, multiply-adds, state keys with the head
@@ -80,39 +80,24 @@ def test_random_cells_of_any_size_build(seed: int) -> None:
 def test_drop_path_acts_in_training_only_and_is_off_until_set() -> None:
     torch.manual_seed(1)
     net, x = Network(PUBLISHED["DARTS_V2"], 4, 3), torch.randn(4, 3, 8, 8)
-    assert net.drop_path == 0.0
+    assert net.drop_path is None
     net.eval()
     before = net(x)[0]
-    net.drop_path = 0.9
+    net.drop_path = torch.tensor(0.9)
     assert torch.equal(net(x)[0], before)
     net.train()
     assert not torch.equal(net(x)[0], net(x)[0])
 
 
-def test_drop_path_spares_identities_but_not_a_skip_that_halves() -> None:
-    genotype = PUBLISHED["MMRAZOR_9732"]
+@pytest.mark.parametrize(("kind", "dropped"), [("normal", False), ("reduce", True)])
+def test_drop_path_spares_identities_but_not_a_skip_that_halves(kind: str, dropped: bool) -> None:
     torch.manual_seed(2)
-    for kind, dropped in (("normal", False), ("reduce", True)):
-        plan = CellPlan(kind, 4, 4, 4, False)
-        cell = Cell(genotype, plan).train()
-        skips = [i for i, (name, _) in enumerate(genotype.pairs(kind)) if name == "skip_connect"]
-        states = [torch.randn(64, 4, 8, 8)] * 5
-        edge = skips[0]
-        out = cell._edge(edge, states, 0.5)
-        zero_rows = int((out.flatten(1).abs().sum(1) == 0).sum())
-        if kind == "normal":
-            assert torch.equal(out, states[0])
-            assert not dropped
-    skip_halving = Cell(
-        type(genotype)(
-            genotype.normal, genotype.normal_concat,
-            (("skip_connect", 0), *genotype.reduce[1:]), genotype.reduce_concat,
-        ),
-        CellPlan("reduce", 4, 4, 4, False),
-    ).train()  # fmt: skip
-    out = skip_halving._edge(0, [torch.randn(64, 4, 8, 8)], 0.5)
-    zero_rows = int((out.flatten(1).abs().sum(1) == 0).sum())
-    assert 16 < zero_rows < 48
+    skips = (("skip_connect", 0), ("skip_connect", 1))
+    cell = Cell(Genotype(skips, (2,), skips, (2,)), CellPlan(kind, 4, 4, 4, False)).train()
+    x = torch.randn(64, 4, 8, 8)
+    out = cell._edge(0, [x], torch.tensor(0.5))
+    zero = int((out.flatten(1).abs().sum(1) == 0).sum())
+    assert 16 < zero < 48 if dropped else torch.equal(out, x)
 
 
 def test_kept_paths_are_scaled_by_the_keeping_probability() -> None:
@@ -120,7 +105,17 @@ def test_kept_paths_are_scaled_by_the_keeping_probability() -> None:
     cell = Cell(PUBLISHED["DARTS_V2"], CellPlan("reduce", 4, 4, 4, False)).train()
     x = torch.rand(200, 4, 8, 8)
     pooled = cell._ops[0](x)
-    out = cell._edge(0, [x], 0.25)
+    out = cell._edge(0, [x], torch.tensor(0.25))
     kept = out.flatten(1).abs().sum(1) > 0
     torch.testing.assert_close(out[kept], pooled[kept] / 0.75)
     assert 0.6 < float(kept.float().mean()) < 0.9
+
+
+def test_drop_path_follows_its_tensor_and_zero_drops_nothing() -> None:
+    x, probability = torch.rand(500, 2, 1, 1) + 1, torch.tensor(0.0)
+    assert torch.equal(drop_path(x, probability), x)
+    probability.fill_(0.4)
+    torch.manual_seed(0)
+    out = drop_path(x, probability)
+    assert 0.3 < float((out[:, 0] == 0).float().mean()) < 0.5
+    assert drop_path(x.bfloat16(), probability).dtype == torch.bfloat16

@@ -355,7 +355,7 @@ def test_a_loss_that_is_no_number_stops_and_keeps_the_checkpoint(
 ) -> None:
     settings = stopped(tmp_path / "run", 1)
     before = (tmp_path / "run" / "checkpoint.pt").read_bytes()
-    step = Search._step
+    step = Search.eager_step
 
     def spoilt(self: Search, *batches: Tensor) -> Tensor:
         total = step(self, *batches)
@@ -363,7 +363,7 @@ def test_a_loss_that_is_no_number_stops_and_keeps_the_checkpoint(
             next(iter(self.weights.values())).fill_(torch.nan)
         return total
 
-    monkeypatch.setattr(Search, "_step", spoilt)
+    monkeypatch.setattr(Search, "eager_step", spoilt)
     with pytest.raises(
         FloatingPointError,
         match=r"no number in step \d of epoch 2 \(loss nan, learning rate 0\.019",

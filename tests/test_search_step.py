@@ -1,12 +1,11 @@
-"""One step of a search: nothing in it waits, its state stays in place, a bad gradient does nothing."""
+"""One step of a search: it never waits, changes its state in place, and skips a bad gradient."""
 
 import math
-from typing import Any
 
 import pytest
 import torch
+from step_tools import NoWaiting
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from darts_lib.bilevel import ROUTES
 from darts_lib.search_epoch import Search
@@ -21,15 +20,6 @@ def started(**given: object) -> tuple[Search, Batch, Batch]:
     run = Search(SearchConfig.create(**{**TINY, **given}))
     train, valid = next(iter(run.batches(torch.Generator().manual_seed(0))))
     return run, train, valid
-
-
-class NoWaiting(TorchDispatchMode):
-    """Fails where a step asks the device for a number, which a GPU would have to be waited for."""
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        waits = (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.nonzero.default)
-        assert func not in waits, f"{func} makes the host wait"
-        return func(*args, **(kwargs or {}))
 
 
 @pytest.mark.parametrize("route", ROUTES)

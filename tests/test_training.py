@@ -16,7 +16,7 @@ from darts_lib.training import (
     clean_batch,
     cosine,
     figures,
-    require_finite,
+    follow,
     restore,
 )
 
@@ -75,13 +75,18 @@ def test_a_loss_at_chance_is_told(lowest: float, warned: bool) -> None:
     assert all("ln(10) = 2.303" in warning for warning in warnings)
 
 
-@pytest.mark.parametrize("loss", [math.nan, math.inf])
-def test_a_loss_that_is_no_number_stops_the_run(loss: float) -> None:
-    with pytest.raises(FloatingPointError) as caught:
-        require_finite(loss, 7, 0.02497, "runs/mine")
-    message = str(caught.value)
-    assert all(word in message for word in (str(loss), "epoch 7", "0.02497", "kept in runs/mine"))
-    require_finite(2.3, 7, 0.025, "runs/mine")
+def test_a_loaded_optimiser_follows_the_rate_again() -> None:
+    weight, rate = torch.ones(1, requires_grad=True), torch.tensor(0.5)
+    optimiser = torch.optim.SGD([weight], rate, fused=True)
+    stored = optimiser.state_dict()
+    stored["param_groups"][0]["lr"] = torch.tensor(0.25)
+    optimiser.load_state_dict(stored)
+    follow(optimiser, rate)
+    assert float(rate) == 0.25
+    rate.fill_(0.125)
+    weight.grad = torch.ones(1)
+    optimiser.step()
+    assert weight.tolist() == [1 - 0.125]
 
 
 class Net:

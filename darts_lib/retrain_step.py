@@ -1,0 +1,142 @@
+"""The settings of a retraining, and one step of it: the derived network learns from scratch."""
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from darts_lib.acceleration import Acceleration, Captured
+from darts_lib.cell_choice import find_genotype
+from darts_lib.finite_guard import FiniteGuard
+from darts_lib.genotype import Genotype
+from darts_lib.network import Network
+from darts_lib.settings import RunConfig, SettingsError
+from darts_lib.training import Batch, figures, follow
+
+
+class RetrainConfig(RunConfig):
+    """Settings of a retraining. The defaults are the paper's for CIFAR-10 (appendix A.1.2).
+
+    `genotype` is anything `find_genotype` knows; it is stored as the cell's text, so that a run
+    stays what it was when a file changes.
+    """
+
+    LAPTOP: ClassVar[dict[str, Any]] = {
+        "dataset": "digits",
+        "channels": 8,
+        "layers": 4,
+        "epochs": 8,
+        "threads": 1,
+        "batch_size": 64,
+        "cutout": 0,
+        "drop_path": 0.1,
+    }
+
+    genotype: str = "DARTS_V2"
+    channels: int = Field(36, ge=2)
+    layers: int = Field(20, ge=1)
+    batch_size: int = Field(96, ge=2)
+    learning_rate: float = Field(0.025, gt=0)
+    momentum: float = Field(0.9, ge=0, lt=1)
+    weight_decay: float = Field(3e-4, ge=0)
+    gradient_clip: float = Field(5.0, gt=0)
+    auxiliary: bool = True
+    auxiliary_weight: float = Field(0.4, ge=0)
+    drop_path: float = Field(0.2, ge=0, lt=1)
+    cutout: int = Field(16, ge=0)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _name_to_cell(cls, given: dict[str, Any]) -> dict[str, Any]:
+        name = str(given.get("genotype", "DARTS_V2"))
+        if not name:  # chapter 05 fills it with the cell that chapter 03 found
+            return given
+        seed = given.get("seed", 0)
+        cell = find_genotype(name, seed if isinstance(seed, int) else 0)
+        return {**given, "genotype": str(cell)}
+
+    @property
+    def cell(self) -> Genotype:
+        """Return the genotype itself; an empty name has none and is refused."""
+        if not self.genotype:
+            raise SettingsError("genotype is empty; name a cell, for example -p genotype DARTS_V2.")
+        return Genotype.from_text(self.genotype)
+
+
+def build_network(config: RetrainConfig, classes: int, in_channels: int) -> Network:
+    """Return the untrained network of a configuration, in channels_last: the fast layout."""
+    net = Network(
+        config.cell, config.channels, config.layers, classes, in_channels, config.auxiliary
+    )
+    return net.to(memory_format=torch.channels_last)
+
+
+class RetrainStep:
+    """What a retraining changes: the network and its optimiser; and one step of it."""
+
+    def __init__(
+        self, config: RetrainConfig, classes: int, in_channels: int, device: torch.device
+    ) -> None:
+        self.config, self.device = config, device
+        self.fast = Acceleration.of(config, device)
+        self.net = build_network(config, classes, in_channels).to(device)
+        self.fast.compiled(self.net.cells)
+        # Tensors, so that a recorded step follows the schedules.
+        self.rate = torch.tensor(config.learning_rate, device=device)
+        self.drop_path = torch.zeros((), device=device)
+        self.net.drop_path = self.drop_path if config.drop_path else None
+        self.guard = FiniteGuard(device)
+        self.optimiser = torch.optim.SGD(
+            self.net.parameters(),
+            self.rate,
+            config.momentum,
+            weight_decay=config.weight_decay,
+            fused=True,
+        )
+        for weight in self.net.parameters():  # zeros: what SGD's first step takes them for
+            self.optimiser.state[weight]["momentum_buffer"] = torch.zeros_like(weight)
+        self._take = (
+            Captured(self.eager_step, self._changed) if self.fast.graph else self.eager_step
+        )
+
+    def step(self, batch: Batch) -> Tensor:
+        """Take one step; return (summed loss, correct, count) of the batch, on the device."""
+        return self._take(*batch)
+
+    def eager_step(self, images: Tensor, labels: Tensor) -> Tensor:
+        """Take a step as it is written: what a graph records."""
+        self.optimiser.zero_grad()
+        with self.fast.autocast():
+            logits, auxiliary = self.net(images.contiguous(memory_format=torch.channels_last))
+            loss = self.loss(logits, auxiliary, labels)
+        torch.autograd.backward(loss)
+        norm = nn.utils.clip_grad_norm_(self.net.parameters(), self.config.gradient_clip)
+        self.guard.watch(self.optimiser, loss, norm)
+        self.optimiser.step()
+        self.guard.count()
+        return figures(logits.detach().float(), labels)
+
+    def loss(self, logits: Tensor, auxiliary: Tensor | None, labels: Tensor) -> Tensor:
+        """Return the cross-entropy, plus the auxiliary head's with its weight."""
+        loss = nn.functional.cross_entropy(logits, labels)
+        if auxiliary is not None:
+            extra = nn.functional.cross_entropy(auxiliary, labels)
+            loss = loss + self.config.auxiliary_weight * extra
+        return loss
+
+    def _changed(self) -> list[Tensor]:
+        """Return every tensor that a step changes in place."""
+        buffers = [slot["momentum_buffer"] for slot in self.optimiser.state.values()]
+        return [*self.net.parameters(), *self.net.buffers(), *buffers, *self.guard.state]
+
+    def state(self) -> dict[str, Any]:
+        """Return all that the next epoch depends on; randomness depends on its number alone."""
+        return {"network": self.net.state_dict(), "optimiser": self.optimiser.state_dict()}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Put a stored state back, bit for bit."""
+        self.net.load_state_dict(state["network"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        follow(self.optimiser, self.rate)

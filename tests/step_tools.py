@@ -1,0 +1,16 @@
+"""What the tests of a step share: a mode that fails where the host would wait for the device."""
+
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+WAITING = (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.nonzero.default)
+
+
+class NoWaiting(TorchDispatchMode):
+    """Fails where a step asks the device for a number, which a GPU would have to be waited for."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        assert func not in WAITING, f"{func} makes the host wait"
+        return func(*args, **(kwargs or {}))

@@ -1,0 +1,143 @@
+"""What `auto` means on each device; compiled cells; a recorded step's bookkeeping."""
+
+import contextlib
+
+import pytest
+import torch
+from torch import Tensor
+
+from darts_lib.acceleration import Acceleration, Captured
+from darts_lib.fan import Fan
+from darts_lib.search_space import PRIMITIVES
+from darts_lib.search_step import SearchConfig
+from darts_lib.settings import RunConfig, SettingsError
+
+CPU, CUDA = torch.device("cpu"), torch.device("cuda")
+
+
+def config(**given: object) -> SearchConfig:
+    return SearchConfig.create(**{"scale": "laptop", **given})
+
+
+def test_auto_is_eager_float32_on_the_cpu() -> None:
+    assert str(Acceleration.of(config(), CPU)) == "eager float32"
+
+
+def test_auto_is_bfloat16_and_a_graph_on_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: True)
+    assert str(Acceleration.of(config(), CUDA)) == "amp, graph"
+    assert str(Acceleration.of(config(route="exact"), CUDA)) == "amp"
+    assert str(Acceleration.of(config(amp="off", graph="off"), CUDA)) == "eager float32"
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: False)
+    assert str(Acceleration.of(config(), CUDA)) == "graph"
+
+
+def test_a_switch_that_is_on_is_on() -> None:
+    assert str(Acceleration.of(config(amp="on", compile="on"), CPU)) == "amp, compile"
+
+
+def test_a_graph_without_cuda_is_refused() -> None:
+    with pytest.raises(SettingsError, match="graph='on' needs CUDA, not 'cpu'"):
+        config(graph="on", device="cpu")
+
+
+@pytest.mark.parametrize("switch", ["amp", "compile", "graph"])
+def test_a_switch_has_three_ways(switch: str) -> None:
+    with pytest.raises(SettingsError, match=f"{switch}='maybe'"):
+        RunConfig.create(scale="laptop", **{switch: "maybe"})
+
+
+def test_autocast_is_on_only_where_it_was_asked_for() -> None:
+    product = torch.ones(2, 2)
+    with Acceleration.of(config(), CPU).autocast():
+        assert (product @ product).dtype == torch.float32
+    with Acceleration.of(config(amp="on"), CPU).autocast():
+        assert (product @ product).dtype == torch.bfloat16
+
+
+@pytest.mark.slow
+def test_a_compiled_source_gives_the_same_value_and_gradients() -> None:
+    """One fan of four channels: whole cells take minutes to compile on two cores."""
+    torch.manual_seed(0)
+    fan = Fan(4, 2, 1, PRIMITIVES)
+    for weight in fan.parameters():
+        torch.nn.init.normal_(weight, std=0.3)
+    state = torch.randn(4, 4, 8, 8).contiguous(memory_format=torch.channels_last)
+    weights = torch.softmax(torch.randn(2, len(PRIMITIVES)), dim=-1)
+
+    def results() -> list[Tensor]:
+        inputs = [state.clone().requires_grad_(), weights.clone().requires_grad_()]
+        out = fan(*inputs)
+        found = torch.autograd.grad((out * out.detach().cos()).sum(), [*inputs, *fan.parameters()])
+        return [out, *found]
+
+    eager = results()
+    fan.compile()
+    torch.testing.assert_close(results(), eager, rtol=1e-3, atol=1e-4)
+
+
+# A recorded step, its CUDA replaced by a recorder ------------------------------------------------
+
+
+class FakeGraph:
+    """Replays what was run while it was open, as a CUDA graph does."""
+
+    def __init__(self) -> None:
+        self.replayed = 0
+
+    def replay(self) -> None:
+        self.replayed += 1
+
+
+def recorded(monkeypatch: pytest.MonkeyPatch) -> tuple[Captured, Tensor, list[str]]:
+    """Return a captured step `weight += x.mean()`, its weight, and what was done in order."""
+    events: list[str] = []
+    weight = torch.zeros(())
+
+    def step(x: Tensor) -> Tensor:
+        events.append("step")
+        weight.add_(x.mean())
+        return weight.clone()
+
+    class Stream:
+        def wait_stream(self, _: object) -> None:
+            pass
+
+    @contextlib.contextmanager
+    def recording(_: object):  # type: ignore[no-untyped-def]
+        events.append("record")
+        yield
+
+    monkeypatch.setattr(torch.cuda, "Stream", Stream)
+    monkeypatch.setattr(torch.cuda, "current_stream", Stream)
+    monkeypatch.setattr(torch.cuda, "stream", lambda _: contextlib.nullcontext())
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", FakeGraph)
+    monkeypatch.setattr(torch.cuda, "graph", recording)
+    return Captured(step, lambda: [weight]), weight, events
+
+
+def test_a_recorded_step_begins_eagerly_then_warms_up_and_leaves_no_trace(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    captured, weight, events = recorded(monkeypatch)
+    captured(torch.ones(4))
+    assert events == ["step"]
+    assert float(weight) == 1
+    captured(torch.full((4,), 2.0))
+    assert events == ["step", "step", "step", "step", "record", "step"]
+    assert float(weight) == 1, "the warm-up was put back; the fake replay adds nothing"
+    assert captured.inputs[0].tolist() == [2.0] * 4
+    captured(torch.full((4,), 3.0))
+    assert captured.inputs[0].tolist() == [3.0] * 4, "a replay reads the fixed buffer"
+    assert captured.graph is not None
+    assert captured.graph.replayed == 2
+
+
+def test_a_smaller_last_batch_runs_eagerly(monkeypatch: pytest.MonkeyPatch) -> None:
+    captured, weight, events = recorded(monkeypatch)
+    for size in (4, 4):
+        captured(torch.ones(size))
+    events.clear()
+    captured(torch.full((2,), 5.0))
+    assert events == ["step"]
+    assert float(weight) == 6

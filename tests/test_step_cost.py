@@ -1,0 +1,157 @@
+"""Counting by hand on fake tensors; nothing is changed; memory as the system measures it."""
+
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from darts_lib.search_step import SearchConfig, SearchStep
+from darts_lib.step_cost import StepCost, trace
+
+CPU = torch.device("cpu")
+
+
+def cost_of(step: Callable[[Tensor], object], size: int = 1000) -> StepCost:
+    return trace(torch.ones(size), step)
+
+
+def names(cost: StepCost) -> dict[str, int]:
+    counts: Counter[str] = Counter()
+    for call, count in cost.calls.items():
+        counts[str(call.operation)] += count
+    return counts
+
+
+def test_operations_and_bytes_by_hand() -> None:
+    cost = cost_of(lambda x: (x * x + x).sum())
+    assert names(cost) == {"aten.mul.Tensor": 1, "aten.add.Tensor": 1, "aten.sum.default": 1}
+    assert cost.operations == 3
+    assert cost.touched_bytes == 3 * 4000 + 3 * 4000 + 4004
+    # The product is freed only after the sum of both was made.
+    assert cost.peak_bytes == 2 * 4000
+
+
+def test_views_and_empty_tensors_cost_nothing() -> None:
+    cost = cost_of(lambda x: [x[2:], x.view(10, 100).t(), torch.empty(7)])
+    assert cost.operations == 0
+    assert cost.peak_bytes == 7 * 4
+
+
+def test_a_storage_counts_once_and_until_it_is_freed() -> None:
+    def step(x: Tensor) -> None:
+        for _ in range(5):
+            kept = (x + 1).view(10, 100)
+        assert kept.shape == (10, 100)
+
+    cost = cost_of(step)
+    assert names(cost) == {"aten.add.Tensor": 5}
+    assert cost.peak_bytes == 2 * 4000, "the old one lives until the new one is there"
+
+
+def test_the_same_operation_on_another_shape_is_another_call() -> None:
+    cost = cost_of(lambda x: [x + 1, x + 1, x[:10] + 1])
+    assert sorted(cost.calls.values()) == [1, 2]
+
+
+def test_the_backward_pass_and_what_it_keeps_are_counted() -> None:
+    def step(x: Tensor) -> None:
+        w = torch.ones(1000, requires_grad=True)
+        torch.autograd.grad((x * w).exp().sum(), w)
+
+    cost = cost_of(step)
+    assert names(cost)["aten.mul.Tensor"] == 3  # forward, and exp's and the product's derivatives
+    # w, the exponential (kept) and its gradient, the gradient by w; the product is gone.
+    assert 4 * 4000 <= cost.peak_bytes <= 4 * 4000 + 16
+
+
+def test_seconds_are_counts_times_the_time_of_each_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(StepCost, "_time", lambda *_: 2.0)
+    monkeypatch.setattr("darts_lib.step_cost._overhead", lambda _: 0.25)
+    assert cost_of(lambda x: [x + 1, x + 1, x * 2]).seconds(CPU) == 3 * 2.25
+
+
+def test_each_kind_of_argument_can_be_timed() -> None:
+    def step(x: Tensor) -> None:
+        torch.cat([x[:8].view(2, 4).t(), torch.ones(4, 3)], dim=1)
+        x.expand(3, 1000).sum()
+        x[torch.tensor([1, 2])].bfloat16()
+        nn.functional.cross_entropy(x.view(10, 100), torch.zeros(10, dtype=torch.long))
+
+    assert cost_of(step).seconds(CPU) > 0
+
+
+def tiny(**given: object) -> SearchStep:
+    settings = {"scale": "laptop", "channels": 2, "layers": 3, "nodes": 2, "batch_size": 8}
+    return SearchStep(SearchConfig.create(**{**settings, **given}), 10, 1, CPU)
+
+
+def search_step(run: SearchStep) -> None:
+    images, labels = torch.randn(8, 1, 8, 8), torch.zeros(8, dtype=torch.long)
+    run.eager_step(images, labels, images, labels)
+
+
+def test_tracing_and_timing_change_nothing() -> None:
+    run = tiny()
+    before = [tensor.detach().clone() for tensor in run._changed()]
+    state = torch.get_rng_state()
+    cost = trace(run, search_step)
+    assert torch.equal(torch.get_rng_state(), state)
+    cost.seconds(CPU)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(torch.equal(a, b) for a, b in zip(before, run._changed(), strict=True))
+    assert all(weight.grad is None for weight in run.weights.values())
+
+
+def test_second_order_costs_more_and_recomputing_holds_less() -> None:
+    first, second = trace(tiny(order=1), search_step), trace(tiny(order=2), search_step)
+    again = trace(tiny(order=2, recompute=True), search_step)
+    assert 1.8 < second.operations / first.operations < 3
+    assert again.operations > second.operations
+    assert again.peak_bytes < 0.8 * second.peak_bytes
+
+
+MEASURE = """
+import sys, torch
+from darts_lib.search_step import SearchConfig, SearchStep
+torch.set_num_threads(1)
+
+def run(**given):
+    step = SearchStep(SearchConfig.create(scale="laptop", **given), 10, 3, torch.device("cpu"))
+    batch = given["batch_size"]
+    images, labels = torch.randn(batch, 3, 16, 16), torch.zeros(batch, dtype=torch.long)
+    return lambda: step.eager_step(images, labels, images, labels)
+
+def status(name):
+    lines = dict(line.split(":", 1) for line in open("/proc/self/status"))
+    return 1024 * int(lines[name].split()[0])
+
+run(channels=2, layers=1, nodes=1, batch_size=2)()  # libraries load what they need
+step = run(channels=8, layers=4, batch_size=64, order=1, recompute=sys.argv[1] == "True")
+before = status("VmRSS")
+for _ in range(2):
+    step()
+print(status("VmHWM") - before)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc/self/status")
+@pytest.mark.parametrize("recompute", [False, True])
+def test_the_estimate_is_within_a_fifth_of_the_memory_that_the_system_measures(
+    recompute: bool,
+) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", MEASURE, str(recompute)], capture_output=True, text=True, check=True
+    )
+    given = {"scale": "laptop", "channels": 8, "layers": 4, "batch_size": 64, "order": 1}
+    run = SearchStep(SearchConfig.create(**given, recompute=recompute), 10, 3, CPU)
+
+    def step(twin: SearchStep) -> None:
+        images, labels = torch.randn(64, 3, 16, 16), torch.zeros(64, dtype=torch.long)
+        twin.eager_step(images, labels, images, labels)
+
+    assert trace(run, step).memory(CPU) == pytest.approx(int(done.stdout), rel=0.2)
