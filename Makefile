@@ -24,7 +24,7 @@ export OMP_WAIT_POLICY ?= PASSIVE
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help search lab results test lint types unit gpu chapters notebooks cifar10 clean
+.PHONY: help search lab results test lint types unit gpu chapters notebooks benchmark cifar10 clean
 
 help:  ## say what each target does
 	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
@@ -97,6 +97,11 @@ notebooks: $(INSTALLED_DEV)  ## run all chapters in order and store their output
 	$(PY) -m nbconvert --to notebook --inplace --coalesce-streams notebooks/*.ipynb
 	$(PY) -m nbstripout --keep-output --keep-count --keep-id \
 		--extra-keys "metadata.language_info.version" notebooks/*.ipynb
+
+# python -m darts_lib.benchmark --json runs/benchmark.json
+benchmark: $(INSTALLED)  ## plain against fused, predicted against measured: about ten minutes on two cores
+	@mkdir -p runs
+	$(PY) -m darts_lib.benchmark --json runs/benchmark.json
 
 # The paper's run, for a GPU. Stop it when you like: the same command goes on where it was.
 # papermill notebooks/03_search.ipynb runs/cifar10/03_search.ipynb \

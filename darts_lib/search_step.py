@@ -190,6 +190,11 @@ class SearchStep:
 
         return loss
 
+    @property
+    def variables(self) -> tuple[Mapping[str, Tensor], Mapping[str, Tensor]]:
+        """Return weights and alphas: what a loss of `bilevel` takes."""
+        return self.weights, self.alphas
+
     def _changed(self) -> list[Tensor]:
         """Return every tensor that a step changes in place."""
         kept = [*self.weights.values(), *self.alphas.values(), *self.guard.state]

@@ -1,0 +1,192 @@
+"""Plain against fused, kept against recomputed, predicted against measured: one run, one table.
+
+    python -m darts_lib.benchmark [--small] [--repeats N] [--device auto] [--json FILE]
+
+The plain side is `original_steps`. Variants take turns, so that a busy minute strikes all of them;
+figures are medians.
+"""
+
+import argparse
+import statistics
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from darts_lib.complexity import saved_bytes
+from darts_lib.original_steps import OriginalSteps
+from darts_lib.resident_memory import Size, measured_memory, random_step
+from darts_lib.retrain_step import RetrainConfig, RetrainStep
+from darts_lib.runs import write_json
+from darts_lib.search_step import SearchStep
+from darts_lib.settings import machine, resolve_device
+from darts_lib.step_cost import trace
+from darts_lib.training import Batch
+
+Step = Callable[[], object]
+Row = dict[str, float | str]
+
+
+SMALL = (Size(4, 3, 8, 16),)
+SIZES = (Size(8, 4, 16, 64), Size(16, 8, 32, 16))
+PREDICTED = (Size(4, 3, 8, 64), *SIZES)
+
+
+def medians(steps: Mapping[str, Step], repeats: int, device: torch.device) -> dict[str, float]:
+    """Return each step's median seconds; they take turns, and the first round does not count."""
+    seconds: dict[str, list[float]] = {name: [] for name in steps}
+    for round_number in range(repeats + 1):
+        for name, step in steps.items():
+            started = time.perf_counter()
+            step()
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
+            if round_number:
+                seconds[name].append(time.perf_counter() - started)
+    return {name: statistics.median(values) for name, values in seconds.items()}
+
+
+def compare(size: Size, repeats: int, device: torch.device) -> list[Row]:
+    """Compare the plain, the fused and the recomputed supernet in time, memory and operations."""
+    batches = (size.batch_of(device), size.batch_of(device))
+    plain = OriginalSteps(size.config(), device)
+    rows: list[Row] = []
+
+    def add(what: str, found: Mapping[str, float]) -> None:
+        rows.append({"size": str(size), "what": what, **found})
+
+    def ours(order: int, recompute: bool) -> SearchStep:
+        return SearchStep(size.config(order=order, recompute=recompute), 10, 3, device)
+
+    runs = {"fused": ours(1, False), "recomputed": ours(1, True)}
+    passes: dict[str, Step] = {"plain": partial(plain.gradients, batches[0])}
+    passes |= {name: partial(both_gradients, run, batches[0]) for name, run in runs.items()}
+    add("forward + backward, s", medians(passes, repeats, device))
+    steps: dict[str, Step] = {"plain": partial(plain.first_order, *batches)}
+    steps |= {name: partial(run.step, *batches) for name, run in runs.items()}
+    add("first-order step, s", medians(steps, repeats, device))
+    second = {"fused": ours(2, False), "recomputed": ours(2, True)}
+    steps = {"plain": partial(plain.second_order, *batches)}
+    steps |= {name: partial(run.step, *batches) for name, run in second.items()}
+    add("second-order step, s", medians(steps, repeats, device))
+    costs = {"plain": trace(plain, lambda twin: twin.gradients(size.batch_of(device)))}
+    for name, run in runs.items():
+        costs[name] = trace(run, lambda twin: both_gradients(twin, size.batch_of(device)))
+    add("peak of forward + backward, MiB", {n: c.peak_bytes / 2**20 for n, c in costs.items()})
+    batch = batches[0]
+    kept = {"plain": saved_bytes(lambda: plain.loss(plain.net, batch))}
+    kept["fused"] = saved_bytes(lambda: runs["fused"].loss(batch)(*runs["fused"].variables))
+    add("kept for backward, MiB", {name: value / 2**20 for name, value in kept.items()})
+    add("operations of forward + backward", {n: float(c.operations) for n, c in costs.items()})
+    return [row | _ratios(row, "plain") for row in rows]
+
+
+def both_gradients(run: SearchStep, batch: Batch) -> object:
+    """Compute the gradients by all weights and alphas with the run's supernet."""
+    inputs = [*run.weights.values(), *run.alphas.values()]
+    return torch.autograd.grad(run.loss(batch)(*run.variables), inputs)
+
+
+def _ratios(row: Row, first: str) -> Row:
+    """Return how many times each variant's figure goes into the first one's."""
+    rest = [name for name, value in row.items() if isinstance(value, float) and name != first]
+    return {f"{first} / {name}": float(row[first]) / float(row[name]) for name in rest}
+
+
+def compare_retraining(repeats: int, device: torch.device) -> list[Row]:
+    """Compare a retraining step with the straightforward one: default layout, nothing fused."""
+    batch, channels = (96, 36) if device.type == "cuda" else (32, 16)
+    size = Size(channels, 20 if device.type == "cuda" else 8, 32, batch)
+    given: dict[str, Any] = {"scale": "laptop", "channels": channels, "layers": size.layers}
+    given |= {"batch_size": batch, "drop_path": 0.2, "genotype": "DARTS_V2"}
+    options = {"plain": {"amp": "off", "graph": "off"}, "ours": {}}
+    if device.type == "cuda":
+        options |= {"compiled": {"compile": "on", "graph": "off"}, "no graph": {"graph": "off"}}
+    steps: dict[str, Step] = {}
+    for name, option in options.items():
+        run = RetrainStep(RetrainConfig.create(**given, **option), 10, 3, device)
+        run.drop_path.fill_(0.1)
+        if name == "plain":
+            run.net.to(memory_format=torch.contiguous_format)
+            parameters = run.net.parameters()
+            optimiser = torch.optim.SGD(parameters, 0.025, 0.9, weight_decay=3e-4, foreach=False)
+            steps[name] = partial(plain_retraining, run, optimiser, size.batch_of(device))
+        else:
+            steps[name] = partial(run.step, size.batch_of(device))
+    row: Row = {"size": str(size), "what": "retraining step, s", **medians(steps, repeats, device)}
+    return [row | _ratios(row, "plain")]
+
+
+def plain_retraining(run: RetrainStep, optimiser: torch.optim.Optimizer, batch: Batch) -> None:
+    """Take a retraining step in the straightforward form."""
+    optimiser.zero_grad()
+    logits, auxiliary = run.net(batch[0])
+    loss = run.loss(logits, auxiliary, batch[1])
+    torch.autograd.backward(loss)
+    nn.utils.clip_grad_norm_(run.net.parameters(), 5.0, foreach=False)
+    optimiser.step()
+    float(loss)  # what a loop that prints its loss does
+
+
+def compare_predictions(sizes: Sequence[Size], repeats: int, device: torch.device) -> list[Row]:
+    """Hold the cost model's seconds and memory of a second-order step against what is measured."""
+    rows: list[Row] = []
+    for size in sizes:
+        run = SearchStep(size.config(order=2), 10, 3, device)
+        cost = trace(run, partial(random_step, size))
+        step = partial(random_step, size, run)
+        found = {"seconds": (cost.seconds(device), medians({"": step}, repeats, device)[""])}
+        found["memory, MiB"] = (
+            cost.memory(device) / 2**20,
+            measured_memory(size, device) / 2**20,
+        )
+        for what, (predicted, measured) in found.items():
+            figures = {"predicted": predicted, "measured": measured}
+            rows.append({"size": str(size), "what": what, **figures})
+    return [row | _ratios(row, "predicted") for row in rows]
+
+
+def table(rows: Sequence[Row]) -> str:
+    """Return rows as a Markdown table; a figure that a row lacks is left blank."""
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    lines = ["| " + " | ".join(names) + " |", "| --- " * len(names) + "|"]
+    for row in rows:
+        cells = [_cell(row.get(name, "")) for name in names]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _cell(value: float | str) -> str:
+    return value if isinstance(value, str) else f"{value:,.4g}"
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Measure, print the tables, and write them as JSON with the machine's name if asked."""
+    parser = argparse.ArgumentParser(prog="python -m darts_lib.benchmark", description=main.__doc__)
+    parser.add_argument("--small", action="store_true", help="one tiny size, to see that it runs")
+    parser.add_argument("--repeats", type=int, default=3, help="rounds that count (default 3)")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--json", type=Path, metavar="FILE")
+    given = parser.parse_args(arguments)
+    device = resolve_device(given.device)
+    sizes, predicted = (SMALL, SMALL) if given.small else (SIZES, PREDICTED)
+    tables = {
+        "supernet": [row for size in sizes for row in compare(size, given.repeats, device)],
+        "retraining": [] if given.small else compare_retraining(given.repeats, device),
+        "cost model": compare_predictions(predicted, given.repeats, device),
+    }
+    print("  ".join(f"{name}: {value}" for name, value in machine().items()))
+    for title, rows in tables.items():
+        if rows:
+            print(f"\n{title}\n\n{table(rows)}")
+    if given.json:
+        write_json(given.json, {"machine": machine(), **tables})
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

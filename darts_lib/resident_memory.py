@@ -1,0 +1,80 @@
+"""How much memory a step of a search adds, as the system measures it.
+
+On the CPU that is the resident memory of a process of its own, which this module is run as:
+
+    python -m darts_lib.resident_memory CHANNELS LAYERS PIXELS BATCH RECOMPUTE
+"""
+
+import subprocess
+import sys
+from dataclasses import astuple, dataclass
+from pathlib import Path
+
+import torch
+
+from darts_lib.search_step import SearchConfig, SearchStep
+from darts_lib.training import Batch
+
+
+@dataclass(frozen=True)
+class Size:
+    """One size of the comparison: a supernet and its images."""
+
+    channels: int
+    layers: int
+    pixels: int
+    batch: int
+
+    def __str__(self) -> str:
+        return f"C={self.channels}, {self.layers} cells, {self.pixels} px, batch {self.batch}"
+
+    def config(self, **given: object) -> SearchConfig:
+        """Return the search of this size."""
+        shape = {"channels": self.channels, "layers": self.layers, "batch_size": self.batch}
+        return SearchConfig.create(scale="laptop", **shape, **given)
+
+    def batch_of(self, device: torch.device) -> Batch:
+        """Return random pictures with labels."""
+        images = torch.randn(self.batch, 3, self.pixels, self.pixels, device=device)
+        return images, torch.randint(10, (self.batch,), device=device)
+
+
+def random_step(size: Size, run: SearchStep) -> object:
+    """Take one step on random pictures of this size."""
+    return run.eager_step(*size.batch_of(run.device), *size.batch_of(run.device))
+
+
+def measured_memory(size: Size, device: torch.device, recompute: bool = False) -> int:
+    """Measure the bytes that a second-order step adds at its peak; on the CPU Linux only."""
+    if device.type == "cuda":
+        run = SearchStep(size.config(order=2, recompute=recompute), 10, 3, device)
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        random_step(size, run)
+        return torch.cuda.max_memory_allocated(device) - before
+    numbers = [str(number) for number in (*astuple(size), int(recompute))]
+    command = [sys.executable, "-m", "darts_lib.resident_memory", *numbers]
+    return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+
+
+def _grown(size: Size, recompute: bool) -> int:
+    """Return by how many bytes this process grows in two steps."""
+    cpu = torch.device("cpu")
+    torch.set_num_threads(1)
+    tiny = Size(2, 1, 8, 2)  # libraries load what they need
+    random_step(tiny, SearchStep(tiny.config(order=2), 10, 3, cpu))
+    run = SearchStep(size.config(order=2, recompute=recompute), 10, 3, cpu)
+    before = _status("VmRSS")
+    for _ in range(2):
+        random_step(size, run)
+    return _status("VmHWM") - before
+
+
+def _status(name: str) -> int:
+    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+    return 1024 * int(next(line for line in lines if line.startswith(name)).split()[1])
+
+
+if __name__ == "__main__":
+    *shape, again = map(int, sys.argv[1:])
+    print(_grown(Size(*shape), bool(again)))

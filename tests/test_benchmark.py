@@ -1,0 +1,48 @@
+"""The benchmark runs, takes turns, and writes what it measured; no figure of speed is asserted."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from darts_lib import benchmark
+from darts_lib.benchmark import main, medians, table
+
+
+def test_variants_take_turns_and_the_first_round_does_not_count(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    order: list[str] = []
+    clock = iter([0, 0, 0, 1, 0, 5, 0, 3, 0, 6, 0, 2, 0, 7])  # first round: starts; then both ends
+    monkeypatch.setattr(benchmark.time, "perf_counter", lambda: float(next(clock)))
+    steps = {"a": lambda: order.append("a"), "b": lambda: order.append("b")}
+    assert medians(steps, 3, torch.device("cpu")) == {"a": 2.0, "b": 6.0}
+    assert order == ["a", "b"] * 4
+
+
+def test_a_table_leaves_what_is_missing_blank() -> None:
+    said = table([{"what": "x", "plain": 12345.6, "fused": 2.0}, {"what": "y", "fused": 0.5}])
+    assert said.splitlines() == [
+        "| what | plain | fused |",
+        "| --- | --- | --- |",
+        "| x | 1.235e+04 | 2 |",
+        "| y |  | 0.5 |",
+    ]
+
+
+@pytest.mark.slow
+def test_the_small_benchmark_from_end_to_end(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main(["--small", "--repeats", "1", "--device", "cpu", "--json", str(tmp_path / "b.json")])
+    written = json.loads((tmp_path / "b.json").read_text())
+    assert written["machine"]["torch"] == torch.__version__
+    said = capsys.readouterr().out
+    for row in (*written["supernet"], *written["cost model"]):
+        assert row["what"] in said
+    rows = {row["what"]: row for row in written["supernet"]}
+    # Counted from shapes, so the same on every machine.
+    assert rows["kept for backward, MiB"]["plain / fused"] > 1.6
+    assert rows["peak of forward + backward, MiB"]["plain / recomputed"] > 1 / 0.45
+    assert rows["operations of forward + backward"]["plain / fused"] > 3
