@@ -45,14 +45,22 @@ def smoothed(net: nn.Module) -> nn.Module:
     return net
 
 
-def smooth_problem(learning_rate: float = 0.5, seed: int = 0) -> SmoothProblem:
-    """Make the problem: momentum buffers filled and weight decay above 0, so that both matter."""
+def smooth_problem(
+    learning_rate: float = 0.5,
+    seed: int = 0,
+    dtype: torch.dtype = torch.float64,
+    device: torch.device | str = "cpu",
+) -> SmoothProblem:
+    """Make the problem: momentum buffers filled and weight decay above 0, so that both matter.
+
+    The numbers are drawn in float64 on the CPU, so they are the same for every type and device.
+    """
     draw = torch.Generator().manual_seed(seed)
 
     def normal(*shape: int) -> Tensor:
-        return torch.randn(*shape, generator=draw, dtype=torch.float64)
+        return torch.randn(*shape, generator=draw, dtype=torch.float64).to(device, dtype)
 
-    net = Supernet(2, 3, 2, 3, 1, SMOOTH_PRIMITIVES).double()
+    net = Supernet(2, 3, 2, 3, 1, SMOOTH_PRIMITIVES).to(device, dtype)
     weights = {name: 0.5 * normal(*weight.shape) for name, weight in net.named_parameters()}
     smoothed(net)
 
@@ -64,7 +72,8 @@ def smooth_problem(learning_rate: float = 0.5, seed: int = 0) -> SmoothProblem:
 
         return loss
 
-    losses = [loss_on(normal(6, 1, 6, 6), torch.arange(6) % 3) for _ in range(2)]
+    labels = torch.arange(6, device=device) % 3
+    losses = [loss_on(normal(6, 1, 6, 6), labels) for _ in range(2)]
     shape = (len(edges(2)), len(SMOOTH_PRIMITIVES))
     return SmoothProblem(
         losses[0],

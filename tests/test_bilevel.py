@@ -247,6 +247,18 @@ def test_perturbed_passes_are_ieee_float32() -> None:
     assert seen == [(True, True), (False, False), (False, False)]
 
 
+def test_float32_is_enough_for_the_perturbed_passes_and_bfloat16_is_not() -> None:
+    exact = architecture_gradient(*smooth_problem().arguments, route="exact")
+    errors = {}
+    for name, dtype in (("float32", torch.float32), ("bfloat16", torch.bfloat16)):
+        problem = smooth_problem(dtype=dtype)
+        found = architecture_gradient(*problem.arguments, route="finite_difference")
+        implicit = {kind: value.double() for kind, value in found.implicit.items()}
+        errors[name] = relative_error(implicit, exact.implicit)
+    assert errors["float32"] < 1e-2
+    assert errors["bfloat16"] > 0.5
+
+
 def test_restoring_by_copy_where_arithmetic_would_not() -> None:
     weights = [torch.randn(10_000)]
     original, step = weights[0].clone(), 0.01 * torch.randn(10_000)
