@@ -19,6 +19,7 @@ import torch
 from torch import nn
 
 from darts_lib.complexity import saved_bytes
+from darts_lib.markdown import table
 from darts_lib.original_steps import OriginalSteps
 from darts_lib.resident_memory import Size, measured_memory, random_step
 from darts_lib.retrain_step import RetrainConfig, RetrainStep
@@ -149,20 +150,6 @@ def compare_predictions(sizes: Sequence[Size], repeats: int, device: torch.devic
             figures = {"predicted": predicted, "measured": measured}
             rows.append({"size": str(size), "what": what, **figures})
     return [row | _ratios(row, "predicted") for row in rows]
-
-
-def table(rows: Sequence[Row]) -> str:
-    """Return rows as a Markdown table; a figure that a row lacks is left blank."""
-    names = list(dict.fromkeys(name for row in rows for name in row))
-    lines = ["| " + " | ".join(names) + " |", "| --- " * len(names) + "|"]
-    for row in rows:
-        cells = [_cell(row.get(name, "")) for name in names]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
-
-
-def _cell(value: float | str) -> str:
-    return value if isinstance(value, str) else f"{value:,.4g}"
 
 
 def main(arguments: Sequence[str]) -> None:

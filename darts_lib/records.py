@@ -16,11 +16,11 @@ from typing import Any
 
 from darts_lib.cell_pictures import search_gif
 from darts_lib.genotype import PUBLISHED, Genotype
+from darts_lib.markdown import put_between_marks, table
 from darts_lib.runs import genotypes_of, read_history, read_json, write_json
 from darts_lib.settings import SettingsError, project_root
 
 FIELDS = ("name", "kind", "library", "settings", "history", "result", "sha256")
-START, END = "<!-- results: made by darts_lib.records -->", "<!-- end of results -->"
 PRIVATE = ("data_root", "run_dir")
 
 
@@ -84,46 +84,45 @@ def results_table(records: Sequence[Mapping[str, Any]]) -> str:
     """Return the Markdown table of all recorded retrainings; figures are those of the records."""
     searches = [r for r in records if r["kind"] == "search"]
     searched = [Genotype.from_dict(r["result"]["genotype"]) for r in searches]
-    rows = [
-        "| cell | data | scale, epochs, seed | parameters | multiply-adds | top-1 error | time | "
-        "machine |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- |",
-    ]
-    for r in records:
-        if r["kind"] != "retrain":
-            continue
-        settings, result = r["settings"], r["result"]
-        n, error = result["test_images"], 1 - result["test_accuracy"]
-        deviation = (error * (1 - error) / n) ** 0.5
-        rows.append(
-            f"| {cell_name(Genotype.from_dict(result['genotype']), searched)} "
-            f"| {settings['dataset']} | {settings['scale']}, {settings['epochs']}, "
-            f"{settings['seed']} | {result['parameters']:,} "
-            f"| {result['multiply_adds'] / 1e6:.2f} M "
-            f"| {100 * error:.1f} ± {100 * deviation:.1f} % | {result['hours'] * 3600:.0f} s "
-            f"| {result['machine']['device']}, torch {result['machine']['torch']} |"
-        )
-    return "\n".join(rows) if len(rows) > 2 else "not run"
+    return table([_result_row(r, searched) for r in records if r["kind"] == "retrain"])
 
 
-def write_table(readme: Path, table: str) -> None:
-    """Put the table between the README's two marks."""
-    text = readme.read_text(encoding="utf-8")
-    if START not in text or END not in text:
-        raise SettingsError(f"{readme} lacks the marks {START!r} and {END!r} for the table.")
-    before, rest = text.split(START, 1)
-    after = rest.split(END, 1)[1]
-    readme.write_text(f"{before}{START}\n{table}\n{END}{after}", encoding="utf-8")
+def _result_row(content: Mapping[str, Any], searched: Sequence[Genotype]) -> dict[str, str]:
+    settings, result = content["settings"], content["result"]
+    error = 1 - result["test_accuracy"]
+    deviation = (error * (1 - error) / result["test_images"]) ** 0.5
+    return {
+        "cell": cell_name(Genotype.from_dict(result["genotype"]), searched),
+        "data": settings["dataset"],
+        "scale, epochs, seed": f"{settings['scale']}, {settings['epochs']}, {settings['seed']}",
+        "parameters": f"{result['parameters']:,}",
+        "multiply-adds": f"{result['multiply_adds'] / 1e6:.2f} M",
+        "top-1 error": f"{100 * error:.1f} ± {100 * deviation:.1f} %",
+        "time": f"{result['hours'] * 3600:.0f} s",
+        "machine": f"{result['machine']['device']}, torch {result['machine']['torch']}",
+    }
+
+
+def benchmark_tables(folder: Path) -> str:
+    """Return the tables of the recorded benchmarks, each under the machine that it was run on."""
+    parts = []
+    for file in sorted(folder.glob("*.json")):
+        content = read_json(file)
+        parts.append("On " + ", ".join(f"{k}: {v}" for k, v in content["machine"].items()) + ".")
+        parts += [table(rows) for name, rows in content.items() if name != "machine" and rows]
+    return "\n\n".join(parts) or "not run"
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Record the given run folders; rewrite the README's table and its picture of the search."""
+    """Record the given run folders; rewrite the README's tables and its picture of the search."""
     parser = argparse.ArgumentParser(prog="python -m darts_lib.records", description=main.__doc__)
     parser.add_argument("runs", nargs="*", type=Path, metavar="RUN_FOLDER")
     folder = records_folder()
     for run in parser.parse_args(arguments).runs:
         print(record(run, folder))
-    write_table(project_root() / "README.md", results_table(read_records(folder)))
+    readme = project_root() / "README.md"
+    put_between_marks(readme, "results", results_table(read_records(folder)))
+    put_between_marks(readme, "benchmark", benchmark_tables(folder / "benchmarks"))
     for search in read_records(folder, "search")[:1]:
         search_gif(genotypes_of(search["history"]), folder / "search.gif", first=1)
 

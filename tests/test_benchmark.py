@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from darts_lib import benchmark
-from darts_lib.benchmark import main, medians, table
+from darts_lib.benchmark import main, medians
 
 
 def test_variants_take_turns_and_the_first_round_does_not_count(
@@ -19,16 +19,6 @@ def test_variants_take_turns_and_the_first_round_does_not_count(
     steps = {"a": lambda: order.append("a"), "b": lambda: order.append("b")}
     assert medians(steps, 3, torch.device("cpu")) == {"a": 2.0, "b": 6.0}
     assert order == ["a", "b"] * 4
-
-
-def test_a_table_leaves_what_is_missing_blank() -> None:
-    said = table([{"what": "x", "plain": 12345.6, "fused": 2.0}, {"what": "y", "fused": 0.5}])
-    assert said.splitlines() == [
-        "| what | plain | fused |",
-        "| --- | --- | --- |",
-        "| x | 1.235e+04 | 2 |",
-        "| y |  | 0.5 |",
-    ]
 
 
 @pytest.mark.slow

@@ -8,13 +8,13 @@ import pytest
 from darts_lib.genotype import PUBLISHED
 from darts_lib.records import (
     FIELDS,
+    benchmark_tables,
     cell_name,
     read_record,
     read_records,
     record,
     records_folder,
     results_table,
-    write_table,
 )
 from darts_lib.retrain import RetrainConfig, retrain
 from darts_lib.settings import SettingsError, project_root
@@ -59,13 +59,7 @@ def test_the_table_has_the_records_figures(run: Path, tmp_path: Path) -> None:
     assert cell_name(PUBLISHED["DARTS_V1"], []) == "DARTS_V1"
 
 
-def test_the_table_needs_its_marks(tmp_path: Path) -> None:
-    readme = tmp_path / "README.md"
-    readme.write_text("no marks")
-    with pytest.raises(SettingsError, match="lacks the marks"):
-        write_table(readme, "x")
-
-
 def test_the_readme_says_what_the_records_say() -> None:
     readme = (project_root() / "README.md").read_text(encoding="utf-8")
     assert results_table(read_records(records_folder())) in readme
+    assert benchmark_tables(records_folder() / "benchmarks") in readme
