@@ -131,7 +131,7 @@ def plain_retraining(run: RetrainStep, optimiser: torch.optim.Optimizer, batch: 
     torch.autograd.backward(loss)
     nn.utils.clip_grad_norm_(run.net.parameters(), 5.0, foreach=False)
     optimiser.step()
-    float(loss)  # what a loop that prints its loss does
+    loss.item()  # what a loop that prints its loss does
 
 
 def compare_predictions(sizes: Sequence[Size], repeats: int, device: torch.device) -> list[Row]:
