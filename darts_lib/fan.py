@@ -1,9 +1,9 @@
 """A fan: all edges that leave one state, their mixed operations computed together.
 
-It needs one ReLU, one max pool and one average pool, each normalised once; the depthwise
-convolutions of its edges are one grouped convolution, and so are the pointwise ones. The weights
-of a mixed operation are the gain of the normalisation that its candidates end with, so mixing
-costs nothing more, and `none` costs nothing at all.
+It needs one ReLU, one max pool and one average pool, each normalised once. For each candidate, the
+depthwise convolutions of all edges are one grouped convolution, and so are the pointwise ones. The
+weights of a mixed operation are the gain of the normalisation that its candidates end with, so
+mixing costs nothing more, and `none` costs nothing at all.
 """
 
 from collections.abc import Iterator, Sequence
@@ -51,29 +51,26 @@ def normalise(x: Tensor, gain: Tensor | None = None) -> Tensor:
     return F.batch_norm(x, None, None, gain, training=True)
 
 
-class Stack(nn.Module):
-    """One round of depthwise and pointwise convolutions for several candidates and all edges.
+class Round(nn.Module):
+    """A depthwise and a pointwise convolution of one candidate, on all edges at once.
 
-    Channels are ordered by candidate, then edge, then channel.
+    Channels are ordered by edge: `(batch, edges * channels, h, w)` in and out.
     """
 
-    def __init__(self, forms: Sequence[Separable], channels: int, edges: int, stride: int) -> None:
+    def __init__(self, form: Separable, channels: int, edges: int, stride: int) -> None:
         super().__init__()
-        self.forms, self.stride = tuple(forms), stride
-        self.groups = len(forms) * edges
+        self.form, self.edges, self.stride = form, edges, stride
         width = edges * channels
-        self.depthwise = nn.ParameterList(
-            torch.empty(width, 1, form.kernel, form.kernel) for form in forms
-        )
-        self.pointwise = nn.Parameter(torch.empty(len(forms) * width, channels, 1, 1))
+        self.depthwise = nn.Parameter(torch.empty(width, 1, form.kernel, form.kernel))
+        self.pointwise = nn.Parameter(torch.empty(width, channels, 1, 1))
 
-    def forward(self, inputs: Sequence[Tensor]) -> Tensor:
-        """Convolve; `inputs` has one `(batch, edges * channels, h, w)` for each candidate."""
-        spread = [
-            F.conv2d(x, weight, None, self.stride, form.padding, form.dilation, x.shape[1])
-            for x, weight, form in zip(inputs, self.depthwise, self.forms, strict=True)
-        ]
-        return F.conv2d(torch.cat(spread, dim=1), self.pointwise, groups=self.groups)
+    def forward(self, x: Tensor) -> Tensor:
+        """Convolve each channel by itself, then mix the channels of each edge."""
+        form = self.form
+        spread = F.conv2d(
+            x, self.depthwise, None, self.stride, form.padding, form.dilation, x.shape[1]
+        )
+        return F.conv2d(spread, self.pointwise, groups=self.edges)
 
 
 class Fan(nn.Module):
@@ -83,13 +80,9 @@ class Fan(nn.Module):
         super().__init__()
         self.channels, self.count, self.stride = channels, edges, stride
         self.column = {name: column for column, name in enumerate(primitives)}
-        separable = [name for name in primitives if name in SEPARABLE]
-        # Those applied twice come first, so that the second round takes a plain slice.
-        self.separable = sorted(separable, key=lambda name: -SEPARABLE[name].repeats)
-        self.twice = [name for name in self.separable if SEPARABLE[name].repeats == 2]
-        forms = [SEPARABLE[name] for name in self.separable]
-        self.first = Stack(forms, channels, edges, stride) if forms else None
-        self.second = Stack(forms[: len(self.twice)], channels, edges, 1) if self.twice else None
+        self.separable = nn.ModuleDict(
+            {name: self._rounds(SEPARABLE[name]) for name in primitives if name in SEPARABLE}
+        )
         self.pools = [name for name in POOLED if name in self.column]
         self.skips = "skip_connect" in self.column
         if self.skips and stride == 2:
@@ -103,6 +96,10 @@ class Fan(nn.Module):
             }
         )
 
+    def _rounds(self, form: Separable) -> nn.ModuleList:
+        strides = (self.stride, 1)[: form.repeats]
+        return nn.ModuleList(Round(form, self.channels, self.count, stride) for stride in strides)
+
     def forward(self, state: Tensor, weights: Tensor) -> Tensor:
         """Return the edges' outputs side by side, `(batch, edges * channels, h', w')`.
 
@@ -111,40 +108,30 @@ class Fan(nn.Module):
         rectified = F.relu(state)
         parts = [*self._separable(rectified, weights), *self._plain(state, weights)]
         if self.skips and self.stride == 2:
-            parts.append(normalise(self._reduce(rectified), self._gain(weights, ["skip_connect"])))
+            parts.append(normalise(self._reduce(rectified), self._gain(weights, "skip_connect")))
         for name, operations in self.other.items():
             outputs = torch.cat([operation(state) for operation in operations.children()], dim=1)
-            parts.append(outputs * self._gain(weights, [name])[:, None, None])
+            parts.append(outputs * self._gain(weights, name)[:, None, None])
         if not parts:  # only `none`
             small = state[:, :, :: self.stride, :: self.stride]
             return torch.zeros_like(small).repeat(1, self.count, 1, 1)
         return sum(parts[1:], start=parts[0])
 
-    def _gain(self, weights: Tensor, names: Sequence[str]) -> Tensor:
-        """Spread the edges' weights over the channels, candidate by candidate; contiguous."""
-        return self._columns(weights, names).reshape(-1).repeat_interleave(self.channels)
-
-    def _columns(self, weights: Tensor, names: Sequence[str]) -> Tensor:
-        """Return the weights of some candidates, `(candidates, edges)`."""
-        return torch.stack([weights[:, self.column[name]] for name in names])
+    def _gain(self, weights: Tensor, name: str) -> Tensor:
+        """Spread one candidate's weights on the edges over their channels; contiguous."""
+        return weights[:, self.column[name]].repeat_interleave(self.channels)
 
     def _separable(self, rectified: Tensor, weights: Tensor) -> Iterator[Tensor]:
-        if self.first is None:
+        if not self.separable:
             return
-        repeated = rectified.repeat(1, self.count, 1, 1)
-        once = self.separable[len(self.twice) :]
-        width = self.count * self.channels
-        ones = weights.new_ones(len(self.twice) * width)
-        out = normalise(
-            self.first([repeated] * len(self.separable)),
-            torch.cat([ones, self._gain(weights, once)]) if once else ones,
-        )
-        halfway, *finished = torch.split(out, [len(ones), *[width] * len(once)], dim=1)
-        yield from finished
-        if self.second is not None:
-            inputs = torch.split(F.relu(halfway), width, dim=1)
-            again = normalise(self.second(inputs), self._gain(weights, self.twice))
-            yield from torch.split(again, width, dim=1)
+        # Joined by cat, since repeat would leave channels_last.
+        repeated = torch.cat([rectified] * self.count, dim=1)
+        for name, rounds in self.separable.items():
+            assert isinstance(rounds, nn.ModuleList)
+            out: Tensor = rounds[0](repeated)
+            for again in rounds[1:]:
+                out = again(F.relu(normalise(out)))
+            yield normalise(out, self._gain(weights, name))
 
     def _plain(self, state: Tensor, weights: Tensor) -> Iterator[Tensor]:
         """Mix pools and identity: all edges share them, so one small product does."""
@@ -155,7 +142,8 @@ class Fan(nn.Module):
             names.append("skip_connect")
         if names:
             eye = torch.eye(self.channels, dtype=weights.dtype, device=weights.device)
-            mix = self._columns(weights, names).t()[:, None, :, None] * eye[None, :, None, :]
+            columns = torch.stack([weights[:, self.column[name]] for name in names], dim=1)
+            mix = columns[:, None, :, None] * eye[None, :, None, :]
             kernel = mix.reshape(self.count * self.channels, -1, 1, 1)
             yield F.conv2d(torch.cat(stack, dim=1), kernel)
 
@@ -181,22 +169,19 @@ class Fan(nn.Module):
         """
         names: dict[str, list[str]] = {}
 
-        def stacked(own: str, candidates: Sequence[str], tail: str) -> None:
-            names[own] = [
-                f"{edge}.operations.{self.column[name]}.{tail}"
-                for name in candidates
-                for edge in range(self.count)
-            ]
+        def stacked(own: str, candidate: str, tail: str) -> None:
+            column = self.column[candidate]
+            names[own] = [f"{edge}.operations.{column}.{tail}" for edge in range(self.count)]
 
-        rounds = {"first": (self.separable, 1), "second": (self.twice, 5)}
-        for own, (candidates, position) in rounds.items():
-            for i, name in enumerate(candidates):
-                stacked(f"{own}.depthwise.{i}", [name], f"op.{position}.weight")
-            if candidates:
-                stacked(f"{own}.pointwise", candidates, f"op.{position + 1}.weight")
+        for name, rounds in self.separable.items():
+            assert isinstance(rounds, nn.ModuleList)
+            for number, position in zip(range(len(rounds)), (1, 5), strict=False):
+                own = f"separable.{name}.{number}"
+                stacked(f"{own}.depthwise", name, f"op.{position}.weight")
+                stacked(f"{own}.pointwise", name, f"op.{position + 1}.weight")
         if self.skips and self.stride == 2:
             for conv in ("conv_1", "conv_2"):
-                stacked(conv, ["skip_connect"], f"{conv}.weight")
+                stacked(conv, "skip_connect", f"{conv}.weight")
         for name, operations in self.other.items():
             for tail in operations.state_dict():
                 edge, _, rest = tail.partition(".")
