@@ -59,11 +59,12 @@ def test_autocast_is_on_only_where_it_was_asked_for() -> None:
 def test_a_compiled_source_gives_the_same_value_and_gradients() -> None:
     """One fan of four channels: whole cells take minutes to compile on two cores."""
     torch.manual_seed(0)
-    fan = Fan(4, 2, 1, PRIMITIVES)
+    primitives = [name for name in PRIMITIVES if "5x5" not in name]
+    fan = Fan(4, 2, 1, primitives)
     for weight in fan.parameters():
         torch.nn.init.normal_(weight, std=0.3)
     state = torch.randn(4, 4, 8, 8).contiguous(memory_format=torch.channels_last)
-    weights = torch.softmax(torch.randn(2, len(PRIMITIVES)), dim=-1)
+    weights = torch.softmax(torch.randn(2, len(primitives)), dim=-1)
 
     def results() -> list[Tensor]:
         inputs = [state.clone().requires_grad_(), weights.clone().requires_grad_()]
