@@ -76,7 +76,7 @@ class Genotype:
     @classmethod
     def from_text(cls, text: str) -> Self:
         """Read the original's `Genotype(normal=[...], ...)`, concat as a list or `range(2, 6)`."""
-        return cls.from_dict(_literal_fields(text))
+        return cls.from_dict(literal_fields(text))
 
 
 def _check_cell(kind: str, pairs: Sequence[Pair], concat: Sequence[int]) -> None:
@@ -127,7 +127,7 @@ def _pair(name: str, item: object) -> Pair:
     raise GenotypeError(f"{name}: {item!r} is not a pair ('operation', source).")
 
 
-def _literal_fields(text: str) -> dict[str, object]:
+def literal_fields(text: str) -> dict[str, object]:
     """Parse `Genotype(name=literal, ...)` through `ast`: nothing in the text is ever run."""
     try:
         call = ast.parse(text.strip(), mode="eval").body

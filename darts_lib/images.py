@@ -197,7 +197,7 @@ def augment(batch: Tensor, like: ImageSet, cutout: int, generator: torch.Generat
 
     `batch` is uint8 `(batch, channels, height, width)`, the result float32 of that shape. `like`
     gives pad, flip, mean and std; `cutout` is the side of the box in pixels, 0 for none. Random
-    numbers are drawn on the generator's device. Paper, appendix A.1.2 (with cutout).
+    numbers are drawn on the generator's device. Paper, appendix A.2.1 (with cutout).
     """
     count, _, height, width = batch.shape
 

@@ -1,7 +1,8 @@
 """Derived networks: the cells of a genotype stacked, with auxiliary head and drop path.
 
-The form for small images (CIFAR): stem, `layers` cells, global average, linear classifier.
-Source: DARTS paper, section 3.2 and appendix A.1.2.
+A network is a stem, `layers` cells, a global average and a linear classifier. `Network` is the form
+for small images (CIFAR); the one for ImageNet is in `imagenet_network.py`.
+Source: DARTS paper, section 3.2 and appendix A.2.1.
 """
 
 import torch
@@ -11,9 +12,6 @@ from torch.nn import functional as F
 from darts_lib.genotype import Genotype
 from darts_lib.operations import FactorizedReduce, ReLUConvBN, build_operation
 from darts_lib.search_space import INPUTS, KINDS, CellPlan, Stem, plan_cells, reductions
-
-AUXILIARY_SIDE = 8
-"""The feature map that the published auxiliary head was made for is 8x8."""
 
 
 def drop_path(x: Tensor, probability: Tensor) -> Tensor:
@@ -27,9 +25,12 @@ def drop_path(x: Tensor, probability: Tensor) -> Tensor:
 
 
 class Cell(nn.Module):
-    """A discrete cell: each node adds the two operations that the genotype gives it."""
+    """A discrete cell: each node adds the two operations that the genotype gives it.
 
-    def __init__(self, genotype: Genotype, plan: CellPlan) -> None:
+    `pool_norm` puts a normalisation after each pool, as MMRazor does and the paper does not.
+    """
+
+    def __init__(self, genotype: Genotype, plan: CellPlan, pool_norm: bool = False) -> None:
         super().__init__()
         reduce_first = FactorizedReduce if plan.previous_reduces else ReLUConvBN
         self.preprocess0 = reduce_first(plan.channels_before_previous, plan.channels, affine=True)
@@ -38,7 +39,11 @@ class Cell(nn.Module):
         self.sources = [source for _, source in pairs]
         self._ops = nn.ModuleList(
             build_operation(
-                name, plan.channels, 2 if plan.reduces and source < INPUTS else 1, affine=True
+                name,
+                plan.channels,
+                2 if plan.reduces and source < INPUTS else 1,
+                affine=True,
+                pool_norm=pool_norm,
             )
             for name, source in pairs
         )
@@ -63,20 +68,22 @@ class Cell(nn.Module):
 class AuxiliaryHead(nn.Module):
     """A second classifier two thirds of the way, whose loss helps to train the first cells.
 
-    On an 8x8 map the published pooling (5x5, stride 3); on any other size an adaptive pooling to
-    the same 2x2.
+    It was made for maps of `side` x `side`: there the published pooling takes a 5x5 window in each
+    corner; on any other size an adaptive pooling gives the same 2x2. The head for ImageNet goes
+    without the last normalisation (`last_norm`).
     """
 
-    def __init__(self, channels: int, classes: int) -> None:
+    def __init__(self, channels: int, classes: int, side: int = 8, last_norm: bool = True) -> None:
         super().__init__()
+        self.side = side
         self.features = nn.Sequential(
             nn.ReLU(),
-            nn.AvgPool2d(5, stride=3, padding=0, count_include_pad=False),
+            nn.AvgPool2d(5, stride=side - 5, padding=0, count_include_pad=False),
             nn.Conv2d(channels, 128, 1, bias=False),
             nn.BatchNorm2d(128),
             nn.ReLU(),
             nn.Conv2d(128, 768, 2, bias=False),
-            nn.BatchNorm2d(768),
+            *([nn.BatchNorm2d(768)] if last_norm else []),
             nn.ReLU(),
         )
         self.classifier = nn.Linear(768, classes)
@@ -84,7 +91,7 @@ class AuxiliaryHead(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return logits `(batch, classes)` from a map `(batch, channels, h, w)`."""
         x = self.features[0](x)
-        if tuple(x.shape[-2:]) == (AUXILIARY_SIDE, AUXILIARY_SIDE):
+        if tuple(x.shape[-2:]) == (self.side, self.side):
             x = self.features[1](x)
         else:
             x = F.adaptive_avg_pool2d(x, 2)
@@ -92,12 +99,56 @@ class AuxiliaryHead(nn.Module):
         return logits
 
 
-class Network(nn.Module):
-    """The network of a genotype for small images of any size.
+class CellStack(nn.Module):
+    """What all derived networks share: cells above a stem, and what becomes of their output.
 
+    A subclass makes its stem, adds the cells and the two classifiers, in this order, and says in
+    `run_stem` what the first cell reads.
     `drop_path` is the probability in use, a 0-dim tensor, or None, as at first; it acts in training
     only.
     Parameter names are those of the original code, so that its weights can be read.
+    """
+
+    auxiliary_head: AuxiliaryHead | None
+    classifier: nn.Linear
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.drop_path: Tensor | None = None
+
+    def add_cells(
+        self, genotype: Genotype, channels: int, layers: int, stem: Stem, pool_norm: bool = False
+    ) -> list[int]:
+        """Build the cells and return how many channels each puts out."""
+        concat_sizes = {kind: len(genotype.concat(kind)) for kind in KINDS}
+        plans = plan_cells(channels, layers, concat_sizes, stem)
+        self.cells = nn.ModuleList(Cell(genotype, plan, pool_norm) for plan in plans)
+        self.auxiliary_after = reductions(layers)[-1]
+        return [plan.channels * concat_sizes[plan.kind] for plan in plans]
+
+    def run_stem(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the two inputs of the first cell, `(batch, channels, h, w)` each."""
+        raise NotImplementedError(f"{type(self).__name__} has no stem: define run_stem.")
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Return (logits, auxiliary logits) for `(batch, in_channels, height, width)`.
+
+        Logits are `(batch, classes)`; the auxiliary ones are None in evaluation or without a head.
+        """
+        auxiliary = None
+        dropped = self.drop_path if self.training else None
+        before, previous = self.run_stem(images)
+        for index, cell in enumerate(self.cells):
+            before, previous = previous, cell(before, previous, dropped)
+            if index == self.auxiliary_after and self.auxiliary_head and self.training:
+                auxiliary = self.auxiliary_head(previous)
+        return self.classifier(previous.mean(dim=(2, 3))), auxiliary
+
+
+class Network(CellStack):
+    """The network of a genotype for small images of any size.
+
+    `pool_norm` puts a normalisation after each pool: the form of MMRazor's published weights.
     """
 
     def __init__(
@@ -109,33 +160,20 @@ class Network(nn.Module):
         in_channels: int = 3,
         auxiliary: bool = False,
         stem_multiplier: int = 3,
+        pool_norm: bool = False,
     ) -> None:
         super().__init__()
-        self.drop_path: Tensor | None = None
         width = stem_multiplier * channels
         self.stem = nn.Sequential(
             nn.Conv2d(in_channels, width, 3, padding=1, bias=False), nn.BatchNorm2d(width)
         )
-        concat_sizes = {kind: len(genotype.concat(kind)) for kind in KINDS}
-        plans = plan_cells(channels, layers, concat_sizes, Stem((width, width)))
-        widths = [plan.channels * concat_sizes[plan.kind] for plan in plans]
-        self.cells = nn.ModuleList(Cell(genotype, plan) for plan in plans)
-        self.auxiliary_after = reductions(layers)[-1]
+        widths = self.add_cells(genotype, channels, layers, Stem((width, width)), pool_norm)
         self.auxiliary_head = (
             AuxiliaryHead(widths[self.auxiliary_after], classes) if auxiliary else None
         )
         self.classifier = nn.Linear(widths[-1], classes)
 
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Return (logits, auxiliary logits) for `(batch, in_channels, height, width)`.
-
-        Logits are `(batch, classes)`; the auxiliary ones are None in evaluation or without a head.
-        """
-        auxiliary = None
-        dropped = self.drop_path if self.training else None
-        before = previous = self.stem(images)
-        for index, cell in enumerate(self.cells):
-            before, previous = previous, cell(before, previous, dropped)
-            if index == self.auxiliary_after and self.auxiliary_head and self.training:
-                auxiliary = self.auxiliary_head(previous)
-        return self.classifier(previous.mean(dim=(2, 3))), auxiliary
+    def run_stem(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the stem's output twice: the first cell reads it as both of its inputs."""
+        stem: Tensor = self.stem(images)
+        return stem, stem

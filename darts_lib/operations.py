@@ -57,9 +57,9 @@ class FactorizedReduce(nn.Module):
     """Halve the image with two 1x1 convolutions of stride 2, the second shifted by one pixel.
 
     Together they read half of an even image's pixels. An odd image has one row or column fewer
-    for the shifted half; a line of zeros at the end makes up for it, which
-    equals the original on even sizes and gives `ceil(size / 2)` on odd ones, like the stride-2
-    convolutions and pools beside it.
+    for the shifted half; a line of zeros at the end makes up for it, which equals the original on
+    even sizes and gives `ceil(size / 2)` on odd ones, like the stride-2 convolutions and pools
+    beside it.
     """
 
     def __init__(self, channels_in: int, channels: int, affine: bool) -> None:
@@ -181,12 +181,20 @@ OPERATIONS: dict[str, Build] = {
 POOLS = ("max_pool_3x3", "avg_pool_3x3")
 
 
-def build_operation(name: str, channels: int, stride: int, affine: bool) -> nn.Module:
-    """Build one operation; an unknown name is refused with the nearest known one."""
+def build_operation(
+    name: str, channels: int, stride: int, affine: bool, pool_norm: bool = False
+) -> nn.Module:
+    """Build one operation; an unknown name is refused with the nearest known one.
+
+    With `pool_norm` a pool ends in a normalisation, as every convolution does.
+    """
     if name not in OPERATIONS:
         near = difflib.get_close_matches(name, OPERATIONS, n=1) or sorted(OPERATIONS)
         raise ValueError(f"unknown primitive {name!r}; did you mean {' or '.join(near)}?")
-    return OPERATIONS[name](channels, stride, affine)
+    operation = OPERATIONS[name](channels, stride, affine)
+    if pool_norm and name in POOLS:
+        return nn.Sequential(operation, batch_norm(channels, affine))
+    return operation
 
 
 def build_candidate(name: str, channels: int, stride: int) -> nn.Module:
@@ -195,7 +203,4 @@ def build_candidate(name: str, channels: int, stride: int) -> nn.Module:
     A convolution ends in a normalisation and a pool does not; without one, the pool's outputs
     would be on another scale than its rivals' and the softmax would compare unlike things.
     """
-    operation = build_operation(name, channels, stride, affine=False)
-    if name in POOLS:
-        return nn.Sequential(operation, batch_norm(channels, affine=False))
-    return operation
+    return build_operation(name, channels, stride, affine=False, pool_norm=True)

@@ -6,13 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save
 
 from darts_lib.complexity import count_parameters, multiply_adds
-from darts_lib.files import write_whole
 from darts_lib.genotype import Genotype
 from darts_lib.images import epoch_batches, load_images
-from darts_lib.network import Network
 from darts_lib.progress import EpochLine, duration
 from darts_lib.retrain_epoch import Retraining, evaluate
 from darts_lib.retrain_step import RetrainConfig, build_network
@@ -20,6 +17,7 @@ from darts_lib.runs import Progress, Row, RunFolder, opened, read_history, read_
 from darts_lib.settings import RunConfig, SettingsError
 from darts_lib.step_cost import trace
 from darts_lib.training import chance_warning, clean_batch, restore
+from darts_lib.weight_files import load_weights, read_weights, save_weights
 
 __all__ = ["RetrainConfig", "RetrainResult", "evaluate", "evaluate_run", "retrain"]
 
@@ -73,7 +71,7 @@ def _run(config: RetrainConfig, folder: RunFolder, on_epoch: Callable[[Row], Non
             on_epoch(row)
     for warning in chance_warning(progress.history, len(run.train.classes)):
         print(f"warning: {warning}")
-    _save_weights(run.net, folder.path)
+    save_weights(run.net, config.cell, folder.path / "weights.safetensors")
     folder.finish(_test(run, progress))
 
 
@@ -95,11 +93,6 @@ def _test(run: Retraining, progress: Progress) -> Row:
     }
 
 
-def _save_weights(net: Network, folder: Path) -> None:
-    state = {name: value.cpu().contiguous() for name, value in net.state_dict().items()}
-    write_whole(folder / "weights.safetensors", save(state))
-
-
 def evaluate_run(path: Path, config: RunConfig | None = None) -> dict[str, float]:
     """Test the saved network of a finished run again; the figures are those of its result.
 
@@ -114,7 +107,8 @@ def evaluate_run(path: Path, config: RunConfig | None = None) -> dict[str, float
     test = load_images(own.dataset, own.data_folder, "test", own.image_size)
     device = own.open_device()
     net = build_network(own, len(test.classes), test.channels)
-    net.load_state_dict(load_file(path / "weights.safetensors"))
+    file = path / "weights.safetensors"
+    load_weights(net, read_weights(file).tensors, file)
     return evaluate(net.to(device), test.to(device), own.batch_size)
 
 

@@ -7,7 +7,7 @@ import torch
 
 from darts_lib.finite_guard import EVERY
 from darts_lib.images import ImageSet, epoch_batches, load_images
-from darts_lib.network import Network
+from darts_lib.network import CellStack
 from darts_lib.progress import live
 from darts_lib.retrain_step import RetrainConfig, RetrainStep
 from darts_lib.runs import Row
@@ -65,7 +65,7 @@ class Retraining(RetrainStep):
 
 
 @torch.no_grad()
-def evaluate(net: Network, images: ImageSet, batch_size: int = 96) -> dict[str, float]:
+def evaluate(net: CellStack, images: ImageSet, batch_size: int = 96) -> dict[str, float]:
     """Return loss, top-1 and top-5 accuracy (0 to 1) of a network on clean images.
 
     Every image counts once, whatever the batches; the network's mode is put back afterwards.

@@ -17,7 +17,7 @@ from darts_lib.training import Batch, figures, follow
 
 
 class RetrainConfig(RunConfig):
-    """Settings of a retraining. The defaults are the paper's for CIFAR-10 (appendix A.1.2).
+    """Settings of a retraining. The defaults are the paper's for CIFAR-10 (appendix A.2.1).
 
     `genotype` is anything `find_genotype` knows; it is stored as the cell's text, so that a run
     stays what it was when a file changes.

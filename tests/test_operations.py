@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from darts_lib.complexity import count_parameters, multiply_adds
+from darts_lib.complexity import count_parameters
 from darts_lib.operations import (
     OPERATIONS,
     FactorizedReduce,
@@ -18,33 +18,6 @@ from darts_lib.relaxation import MixedOp
 from darts_lib.search_space import PRIMITIVES
 
 SIZES = [(8, 8), (7, 7), (7, 8), (15, 16), (1, 1), (5, 2)]
-
-# name: parameters at C=16 (stride 1, stride 2 not affine; stride 1, 2 affine), multiply-adds at
-# 32x32 (stride 1, stride 2).
-COUNTS = {
-    "none": (0, 0, 0, 0, 0, 0),
-    "max_pool_3x3": (0, 0, 0, 0, 0, 0),
-    "avg_pool_3x3": (0, 0, 0, 0, 0, 0),
-    "skip_connect": (0, 256, 0, 288, 0, 65_536),
-    "sep_conv_3x3": (800, 800, 864, 864, 819_200, 204_800),
-    "sep_conv_5x5": (1312, 1312, 1376, 1376, 1_343_488, 335_872),
-    "sep_conv_7x7": (2080, 2080, 2144, 2144, 2_129_920, 532_480),
-    "dil_conv_3x3": (400, 400, 432, 432, 409_600, 102_400),
-    "dil_conv_5x5": (656, 656, 688, 688, 671_744, 167_936),
-    "conv_7x1_1x7": (3584, 3584, 3616, 3616, 3_670_016, 1_376_256),
-}
-
-
-@pytest.mark.parametrize("name", OPERATIONS)
-def test_counts(name: str) -> None:
-    built = {
-        (stride, affine): build_operation(name, 16, stride, affine)
-        for affine in (False, True)
-        for stride in (1, 2)
-    }
-    found = [count_parameters(operation) for operation in built.values()]
-    madds = [multiply_adds(built[stride, False], (16, 32, 32)) for stride in (1, 2)]
-    assert (*found, *madds) == COUNTS[name]
 
 
 @pytest.mark.parametrize("name", OPERATIONS)

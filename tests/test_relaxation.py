@@ -1,11 +1,10 @@
-"""The supernet: the formula by hand, exact sizes, alphas apart from the weights."""
+"""The supernet: the formula by hand, any size of image, alphas apart from the weights."""
 
 import pytest
 import torch
 
-from darts_lib.complexity import count_parameters, multiply_adds
 from darts_lib.relaxation import MixedOp, SearchCell, Supernet, initial_alphas
-from darts_lib.search_space import KINDS, PRIMITIVES, CellPlan, edges
+from darts_lib.search_space import PRIMITIVES, CellPlan, edges
 
 
 def test_mixed_operation_is_the_weighted_sum() -> None:
@@ -31,26 +30,6 @@ def test_search_cell_by_hand_for_two_nodes() -> None:
         + cell.edges[4](n2, weights[4])
     )
     torch.testing.assert_close(cell(before, previous, weights), torch.cat([n2, n3], 1))
-
-
-@pytest.mark.parametrize(
-    ("channels", "layers", "weights"),
-    [(16, 8, 1_930_618), (4, 8, 207_094), (8, 5, 394_210), (6, 20, 897_640)],
-)
-def test_published_sizes(channels: int, layers: int, weights: int) -> None:
-    with torch.device("meta"):
-        assert count_parameters(Supernet(channels, layers)) == weights
-
-
-def test_size_of_each_published_cell_and_multiply_adds() -> None:
-    with torch.device("meta"):
-        net = Supernet()
-        alphas = {kind: torch.zeros(14, 8) for kind in KINDS}
-    assert [count_parameters(cell) for cell in net.cells] == [
-        45_888, 46_144, 144_000, 137_856, 139_904, 484_608, 460_032, 468_224,
-    ]  # fmt: skip
-    assert (count_parameters(net.stem), count_parameters(net.classifier)) == (1392, 2570)
-    assert multiply_adds(net, (3, 32, 32), alphas) == 300_255_744
 
 
 def test_parameters_are_the_weights_and_nothing_else() -> None:
