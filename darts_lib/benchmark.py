@@ -62,7 +62,7 @@ def compare(size: Size, repeats: int, device: torch.device) -> list[Row]:
         rows.append({"size": str(size), "what": what, **found})
 
     def ours(order: int, recompute: bool) -> SearchStep:
-        return SearchStep(size.config(order=order, recompute=recompute), 10, 3, device)
+        return size.start(device, order=order, recompute=recompute)
 
     runs = {"fused": ours(1, False), "recomputed": ours(1, True)}
     passes: dict[str, Step] = {"plain": partial(plain.gradients, batches[0])}
@@ -138,7 +138,7 @@ def compare_predictions(sizes: Sequence[Size], repeats: int, device: torch.devic
     """Hold the cost model's seconds and memory of a second-order step against what is measured."""
     rows: list[Row] = []
     for size in sizes:
-        run = SearchStep(size.config(order=2), 10, 3, device)
+        run = size.start(device, order=2)
         cost = trace(run, partial(random_step, size))
         step = partial(random_step, size, run)
         found = {"seconds": (cost.seconds(device), medians({"": step}, repeats, device)[""])}

@@ -33,6 +33,10 @@ class Size:
         shape = {"channels": self.channels, "layers": self.layers, "batch_size": self.batch}
         return SearchConfig.create(scale="laptop", **shape, **given)
 
+    def start(self, device: torch.device, **given: object) -> SearchStep:
+        """Return a search of this size before its first step."""
+        return SearchStep(self.config(**given), 10, (3, self.pixels, self.pixels), device)
+
     def batch_of(self, device: torch.device) -> Batch:
         """Return random pictures with labels."""
         images = torch.randn(self.batch, 3, self.pixels, self.pixels, device=device)
@@ -47,7 +51,7 @@ def random_step(size: Size, run: SearchStep) -> object:
 def measured_memory(size: Size, device: torch.device, recompute: bool = False) -> int:
     """Measure the bytes that a second-order step adds at its peak; on the CPU Linux only."""
     if device.type == "cuda":
-        run = SearchStep(size.config(order=2, recompute=recompute), 10, 3, device)
+        run = size.start(device, order=2, recompute=recompute)
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)
         random_step(size, run)
@@ -62,8 +66,8 @@ def _grown(size: Size, recompute: bool) -> int:
     cpu = torch.device("cpu")
     torch.set_num_threads(1)
     tiny = Size(2, 1, 8, 2)  # libraries load what they need
-    random_step(tiny, SearchStep(tiny.config(order=2), 10, 3, cpu))
-    run = SearchStep(size.config(order=2, recompute=recompute), 10, 3, cpu)
+    random_step(tiny, tiny.start(cpu, order=2))
+    run = size.start(cpu, order=2, recompute=recompute)
     before = _status("VmRSS")
     for _ in range(2):
         random_step(size, run)

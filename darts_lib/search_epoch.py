@@ -29,7 +29,8 @@ class Search(SearchStep):
         self.train, self.valid = (half.to(device) for half in halves(images))
         self.folder = folder
         seed_epoch(config.seed, -1, device)
-        super().__init__(config, len(images.classes), images.channels, device)
+        shape = (images.channels, *images.size)
+        super().__init__(config, len(images.classes), shape, device)
 
     def epoch(self, epoch: int) -> Row:
         """Run epoch number `epoch` (from 0) and return its row of the history.
@@ -97,6 +98,7 @@ class Search(SearchStep):
         moved = [(self.alphas[kind].detach() - before[kind]).square().sum() for kind in KINDS]
         limit = None if self.config.max_skip < 0 else self.config.max_skip
         genotype = derive(self.alphas, self.net.primitives, limit)
+        row |= {"expected_madds": 1e6 * float(self.madds(self.alphas).detach())}
         row |= {"alpha_change": float(torch.stack(moved).sum().sqrt())}
         return row | {"skips": genotype.skips(), "genotype": genotype.to_dict()}
 

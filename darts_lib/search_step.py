@@ -23,6 +23,7 @@ from darts_lib.bilevel import (
     gradients,
     route_of,
 )
+from darts_lib.expected_cost import edge_costs, expected_cost
 from darts_lib.finite_guard import FiniteGuard
 from darts_lib.fused import FusedSupernet
 from darts_lib.relaxation import initial_alphas
@@ -37,7 +38,8 @@ class SearchConfig(RunConfig):
     `order` is ignored. `max_skip` limits the normal cell's skip connections; -1 is no limit.
     `max_steps` ends every epoch after so many steps; 0 is all. `max_images` takes only the first
     training images; 0 is all. `recompute` holds less memory and takes more time: each cell is
-    computed again in the backward pass.
+    computed again in the backward pass. `madds_weight` adds so much loss for each million of
+    expected multiply-adds of the cells, so that the search looks for cheaper ones; 0 is none.
     """
 
     NO_EFFECT_ON_RESULT = RunConfig.NO_EFFECT_ON_RESULT | {"recompute"}
@@ -66,6 +68,7 @@ class SearchConfig(RunConfig):
     cutout: int = Field(0, ge=0)
     max_skip: int = Field(-1, ge=-1)
     recompute: bool = False
+    madds_weight: float = Field(0, ge=0)
 
     @model_validator(mode="after")
     def _check_route(self) -> Self:
@@ -94,12 +97,15 @@ class SearchStep:
     """What a search changes: the supernet's weights, the alphas, their optimisers; and one step."""
 
     def __init__(
-        self, config: SearchConfig, classes: int, in_channels: int, device: torch.device
+        self, config: SearchConfig, classes: int, image: tuple[int, int, int], device: torch.device
     ) -> None:
+        """Start a search for images `(channels, height, width)` of so many classes."""
         self.config, self.device = config, device
+        counted = edge_costs(config.channels, config.layers, config.nodes, image[1:])
+        self.costs = {kind: (cost / 1e6).float().to(device) for kind, cost in counted.items()}
         self.fast = Acceleration.of(config, device)
         self.net = FusedSupernet(
-            config.channels, config.layers, config.nodes, classes, in_channels
+            config.channels, config.layers, config.nodes, classes, image[0]
         ).to(device)
         self.net.recompute = config.recompute
         self.fast.compiled(self.net.cells)
@@ -142,7 +148,7 @@ class SearchStep:
         with self.fast.autocast():
             gradient = architecture_gradient(
                 self.loss(train),
-                self.loss((valid[0], valid[1])),
+                self.valid_loss((valid[0], valid[1])),
                 self.weights,
                 self.alphas,
                 self.inner_step(self.rate),
@@ -189,6 +195,17 @@ class SearchStep:
             return nn.functional.cross_entropy(logits, labels)
 
         return loss
+
+    def valid_loss(self, batch: Batch) -> Loss:
+        """Return what the alphas descend: the validation loss, and the budget if there is one."""
+        loss, weight = self.loss(batch), self.config.madds_weight
+        if not weight:
+            return loss
+        return lambda weights, alphas: loss(weights, alphas) + weight * self.madds(alphas)
+
+    def madds(self, alphas: Mapping[str, Tensor]) -> Tensor:
+        """Return the expected millions of multiply-adds of all cells' edges, differentiable."""
+        return expected_cost(alphas, self.costs)
 
     @property
     def variables(self) -> tuple[Mapping[str, Tensor], Mapping[str, Tensor]]:

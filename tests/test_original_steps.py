@@ -21,7 +21,7 @@ def test_a_step_as_the_original_takes_it_ends_where_ours_does(order: int) -> Non
     config = SearchConfig.create(scale="laptop", channels=2, layers=3, nodes=2, order=order)
     torch.manual_seed(0)
     original = OriginalSteps(config, CPU)
-    ours = SearchStep(config, 10, 3, CPU)
+    ours = SearchStep(config, 10, (3, 8, 8), CPU)
     ours.net.load_plain(original.net.state_dict())
     train, valid = batch(1), batch(2)
     (original.first_order if order == 1 else original.second_order)(train, valid)

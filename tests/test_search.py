@@ -137,6 +137,7 @@ def test_the_history_has_a_row_an_epoch_with_every_figure(straight: Path) -> Non
             "entropy_normal",
             "entropy_reduce",
             "alpha_change",
+            "expected_madds",
             "skips",
             "genotype",
             "seconds",

@@ -167,3 +167,33 @@ def test_recomputing_a_cell_changes_no_gradient(route: str) -> None:
             run.step(train, valid)
         ends.append([tensor.detach().clone() for tensor in run._changed()])
     assert all(torch.equal(a, b) for a, b in zip(*ends, strict=True))
+
+
+# A budget --------------------------------------------------------------------------------------
+
+
+def test_a_budget_adds_its_gradient_to_that_of_the_validation_loss() -> None:
+    weight = 3.0
+    plain, train, valid = started(order=1)
+    budget, *_ = started(order=1, madds_weight=weight)
+    plain.step(train, valid)
+    budget.step(train, valid)
+    fresh, *_ = started()
+    cost = fresh.madds(fresh.alphas)
+    for kind, value in zip(
+        fresh.alphas, torch.autograd.grad(cost, [*fresh.alphas.values()]), strict=True
+    ):
+        own, other = budget.alphas[kind].grad, plain.alphas[kind].grad
+        assert own is not None
+        assert other is not None
+        torch.testing.assert_close(own - other, weight * value, rtol=1e-4, atol=1e-6)
+
+
+def test_a_heavy_budget_makes_the_cell_cheaper() -> None:
+    ends = {}
+    for weight in (0.0, 1e4):
+        run, train, valid = started(order=1, madds_weight=weight)
+        for _ in range(20):
+            run.step(train, valid)
+        ends[weight] = float(run.madds(run.alphas).detach())
+    assert ends[1e4] < 0.8 * ends[0.0]

@@ -88,7 +88,7 @@ def test_each_kind_of_argument_can_be_timed() -> None:
 
 def tiny(**given: object) -> SearchStep:
     settings = {"scale": "laptop", "channels": 2, "layers": 3, "nodes": 2, "batch_size": 8}
-    return SearchStep(SearchConfig.create(**{**settings, **given}), 10, 1, CPU)
+    return SearchStep(SearchConfig.create(**{**settings, **given}), 10, (1, 8, 8), CPU)
 
 
 def search_step(run: SearchStep) -> None:
@@ -123,6 +123,6 @@ def test_the_estimate_is_within_a_fifth_of_the_memory_that_the_system_measures(
     recompute: bool,
 ) -> None:
     size = Size(8, 4, 16, 48)
-    run = SearchStep(size.config(recompute=recompute), 10, 3, CPU)
+    run = size.start(CPU, recompute=recompute)
     estimate = trace(run, partial(random_step, size)).memory(CPU)
     assert estimate == pytest.approx(measured_memory(size, CPU, recompute), rel=0.2)

@@ -18,7 +18,7 @@ SIZE = Size(8, 4, 16, 32)
 
 def searched(graph: str, order: int, amp: str = "off") -> SearchStep:
     torch.manual_seed(0)
-    return SearchStep(SIZE.config(order=order, graph=graph, amp=amp), 10, 3, CUDA)
+    return SIZE.start(CUDA, order=order, graph=graph, amp=amp)
 
 
 @pytest.mark.parametrize("order", [1, 2])
@@ -74,6 +74,6 @@ def test_the_implicit_term_is_that_of_float64_though_tf32_is_allowed() -> None:
 @pytest.mark.parametrize("recompute", [False, True])
 def test_the_estimate_of_memory_is_within_a_fifth(recompute: bool) -> None:
     size = Size(16, 8, 32, 64)
-    run = SearchStep(size.config(order=2, recompute=recompute), 10, 3, CUDA)
+    run = size.start(CUDA, order=2, recompute=recompute)
     estimate = trace(run, partial(random_step, size)).memory(CUDA)
     assert estimate == pytest.approx(measured_memory(size, CUDA, recompute), rel=0.2)
