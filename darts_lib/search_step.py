@@ -47,7 +47,7 @@ class SearchConfig(RunConfig):
         "dataset": "digits",
         "channels": 4,
         "layers": 3,
-        "epochs": 6,
+        "epochs": 4,
         "threads": 1,  # on arrays this small a second thread waits more than it works
         # At the paper's 3e-4 and a dozen steps an epoch, the alphas could not move.
         "alpha_learning_rate": 0.05,
