@@ -8,15 +8,16 @@ from typing import Any
 import torch
 
 from darts_lib.complexity import count_parameters, multiply_adds
+from darts_lib.epochs import run_epochs
 from darts_lib.genotype import Genotype
 from darts_lib.images import epoch_batches, load_images
-from darts_lib.progress import EpochLine, duration
+from darts_lib.progress import duration
 from darts_lib.retrain_epoch import Retraining, evaluate
 from darts_lib.retrain_step import RetrainConfig, build_network
 from darts_lib.runs import Progress, Row, RunFolder, opened, read_history, read_json
 from darts_lib.settings import RunConfig, SettingsError
 from darts_lib.step_cost import trace
-from darts_lib.training import chance_warning, clean_batch, restore
+from darts_lib.training import chance_warning, clean_batch
 from darts_lib.weight_files import load_weights, read_weights, save_weights
 
 __all__ = ["RetrainConfig", "RetrainResult", "evaluate", "evaluate_run", "retrain"]
@@ -55,20 +56,9 @@ def retrain(config: RetrainConfig, on_epoch: Callable[[Row], None] | None = None
 
 
 def _run(config: RetrainConfig, folder: RunFolder, on_epoch: Callable[[Row], None] | None) -> None:
-    run, progress = Retraining(config, folder.path), Progress()
+    run = Retraining(config, folder.path)
     describe(run)
-    stored = folder.load()
-    if stored:
-        restore(run, stored[0], folder.path)
-        progress = stored[1]
-    line = EpochLine(config.epochs, progress.epochs)
-    while progress.epochs < config.epochs:
-        row = run.epoch(progress.epochs)
-        progress.history.append(row)
-        folder.save(run.state(), progress)
-        line({name: row[name] for name in PRINTED})
-        if on_epoch:
-            on_epoch(row)
+    progress = run_epochs(run, folder, config.epochs, PRINTED, on_epoch)
     for warning in chance_warning(progress.history, len(run.train.classes)):
         print(f"warning: {warning}")
     save_weights(run.net, config.cell, folder.path / "weights.safetensors")

@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 
 from darts_lib.complexity import count_parameters
+from darts_lib.epochs import run_epochs
 from darts_lib.files import unpack
 from darts_lib.genotype import Genotype
 from darts_lib.images import epoch_batches
-from darts_lib.progress import EpochLine, duration
+from darts_lib.progress import duration
 from darts_lib.runs import Progress, Row, RunFolder, opened, read_alphas, read_history, read_json
 from darts_lib.search_epoch import Search
 from darts_lib.search_step import SearchConfig
@@ -77,23 +78,9 @@ def load_search(path: Path, config: RunConfig | None = None) -> Search:
 
 
 def _run(config: SearchConfig, folder: RunFolder, on_epoch: Callable[[Row], None] | None) -> None:
-    run, progress = Search(config, folder.path), Progress()
+    run = Search(config, folder.path)
     describe(run)
-    stored = folder.load()
-    if stored:
-        restore(run, stored[0], folder.path)
-        progress = stored[1]
-    else:
-        progress.record_alphas(run.alphas)
-    line = EpochLine(config.epochs, progress.epochs)
-    while progress.epochs < config.epochs:
-        row = run.epoch(progress.epochs)
-        progress.history.append(row)
-        progress.record_alphas(run.alphas)
-        folder.save(run.state(), progress)
-        line({name: row[name] for name in PRINTED})
-        if on_epoch:
-            on_epoch(row)
+    progress = run_epochs(run, folder, config.epochs, PRINTED, on_epoch, run.alphas)
     for warning in warnings_of(progress.history, len(run.train.classes)):
         print(f"warning: {warning}")
     folder.finish(_result(run, progress))

@@ -42,6 +42,7 @@ FLOORS = {
     "training": 3.5,
     "fan": 3.5,
     "expected_cost": 3.5,
+    "epochs": 4,
     "fused": 4,
     "bilevel": 4,
     "plots": 4,
