@@ -7,18 +7,17 @@ One inner step stands for the argmin, w' = w - xi (momentum + grad_w L_train(w, 
     grad_a  =  grad_a L_val(w', a)  -  xi  d^2 L_train(w, a) / (da dw)  v
                `direct`                `implicit`
 
-with v = grad_w' L_val(w', a): paper, equation 7.
-
-Four routes compute it. This module knows losses, weights and alphas, not images or words: a loss
-is a function `loss(weights, alphas) -> scalar tensor`.
+with v = grad_w' L_val(w', a): paper, equation 7. Four routes compute it. This module knows losses,
+weights and alphas, not images or words: a loss is a function `loss(weights, alphas) -> scalar`.
 """
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 Tensors = Mapping[str, Tensor]
 Loss = Callable[[Tensors, Tensors], Tensor]
@@ -32,13 +31,20 @@ class InnerStep:
     """One step of SGD on the weights, the `optimiser` of the inner problem.
 
     `momentum_buffers` holds the optimiser's buffers by weight name, missing before its first step.
-    The weight step clips its gradient; the inner step does not, as in the original code.
+    `clip` limits the norm of the gradient by w; infinite, as the original code has it for images.
     """
 
     learning_rate: float | Tensor
     momentum: float = 0.9
     weight_decay: float = 3e-4
     momentum_buffers: Tensors = field(default_factory=dict)
+    clip: float = math.inf
+
+    def kept(self, gradients: Sequence[Tensor]) -> Tensor | float:
+        """Return min(1, clip / norm), which multiplies the gradient: a constant to every route."""
+        if math.isinf(self.clip):
+            return 1.0
+        return (self.clip / nn.utils.get_total_norm(gradients).detach()).clamp(max=1.0)
 
     def direction(self, name: str, weight: Tensor, gradient: Tensor) -> Tensor:
         """Return what SGD multiplies by the learning rate for one weight tensor."""
@@ -117,33 +123,29 @@ def _second_order(
 ) -> ArchitectureGradient:
     weights, alphas = list(problem.weights.values()), list(problem.alphas.values())
     train_gradients = gradients(problem.train_loss(problem.weights, problem.alphas), weights)
+    kept = problem.inner.kept(train_gradients)
     with moved_and_restored(weights):
-        _virtual_step(problem, train_gradients)
+        _virtual_step(problem, torch._foreach_mul(train_gradients, kept))
         loss = problem.valid_loss(problem.weights, problem.alphas)
         found = gradients(loss, alphas + weights)
     direct, v = found[: len(alphas)], found[len(alphas) :]
-    product = hessian_product(problem, v)
-    implicit = [-problem.inner.learning_rate * h for h in product]
-    return ArchitectureGradient(
-        problem.as_alphas(direct), problem.as_alphas(implicit), loss.detach()
-    )
+    step = problem.inner.learning_rate * kept
+    implicit = problem.as_alphas([-step * h for h in hessian_product(problem, v)])
+    return ArchitectureGradient(problem.as_alphas(direct), implicit, loss.detach())
 
 
 @torch.no_grad()
-def _virtual_step(problem: _Problem, train_gradients: Sequence[Tensor]) -> None:
-    """W' = w - xi (gradient + decay w + momentum m), in place, a few kernels for all tensors."""
+def _virtual_step(problem: _Problem, clipped: tuple[Tensor, ...]) -> None:
+    """W' = w - xi (clipped gradient + decay w + momentum m), in place, a few kernels for all."""
     inner, weights = problem.inner, list(problem.weights.values())
-    directions = torch._foreach_add(
-        list(train_gradients), torch._foreach_mul(weights, inner.weight_decay)
-    )
+    directions = torch._foreach_add(clipped, torch._foreach_mul(weights, inner.weight_decay))
     buffered = [i for i, name in enumerate(problem.weights) if name in inner.momentum_buffers]
     if buffered:
         buffers = [inner.momentum_buffers[list(problem.weights)[i]] for i in buffered]
         torch._foreach_add_(
             [directions[i] for i in buffered], torch._foreach_mul(buffers, inner.momentum)
         )
-    torch._foreach_mul_(directions, inner.learning_rate)
-    torch._foreach_sub_(weights, directions)
+    torch._foreach_sub_(weights, torch._foreach_mul(directions, inner.learning_rate))
 
 
 def _finite_difference_product(problem: _Problem, v: list[Tensor]) -> list[Tensor]:
@@ -181,8 +183,9 @@ def _unrolled(problem: _Problem) -> ArchitectureGradient:
     alphas = list(problem.alphas.values())
     loss = problem.train_loss(problem.weights, problem.alphas)
     first = gradients(loss, list(problem.weights.values()), create_graph=True)
+    inner, kept = problem.inner, problem.inner.kept(first)
     virtual = {
-        name: weight - problem.inner.learning_rate * problem.inner.direction(name, weight, gradient)
+        name: weight - inner.learning_rate * inner.direction(name, weight, kept * gradient)
         for (name, weight), gradient in zip(problem.weights.items(), first, strict=True)
     }
     valid_loss = problem.valid_loss(virtual, problem.alphas)
@@ -190,10 +193,8 @@ def _unrolled(problem: _Problem) -> ArchitectureGradient:
     # The direct term alone, to tell the two apart: the same loss with w' held fixed.
     held = {name: weight.detach() for name, weight in virtual.items()}
     direct = gradients(problem.valid_loss(held, problem.alphas), alphas)
-    implicit = [t - d for t, d in zip(total, direct, strict=True)]
-    return ArchitectureGradient(
-        problem.as_alphas(direct), problem.as_alphas(implicit), valid_loss.detach()
-    )
+    implicit = problem.as_alphas([t - d for t, d in zip(total, direct, strict=True)])
+    return ArchitectureGradient(problem.as_alphas(direct), implicit, valid_loss.detach())
 
 
 ROUTES: dict[str, Callable[[_Problem], ArchitectureGradient]] = {
@@ -203,7 +204,6 @@ ROUTES: dict[str, Callable[[_Problem], ArchitectureGradient]] = {
     "unrolled": _unrolled,
 }
 """The four routes. `finite_difference` is the paper's second order."""
-
 
 DOUBLE_BACKWARD = ("exact", "unrolled")
 """Routes that differentiate a gradient: compiled code and recorded steps cannot."""

@@ -28,7 +28,7 @@ from darts_lib.finite_guard import FiniteGuard
 from darts_lib.fused import FusedSupernet
 from darts_lib.relaxation import initial_alphas
 from darts_lib.settings import RunConfig
-from darts_lib.training import Batch, figures, follow
+from darts_lib.training import Batch, figures, follow, laid_out_like
 
 
 class SearchConfig(RunConfig):
@@ -172,7 +172,7 @@ class SearchStep:
         loss = nn.functional.cross_entropy(logits, labels)
         weights = list(self.weights.values())
         for weight, value in zip(weights, gradients(loss, weights), strict=True):
-            weight.grad = value
+            weight.grad = laid_out_like(value, weight)
         norm = nn.utils.clip_grad_norm_(weights, self.config.gradient_clip)
         self.guard.watch(self.optimiser, loss, norm)
         self.optimiser.step()

@@ -59,6 +59,17 @@ def chance_warning(history: Sequence[Mapping[str, Any]], classes: int) -> list[s
     return []
 
 
+def laid_out_like(gradient: Tensor, weight: Tensor) -> Tensor:
+    """Return a gradient that lies in memory as its weight does.
+
+    torch's fused SGD reads both in the order in which they lie, and says nothing where the orders
+    differ (torch 2.14 on the CPU).
+    """
+    if gradient.stride() == weight.stride():
+        return gradient
+    return torch.empty_like(weight).copy_(gradient)
+
+
 def follow(optimiser: torch.optim.Optimizer, rate: Tensor) -> None:
     """Make an optimiser that was just loaded follow `rate` again, with the value it was stored."""
     group = optimiser.param_groups[0]

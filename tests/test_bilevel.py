@@ -1,5 +1,7 @@
 """The architecture gradient: four routes, an independent one, and every known wrong formula."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -276,3 +278,43 @@ def test_names_of_routes() -> None:
     problem = smooth_problem()
     with pytest.raises(ValueError, match=r"unknown route 'second'; choose one of first_order"):
         architecture_gradient(*problem.arguments, route="second")
+
+
+# An inner step that clips ------------------------------------------------------------------------
+
+
+def clipped_problem(share: float) -> SmoothProblem:
+    """Return the smooth problem with an inner step that keeps `share` of the gradient's norm."""
+    problem = smooth_problem(0.5)
+    loss = problem.train_loss(problem.weights, problem.alphas)
+    found = torch.autograd.grad(loss, list(problem.weights.values()))
+    norm = float(torch.cat([part.flatten() for part in found]).norm())
+    return replace(problem, inner=replace(problem.inner, clip=share * norm))
+
+
+@pytest.mark.parametrize("share", [0.2, 3.0])
+def test_all_routes_agree_with_a_training_loss_scaled_by_the_clip(share: float) -> None:
+    """Held constant, the coefficient is nothing but a factor of the training loss."""
+    problem, plain = clipped_problem(share), smooth_problem(0.5)
+    factor = min(1.0, share)
+    scaled = replace(plain, train_loss=lambda w, a: factor * plain.train_loss(w, a))
+    expected = architecture_gradient(*scaled.arguments, route="exact")
+    for route in SECOND_ORDER:
+        found = architecture_gradient(*problem.arguments, route, 1e-3)
+        for term in ("direct", "implicit"):
+            assert relative_error(getattr(found, term), getattr(expected, term)) < 1e-4
+
+
+def test_a_clip_left_out_of_the_implicit_term_would_be_seen() -> None:
+    clipped = architecture_gradient(*clipped_problem(0.2).arguments, route="exact")
+    free = architecture_gradient(*smooth_problem(0.5).arguments, route="exact")
+    assert relative_error(clipped.implicit, free.implicit) > 0.1
+    without = {kind: value / 0.2 for kind, value in clipped.implicit.items()}
+    assert relative_error(without, clipped.implicit) > 1.0
+
+
+def test_a_clip_that_is_not_reached_changes_no_bit() -> None:
+    for route in SECOND_ORDER:
+        loose = architecture_gradient(*clipped_problem(3.0).arguments, route=route)
+        free = architecture_gradient(*smooth_problem(0.5).arguments, route=route)
+        assert all(torch.equal(loose.total[kind], free.total[kind]) for kind in free.total)

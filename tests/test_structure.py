@@ -45,6 +45,7 @@ FLOORS = {
     "epochs": 4,
     "fused": 4,
     "bilevel": 4,
+    "recurrent": 4.2,  # above what it may import, below search_step
     "plots": 4,
     "cell_pictures": 4,
     "image_plots": 4,

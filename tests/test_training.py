@@ -17,6 +17,7 @@ from darts_lib.training import (
     cosine,
     figures,
     follow,
+    laid_out_like,
     restore,
 )
 
@@ -87,6 +88,23 @@ def test_a_loaded_optimiser_follows_the_rate_again() -> None:
     weight.grad = torch.ones(1)
     optimiser.step()
     assert weight.tolist() == [1 - 0.125]
+
+
+def test_a_gradient_takes_the_layout_that_fused_sgd_reads() -> None:
+    torch.manual_seed(0)
+    gradient = torch.randn(4, 3, 2, 2)
+    start = torch.randn(4, 3, 2, 2)
+    ends = []
+    for fused in (True, False):
+        weight = start.clone(memory_format=torch.channels_last).requires_grad_()
+        weight.grad = laid_out_like(gradient, weight)
+        assert torch.equal(weight.grad, gradient)
+        assert weight.grad.stride() == weight.stride()
+        torch.optim.SGD([weight], 0.1, 0.9, fused=fused).step()
+        ends.append(weight.detach())
+    torch.testing.assert_close(*ends)
+    same = torch.randn(2, 2)
+    assert laid_out_like(same, torch.zeros(2, 2)) is same
 
 
 class Net:

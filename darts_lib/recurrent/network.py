@@ -1,0 +1,190 @@
+"""The language model, around the relaxed cell or a derived one, and its dropout masks.
+
+    words -> embedding -> cell, step by step -> decoder -> logits of the next word
+
+The decoder's matrix is the embedding (tied), with a bias of its own. A derived node i with its
+one activation f and source p computes, without any normalisation,
+
+    [c, h] = (s_p * m_h) W_i        s_i = s_p + sigmoid(c) (f(h) - s_p)
+
+and the cell puts out the mean of the states of its concat.
+
+Dropout is an argument of `forward`: masks, drawn once by the caller. Without masks nothing is
+dropped, whatever the module's mode. So two passes with the same masks are the same function, which
+the second-order gradient needs: it subtracts two passes that differ by 1e-2 in their weights.
+Source: paper, sections 2.1, 3.2.2 and A.1.2.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from darts_lib.recurrent.fused import FusedSearchCell
+from darts_lib.recurrent.genotype import RecurrentGenotype
+from darts_lib.recurrent.relaxation import FUNCTIONS, SPREAD, Alphas, GatedCell, highway, masked
+from darts_lib.recurrent.search_space import NODES
+
+
+class DerivedCell(GatedCell):
+    """The cell of a genotype; names of weights as the original's `_W0` and `_Ws`."""
+
+    def __init__(self, width: int, genotype: RecurrentGenotype) -> None:
+        super().__init__(width, genotype.nodes)
+        self.genotype = genotype
+
+    def forward(
+        self,
+        inputs: Tensor,
+        hidden: Tensor,
+        input_mask: Tensor | None = None,
+        hidden_mask: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Step through time; return outputs `(time, batch, width)` and the last hidden state.
+
+        Inputs are `(time, batch, width)`, the hidden state and the masks `(batch, width)`. The
+        input half of W_0 is applied to all steps in one product.
+        """
+        from_input, from_hidden = self._W0.chunk(2)
+        outputs = []
+        for x in (masked(inputs, input_mask) @ from_input).unbind():
+            product = torch.addmm(x, masked(hidden, hidden_mask), from_hidden)
+            hidden = self._nodes(highway(hidden, product, torch.tanh), hidden_mask)
+            outputs.append(hidden)
+        return torch.stack(outputs), hidden
+
+    def _nodes(self, first: Tensor, mask: Tensor | None) -> Tensor:
+        states = [first]
+        for (name, source), matrix in zip(self.genotype.recurrent, self._Ws, strict=True):
+            state = states[source]
+            states.append(highway(state, masked(state, mask) @ matrix, FUNCTIONS[name]))
+        return torch.stack([states[i] for i in self.genotype.concat]).mean(dim=0)
+
+
+# Dropout -----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Dropout:
+    """Probabilities of dropping, each from 0 to below 1. The defaults are those of the search.
+
+    `words` drops whole words of the vocabulary; `embedding` and `output` drop features of what
+    enters and leaves the recurrent layer; `cell_input` and `hidden` drop features of what the
+    cell's matrices multiply.
+    """
+
+    words: float = 0.0
+    embedding: float = 0.2
+    cell_input: float = 0.75
+    hidden: float = 0.25
+    output: float = 0.75
+
+
+class Masks:
+    """Dropout masks of one forward pass, the same at every step of time; 0 or 1 / keep.
+
+    `words` is `(vocabulary, 1)`, the others `(batch, width)`; a probability of 0 gives None. The
+    tensors stay where they are when masks are drawn anew, so that a recorded step can read them.
+    """
+
+    def __init__(
+        self,
+        dropout: Dropout,
+        batch: int,
+        width: int,
+        vocabulary: int,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self.dropout = dropout
+        for name, probability in vars(dropout).items():
+            if not 0 <= probability < 1:
+                raise ValueError(f"dropout {name}={probability} must be from 0 to below 1.")
+
+        def mask(probability: float, *shape: int) -> Tensor | None:
+            return torch.ones(shape, device=device) if probability else None
+
+        self.words = mask(dropout.words, vocabulary, 1)
+        self.embedding = mask(dropout.embedding, batch, width)
+        self.cell_input = mask(dropout.cell_input, batch, width)
+        self.hidden = mask(dropout.hidden, batch, width)
+        self.output = mask(dropout.output, batch, width)
+
+    def draw(self, generator: torch.Generator | None = None) -> "Masks":
+        """Draw all masks anew, in place, and return them."""
+        for probability, mask in self._drawn():
+            mask.bernoulli_(1 - probability, generator=generator).div_(1 - probability)
+        return self
+
+    def _drawn(self) -> Iterator[tuple[float, Tensor]]:
+        for name, probability in vars(self.dropout).items():
+            if probability:
+                yield probability, getattr(self, name)
+
+
+NO_MASKS = Masks(Dropout(0.0, 0.0, 0.0, 0.0, 0.0), 1, 1, 1)
+"""Nothing is dropped: for evaluation."""
+
+
+# The language model ------------------------------------------------------------------------------
+
+
+class Output(NamedTuple):
+    """What one pass gives: logits `(time, batch, vocabulary)`, the cell's outputs, the last state.
+
+    `outputs` and `dropped`, before and after the output mask, are `(time, batch, width)`;
+    `hidden` is `(batch, width)`.
+    """
+
+    logits: Tensor
+    outputs: Tensor
+    dropped: Tensor
+    hidden: Tensor
+
+
+class LanguageModel(nn.Module):
+    """Predicts the next word. Names of weights are the original's (protocol, section 11.3).
+
+    Embedding and hidden state have one width, since both are the same matrix.
+    """
+
+    def __init__(self, cell: GatedCell, vocabulary: int) -> None:
+        super().__init__()
+        self.width, self.vocabulary = cell.width, vocabulary
+        self.encoder = nn.Embedding(vocabulary, cell.width)
+        self.rnns = nn.ModuleList([cell])
+        self.decoder = nn.Linear(cell.width, vocabulary)
+        nn.init.uniform_(self.encoder.weight, -SPREAD, SPREAD)
+        nn.init.zeros_(self.decoder.bias)
+        self.decoder.weight = self.encoder.weight
+
+    def first_hidden(self, batch: int) -> Tensor:
+        """Return the hidden state before the first word: zeros `(batch, width)`."""
+        return self.encoder.weight.new_zeros(batch, self.width)
+
+    def forward(
+        self, tokens: Tensor, hidden: Tensor, masks: Masks = NO_MASKS, alphas: Alphas | None = None
+    ) -> Output:
+        """Run over tokens `(time, batch)` from the hidden state `(batch, width)`.
+
+        `alphas` are for the relaxed cell alone.
+        """
+        embedded = self.encoder(tokens)
+        if masks.words is not None:
+            embedded = embedded * masks.words[tokens]
+        embedded = masked(embedded, masks.embedding)
+        relaxed = () if alphas is None else (alphas,)
+        outputs, last = self.rnns[0](embedded, hidden, *relaxed, masks.cell_input, masks.hidden)
+        dropped = masked(outputs, masks.output)
+        return Output(self.decoder(dropped), outputs, dropped, last)
+
+
+def supernet(width: int, vocabulary: int, nodes: int = NODES) -> LanguageModel:
+    """Return the language model of the search: 4,810,000 weights at width 300, 10,000 words."""
+    return LanguageModel(FusedSearchCell(width, nodes), vocabulary)
+
+
+def derived_network(genotype: RecurrentGenotype, width: int, vocabulary: int) -> LanguageModel:
+    """Return the untrained language model of a genotype: 22,960,000 weights at 850 and 10,000."""
+    return LanguageModel(DerivedCell(width, genotype), vocabulary)
