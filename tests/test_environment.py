@@ -18,7 +18,9 @@ def _requirements(lines: list[str]) -> dict[str, Requirement]:
 
 RUNTIME = _requirements(PROJECT["dependencies"])
 DEV = _requirements(PROJECT["optional-dependencies"]["dev"])
-EVERYTHING = RUNTIME | DEV
+ONNX = _requirements(PROJECT["optional-dependencies"]["onnx"])
+OURSELVES = DEV.pop("darts-lib")  # an extra that brings another one
+EVERYTHING = RUNTIME | DEV | ONNX
 
 
 @pytest.mark.parametrize(
@@ -31,6 +33,11 @@ def test_a_plain_install_brings(name: str) -> None:
 @pytest.mark.parametrize("name", ["nbval", "pytest", "ruff", "mypy", "nbstripout"])
 def test_the_dev_extra_brings(name: str) -> None:
     assert name in DEV
+
+
+def test_the_dev_extra_brings_what_exports_and_checks_onnx() -> None:
+    assert OURSELVES.extras == {"onnx"}
+    assert {"onnx", "onnxscript", "onnxruntime"} <= set(ONNX)
 
 
 @pytest.mark.parametrize("requirement", EVERYTHING.values(), ids=str)
