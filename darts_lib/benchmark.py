@@ -21,6 +21,8 @@ from torch import nn
 from darts_lib.complexity import saved_bytes
 from darts_lib.markdown import table
 from darts_lib.original_steps import OriginalSteps
+from darts_lib.recurrent.relaxation import SearchCell
+from darts_lib.recurrent.search_step import RecurrentSearchConfig, RecurrentSearchStep
 from darts_lib.resident_memory import Size, measured_memory, random_step
 from darts_lib.retrain_step import RetrainConfig, RetrainStep
 from darts_lib.runs import write_json
@@ -134,6 +136,23 @@ def plain_retraining(run: RetrainStep, optimiser: torch.optim.Optimizer, batch: 
     loss.item()  # what a loop that prints its loss does
 
 
+def compare_recurrent(repeats: int, device: torch.device, width: int, words: int) -> list[Row]:
+    """Compare the recurrent supernet's loop over nodes with its fused form, in both orders."""
+    rows: list[Row] = []
+    for order, what in ((1, "first-order step, s"), (2, "second-order step, s")):
+        given = {"scale": "laptop", "width": width, "batch_size": 16, "order": order}
+        config = RecurrentSearchConfig.create(**given)
+        runs = {name: RecurrentSearchStep(config, words, device) for name in ("plain", "fused")}
+        # The same weights under the same names; only the way through the nodes differs.
+        runs["plain"].net.rnns[0].__class__ = SearchCell
+        segments = [torch.randint(words, (2, config.bptt, 16), device=device) for _ in range(2)]
+        arguments = [(tokens[0], tokens[1]) for tokens in segments]
+        steps: dict[str, Step] = {n: partial(run.step, *arguments) for n, run in runs.items()}
+        size = f"width {width}, batch 16, {config.bptt} words, vocabulary {words:,}"
+        rows.append({"size": size, "what": what, **medians(steps, repeats, device)})
+    return [row | _ratios(row, "plain") for row in rows]
+
+
 def compare_predictions(sizes: Sequence[Size], repeats: int, device: torch.device) -> list[Row]:
     """Hold the cost model's seconds and memory of a second-order step against what is measured."""
     rows: list[Row] = []
@@ -162,9 +181,11 @@ def main(arguments: Sequence[str]) -> None:
     given = parser.parse_args(arguments)
     device = resolve_device(given.device)
     sizes, predicted = (SMALL, SMALL) if given.small else (SIZES, PREDICTED)
+    width, words = (8, 50) if given.small else (100, 10_000)
     tables = {
         "supernet": [row for size in sizes for row in compare(size, given.repeats, device)],
         "retraining": [] if given.small else compare_retraining(given.repeats, device),
+        "recurrent": compare_recurrent(given.repeats, device, width, words),
         "cost model": compare_predictions(predicted, given.repeats, device),
     }
     print("  ".join(f"{name}: {value}" for name, value in machine().items()))
