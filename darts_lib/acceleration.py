@@ -45,6 +45,12 @@ class Acceleration:
             for cell in cells:
                 cell.compile()
 
+    def recorded(
+        self, step: Callable[..., Tensor], state: Callable[[], Sequence[Tensor]], required: bool
+    ) -> Callable[..., Tensor]:
+        """Return the step itself, or where a graph is wanted the step as one."""
+        return Captured(step, state, required) if self.graph else step
+
     def __str__(self) -> str:
         """Name what is on, for the line that describes a run."""
         names = ("amp", "compile", "graph")
@@ -55,33 +61,52 @@ class Captured:
     """A step on CUDA, recorded as a graph and replayed: one launch in place of thousands.
 
     `step` takes tensors and returns one; `state` lists every tensor that it changes. Inputs are
-    copied into fixed buffers. Inputs of another shape (an epoch's last batch) run eagerly.
+    copied into fixed buffers. Inputs of another shape (an epoch's last batch) run eagerly. Where
+    recording fails, a `required` graph raises; else the run says so and goes on eagerly.
     """
 
-    def __init__(self, step: Callable[..., Tensor], state: Callable[[], Sequence[Tensor]]) -> None:
-        self.step, self.state = step, state
-        self.started = False
+    def __init__(
+        self,
+        step: Callable[..., Tensor],
+        state: Callable[[], Sequence[Tensor]],
+        required: bool = True,
+    ) -> None:
+        self.step, self.state, self.required = step, state, required
+        self.started = self.failed = False
         self.graph: torch.cuda.CUDAGraph | None = None
 
     def __call__(self, *inputs: Tensor) -> Tensor:
         """Take the step; the first is eager, so that the optimisers make their state."""
-        if not self.started:
+        if not self.started or self.failed:
             self.started = True
             return self.step(*inputs)
         if self.graph is None:
             self._record(inputs)
-        if [x.shape for x in inputs] != [own.shape for own in self.inputs]:
+        if self.graph is None or [x.shape for x in inputs] != [own.shape for own in self.inputs]:
             return self.step(*inputs)
         for own, x in zip(self.inputs, inputs, strict=True):
             own.copy_(x)
-        assert self.graph is not None
         self.graph.replay()
         return self.output.clone()
 
     def _record(self, inputs: Sequence[Tensor]) -> None:
-        """Warm up on a stream of its own, put the state back, and record one step."""
+        """Warm up and record one step, and put back what the warm-up changed."""
         self.inputs = [x.clone() for x in inputs]
         before = [tensor.clone() for tensor in self.state()]
+        try:
+            self.graph = self._recorded()
+        except RuntimeError as error:
+            if self.required:
+                raise
+            self.failed = True
+            first = str(error).partition("\n")[0]
+            print(f"the step cannot be a CUDA graph ({first}); going on without, as graph='off'.")
+        with torch.no_grad():
+            for tensor, value in zip(self.state(), before, strict=True):
+                tensor.copy_(value)
+
+    def _recorded(self) -> torch.cuda.CUDAGraph:
+        """Return a graph of one step, after some on a stream of their own."""
         side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):
@@ -91,7 +116,4 @@ class Captured:
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
             self.output = self.step(*self.inputs)
-        with torch.no_grad():
-            for tensor, value in zip(self.state(), before, strict=True):
-                tensor.copy_(value)
-        self.graph = graph
+        return graph

@@ -7,7 +7,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from darts_lib.acceleration import Acceleration, Captured
+from darts_lib.acceleration import Acceleration
 from darts_lib.cell_choice import find_genotype
 from darts_lib.finite_guard import FiniteGuard
 from darts_lib.genotype import Genotype
@@ -97,9 +97,8 @@ class RetrainStep:
         )
         for weight in self.net.parameters():  # zeros: what SGD's first step takes them for
             self.optimiser.state[weight]["momentum_buffer"] = torch.zeros_like(weight)
-        self._take = (
-            Captured(self.eager_step, self._changed) if self.fast.graph else self.eager_step
-        )
+        required = config.graph == "on"
+        self._take = self.fast.recorded(self.eager_step, self._changed, required)
 
     def step(self, batch: Batch) -> Tensor:
         """Take one step; return (summed loss, correct, count) of the batch, on the device."""

@@ -13,7 +13,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from darts_lib.acceleration import Acceleration, Captured
+from darts_lib.acceleration import Acceleration
 from darts_lib.bilevel import (
     DOUBLE_BACKWARD,
     ROUTES,
@@ -131,9 +131,8 @@ class SearchStep:
             fused=True,
             capturable=self.fast.graph,
         )
-        self._take = (
-            Captured(self.eager_step, self._changed) if self.fast.graph else self.eager_step
-        )
+        required = config.graph == "on"
+        self._take = self.fast.recorded(self.eager_step, self._changed, required)
 
     def step(self, train: Batch, valid: Batch) -> Tensor:
         """Take one step of the alphas, then one of the weights on the same training batch.

@@ -142,3 +142,28 @@ def test_a_smaller_last_batch_runs_eagerly(monkeypatch: pytest.MonkeyPatch) -> N
     captured(torch.full((2,), 5.0))
     assert events == ["step"]
     assert float(weight) == 6
+
+
+@pytest.mark.parametrize("required", [False, True])
+def test_where_recording_fails_a_run_says_so_and_goes_on_unless_a_graph_is_required(
+    required: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    captured, weight, _ = recorded(monkeypatch)
+    captured.required = required
+
+    @contextlib.contextmanager
+    def refusing(_: object):  # type: ignore[no-untyped-def]
+        raise RuntimeError("operation not permitted when stream is capturing\nmore")
+        yield
+
+    monkeypatch.setattr(torch.cuda, "graph", refusing)
+    captured(torch.ones(4))
+    if required:
+        with pytest.raises(RuntimeError, match="not permitted"):
+            captured(torch.ones(4))
+        return
+    for _ in range(2):
+        captured(torch.ones(4))
+    assert float(weight) == 3, "the warm-up left no trace, and each call was one step"
+    said = capsys.readouterr().out
+    assert said.count("cannot be a CUDA graph (operation not permitted when stream") == 1
