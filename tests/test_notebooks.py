@@ -23,6 +23,7 @@ CHAPTERS = (
     "03_search",
     "04_genotype",
     "05_retrain",
+    "06_recurrent_cells",
 )
 
 MAX_CELL_LINES = 25

@@ -47,6 +47,7 @@ FLOORS = {
     "bilevel": 4,
     "recurrent": 4.2,  # above what it may import, below search_step
     "plots": 4,
+    "recurrent_plots": 5.6,
     "cell_pictures": 4,
     "image_plots": 4,
     "acceleration": 2.5,

@@ -55,6 +55,9 @@ class RecurrentSearchConfig(TextConfig):
         "threads": 1,  # on arrays this small a second thread waits more than it works
         # At the paper's 3e-3 and a few dozen steps, the alphas could not move.
         "alpha_learning_rate": 0.03,
+        # The paper's 0.75 suits 50 epochs; in a few dozen steps nothing would be learnt.
+        "dropout_cell_input": 0.2,
+        "dropout_output": 0.2,
     }
 
     order: int = Field(2, ge=1, le=2)

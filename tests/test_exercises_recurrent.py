@@ -1,0 +1,124 @@
+"""The checks of chapter 06: its folded solutions pass, typical wrong answers get a fitting hint."""
+
+import json
+import math
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from darts_lib.exercises import recurrent as checks
+from darts_lib.recurrent.search_space import ACTIVATIONS, PRIMITIVES
+
+NOTEBOOK = Path(__file__).parents[1] / "notebooks" / "06_recurrent_cells.ipynb"
+ANSWERS: dict[str, Callable[[Any], None]] = {
+    "choose": checks.node_choice,
+    "perplexity_of": checks.text_perplexity,
+    "count_weights": checks.model_parameters,
+}
+
+
+def solutions() -> dict[str, Any]:
+    """Run the folded solutions of the chapter and return what they define."""
+    cells = json.loads(NOTEBOOK.read_text(encoding="utf-8"))["cells"]
+    markdown = "\n".join("".join(c["source"]) for c in cells if c["cell_type"] == "markdown")
+    namespace: dict[str, Any] = {"torch": torch, "math": math, "PRIMITIVES": PRIMITIVES}
+    folded = re.findall(r"<details>.*?</details>", markdown, re.S)
+    for code in re.findall(r"^```python\n(.*?)^```", "\n".join(folded), re.M | re.S):
+        exec(code, namespace)  # our own text: the chapter's solutions
+    return namespace
+
+
+@pytest.mark.parametrize("name", ANSWERS)
+def test_the_folded_solution_passes(name: str) -> None:
+    ANSWERS[name](solutions()[name])
+
+
+def _best(scores: Tensor, by: Tensor, names: tuple[str, ...] = ACTIVATIONS) -> tuple[str, int]:
+    source = int(by.argmax())
+    return names[int(scores[source].argmax())], source
+
+
+def _keeps_none(logits: Tensor) -> tuple[str, int]:
+    weights = logits.softmax(-1)
+    return _best(weights, weights.amax(1), PRIMITIVES)
+
+
+def _drops_none_first(logits: Tensor) -> tuple[str, int]:
+    weights = logits[:, 1:].softmax(-1)
+    return _best(weights, weights.amax(1))
+
+
+def _by_sum(logits: Tensor) -> tuple[str, int]:
+    weights = logits.softmax(-1)[:, 1:]
+    return _best(weights, weights.sum(1))
+
+
+def _by_logits(logits: Tensor) -> tuple[str, int]:
+    best = logits[:, 1:].amax(1) - 10 * (logits[:, 0] > 5)
+    return _best(logits[:, 1:], best)
+
+
+def _next_name(logits: Tensor) -> tuple[str, int]:
+    weights = logits.softmax(-1)[:, 1:]
+    name, source = _best(weights, weights.amax(1))
+    return ACTIVATIONS[ACTIVATIONS.index(name) - 1], source
+
+
+@pytest.mark.parametrize(
+    ("choose", "hint"),
+    [
+        (_keeps_none, "no cell contains it"),
+        (_drops_none_first, "after the softmax, not before"),
+        (_by_sum, "not by the sum"),
+        (_by_logits, "cannot be compared"),
+        (_next_name, "the library chooses"),
+        (lambda logits: 0, "return a pair"),
+        (lambda logits: ("gelu", 0), "is no activation"),
+    ],
+)
+def test_wrong_choices_get_a_hint(choose: checks.Choose, hint: str) -> None:
+    with pytest.raises(AssertionError, match=hint):
+        checks.node_choice(choose)
+
+
+def _mean(losses: Any, words: Any) -> float:
+    total = sum(loss * count for loss, count in zip(losses, words, strict=True))
+    return float(total / sum(words))
+
+
+@pytest.mark.parametrize(
+    ("perplexity", "hint"),
+    [
+        (lambda x, n: sum(map(math.exp, x)) / len(x), "mean of perplexities"),
+        (lambda x, n: _mean(list(map(math.exp, x)), n), "mean of perplexities"),
+        (lambda x, n: math.exp(sum(x) / len(x)), "weigh each loss"),
+        (lambda x, n: 2 ** _mean(x, n), "in nats"),
+        (_mean, "exp is missing"),
+        (lambda x, n: 1.0, "losses 1 and 4"),
+        (lambda x, n: math.exp(1.75), "three segments"),
+    ],
+)
+def test_wrong_perplexities_get_a_hint(perplexity: checks.Perplexity, hint: str) -> None:
+    with pytest.raises(AssertionError, match=hint):
+        checks.text_perplexity(perplexity)
+
+
+@pytest.mark.parametrize(
+    ("count", "hint"),
+    [
+        (lambda d, v, n: 2 * v * d + v + 4 * d * d + 2 * n * d * d, "share one matrix"),
+        (lambda d, v, n: v * d + 4 * d * d + 2 * n * d * d, "has a bias"),
+        (lambda d, v, n: v * d + v + 2 * d * d + 2 * n * d * d, "2 d rows"),
+        (lambda d, v, n: v * d + v + 2 * d * d + n * d * d, "2 d columns"),
+        (lambda d, v, n: 22_960_000, "33,278 words"),
+        (lambda d, v, n: 0, "it is 22,960,000"),
+    ],
+)
+def test_wrong_counts_get_a_hint(count: Callable[[int, int, int], int], hint: str) -> None:
+    with pytest.raises(AssertionError, match=hint):
+        checks.model_parameters(count)
