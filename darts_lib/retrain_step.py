@@ -13,7 +13,7 @@ from darts_lib.finite_guard import FiniteGuard
 from darts_lib.genotype import Genotype
 from darts_lib.network import Network
 from darts_lib.settings import RunConfig, SettingsError
-from darts_lib.training import Batch, figures, follow
+from darts_lib.training import Batch, figures, follow, momentum_sgd
 
 
 class RetrainConfig(RunConfig):
@@ -88,15 +88,9 @@ class RetrainStep:
         self.drop_path = torch.zeros((), device=device)
         self.net.drop_path = self.drop_path if config.drop_path else None
         self.guard = FiniteGuard(device)
-        self.optimiser = torch.optim.SGD(
-            self.net.parameters(),
-            self.rate,
-            config.momentum,
-            weight_decay=config.weight_decay,
-            fused=True,
+        self.optimiser = momentum_sgd(
+            self.net.parameters(), self.rate, config.momentum, config.weight_decay
         )
-        for weight in self.net.parameters():  # zeros: what SGD's first step takes them for
-            self.optimiser.state[weight]["momentum_buffer"] = torch.zeros_like(weight)
         required = config.graph == "on"
         self._take = self.fast.recorded(self.eager_step, self._changed, required)
 

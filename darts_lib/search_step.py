@@ -28,7 +28,7 @@ from darts_lib.finite_guard import FiniteGuard
 from darts_lib.fused import FusedSupernet
 from darts_lib.relaxation import initial_alphas
 from darts_lib.settings import RunConfig
-from darts_lib.training import Batch, figures, follow, laid_out_like
+from darts_lib.training import Batch, figures, follow, laid_out_like, momentum_sgd
 
 
 class SearchConfig(RunConfig):
@@ -114,15 +114,9 @@ class SearchStep:
         # A tensor, so that a recorded step follows the cosine.
         self.rate = torch.tensor(config.learning_rate, device=device)
         self.guard = FiniteGuard(device)
-        self.optimiser = torch.optim.SGD(
-            self.weights.values(),
-            self.rate,
-            config.momentum,
-            weight_decay=config.weight_decay,
-            fused=True,
+        self.optimiser = momentum_sgd(
+            self.weights.values(), self.rate, config.momentum, config.weight_decay
         )
-        for weight in self.weights.values():  # zeros: what SGD's first step takes them for
-            self.optimiser.state[weight]["momentum_buffer"] = torch.zeros_like(weight)
         self.alpha_optimiser = torch.optim.Adam(
             self.alphas.values(),
             config.alpha_learning_rate,

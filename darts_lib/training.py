@@ -1,7 +1,7 @@
 """What searching and retraining share: batches on the device, figures of a batch, the cosine."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -68,6 +68,19 @@ def laid_out_like(gradient: Tensor, weight: Tensor) -> Tensor:
     if gradient.stride() == weight.stride():
         return gradient
     return torch.empty_like(weight).copy_(gradient)
+
+
+def momentum_sgd(
+    weights: Iterable[Tensor], rate: Tensor, momentum: float, weight_decay: float
+) -> torch.optim.SGD:
+    """Return a fused SGD that follows the tensor `rate`, its momentum buffers made already.
+
+    They are zeros: what SGD's first step takes them for. So a step never makes state.
+    """
+    optimiser = torch.optim.SGD(weights, rate, momentum, weight_decay=weight_decay, fused=True)
+    for weight in optimiser.param_groups[0]["params"]:
+        optimiser.state[weight]["momentum_buffer"] = torch.zeros_like(weight)
+    return optimiser
 
 
 def follow(optimiser: torch.optim.Optimizer, rate: Tensor) -> None:
