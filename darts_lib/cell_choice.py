@@ -2,11 +2,28 @@
 
 import difflib
 import os
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Protocol, Self, TypeVar
 
 from darts_lib.derivation import random_genotype
 from darts_lib.genotype import PUBLISHED, Genotype, GenotypeError
 from darts_lib.runs import read_json
+
+
+class Cell(Protocol):
+    """A genotype of either kind: read from its text or from JSON's lists."""
+
+    @classmethod
+    def from_text(cls, text: str) -> Self:
+        """Read the original's `Genotype(...)` text."""
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, object]) -> Self:
+        """Build from JSON's lists."""
+
+
+AnyCell = TypeVar("AnyCell", bound=Cell)
 
 
 def find_genotype(name: str, seed: int = 0) -> Genotype:
@@ -16,21 +33,32 @@ def find_genotype(name: str, seed: int = 0) -> Genotype:
     `genotype.json` or of a search's run folder, or a `Genotype(...)` text. Raises GenotypeError
     with the valid names for anything else.
     """
-    if name in PUBLISHED:
-        return PUBLISHED[name]
+    return find_cell(name, Genotype, PUBLISHED, lambda: random_genotype(seed), "genotype")
+
+
+def find_cell(
+    name: str,
+    kind: type[AnyCell],
+    published: Mapping[str, AnyCell],
+    draw: Callable[[], AnyCell],
+    called: str,
+) -> AnyCell:
+    """Return the cell of a kind that `name` stands for; `called` is what the kind is called."""
+    if name in published:
+        return published[name]
     if name == "random":
-        return random_genotype(seed)
+        return draw()
     if name.lstrip().startswith("Genotype"):
-        return Genotype.from_text(name)
+        return kind.from_text(name)
     path = os.path.expanduser(name)
     if os.path.isdir(path):
         path = os.path.join(path, "genotype.json")
     if os.path.isfile(path):  # unlike Path's, it takes any text, however long
-        return Genotype.from_dict(read_json(Path(path)))
-    known = {cell.lower(): cell for cell in (*PUBLISHED, "random")}
+        return kind.from_dict(read_json(Path(path)))
+    known = {cell.lower(): cell for cell in (*published, "random")}
     near = difflib.get_close_matches(name.lower(), known, n=1)
     hint = f"did you mean {known[near[0]]!r}? " if near else ""
     raise GenotypeError(
-        f"unknown genotype {name!r}: {hint}It may be {', '.join(PUBLISHED)}, 'random', a "
+        f"unknown {called} {name!r}: {hint}It may be {', '.join(published)}, 'random', a "
         "genotype.json, a finished search's run folder, or a Genotype(...) text."
     )

@@ -5,16 +5,15 @@ i + 1. `concat` lists the states whose mean the cell puts out.
 """
 
 import difflib
-import os
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Self
 
 import torch
 from torch import Tensor
 
+from darts_lib.cell_choice import find_cell
 from darts_lib.genotype import GenotypeError, Pair, literal_fields
 from darts_lib.recurrent.search_space import (
     ACTIVATIONS,
@@ -25,7 +24,6 @@ from darts_lib.recurrent.search_space import (
     nodes_of,
     row_offset,
 )
-from darts_lib.runs import read_json
 
 FIELDS = ("recurrent", "concat")
 
@@ -165,23 +163,8 @@ def find_genotype(name: str, seed: int = 0) -> RecurrentGenotype:
     `genotype.json` or of a search's run folder, or a `Genotype(...)` text. Raises GenotypeError
     with the valid names for anything else.
     """
-    if name in PUBLISHED:
-        return PUBLISHED[name]
-    if name == "random":
-        return random_genotype(seed)
-    if name.lstrip().startswith("Genotype"):
-        return RecurrentGenotype.from_text(name)
-    path = os.path.expanduser(name)
-    if os.path.isdir(path):
-        path = os.path.join(path, "genotype.json")
-    if os.path.isfile(path):
-        return RecurrentGenotype.from_dict(read_json(Path(path)))
-    known = {cell.lower(): cell for cell in (*PUBLISHED, "random")}
-    near = difflib.get_close_matches(name.lower(), known, n=1)
-    hint = f"did you mean {known[near[0]]!r}? " if near else ""
-    raise GenotypeError(
-        f"unknown recurrent genotype {name!r}: {hint}It may be {', '.join(PUBLISHED)}, 'random', a "
-        "genotype.json, a finished search's run folder, or a Genotype(...) text."
+    return find_cell(
+        name, RecurrentGenotype, PUBLISHED, lambda: random_genotype(seed), "recurrent genotype"
     )
 
 
