@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from darts_lib.operations import build_candidate, shift_by_one
+from darts_lib.depthwise import depthwise
+from darts_lib.operations import build_candidate, every_second_pixel
 
 
 @dataclass(frozen=True)
@@ -66,11 +67,15 @@ class Round(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Convolve each channel by itself, then mix the channels of each edge."""
+        return F.conv2d(self._spread(x), self.pointwise, groups=self.edges)
+
+    def _spread(self, x: Tensor) -> Tensor:
         form = self.form
-        spread = F.conv2d(
-            x, self.depthwise, None, self.stride, form.padding, form.dilation, x.shape[1]
-        )
-        return F.conv2d(spread, self.pointwise, groups=self.edges)
+        if self.stride == 1:
+            return depthwise(x, self.depthwise, form.dilation)
+        if self.stride == form.dilation:  # every second pixel is read, by an ordinary convolution
+            return depthwise(x[:, :, :: self.stride, :: self.stride], self.depthwise)
+        return F.conv2d(x, self.depthwise, None, self.stride, form.padding, groups=x.shape[1])
 
 
 class Fan(nn.Module):
@@ -154,10 +159,8 @@ class Fan(nn.Module):
 
     def _reduce(self, rectified: Tensor) -> Tensor:
         """Return every edge's FactorizedReduce, its two halves next to each other."""
-        halves = [
-            F.conv2d(rectified, self.conv_1, stride=2),
-            F.conv2d(shift_by_one(rectified), self.conv_2, stride=2),
-        ]
+        even, odd = every_second_pixel(rectified)
+        halves = [F.conv2d(even, self.conv_1), F.conv2d(odd, self.conv_2)]
         split = [torch.unflatten(half, 1, (self.count, self.channels // 2)) for half in halves]
         joined = torch.stack(split, dim=2).flatten(1, 3)
         return joined.contiguous(memory_format=torch.channels_last)

@@ -67,21 +67,28 @@ class FactorizedReduce(nn.Module):
         if channels % 2:
             raise ValueError(f"channels must be even to reduce in two halves, not {channels}.")
         self.relu = nn.ReLU()
-        self.conv_1 = nn.Conv2d(channels_in, channels // 2, 1, stride=2, bias=False)
-        self.conv_2 = nn.Conv2d(channels_in, channels // 2, 1, stride=2, bias=False)
+        self.conv_1 = nn.Conv2d(channels_in, channels // 2, 1, bias=False)
+        self.conv_2 = nn.Conv2d(channels_in, channels // 2, 1, bias=False)
         self.bn = batch_norm(channels, affine)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map `(batch, channels_in, h, w)` to `(batch, channels, ceil(h / 2), ceil(w / 2))`."""
-        x = self.relu(x)
-        out: Tensor = self.bn(torch.cat([self.conv_1(x), self.conv_2(shift_by_one(x))], dim=1))
+        even, odd = every_second_pixel(self.relu(x))
+        out: Tensor = self.bn(torch.cat([self.conv_1(even), self.conv_2(odd)], dim=1))
         return out
 
 
-def shift_by_one(x: Tensor) -> Tensor:
-    """Drop the first row and column; where the size is odd, add a line of zeros at the end."""
+def every_second_pixel(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the pixels of even row and column, and those of odd row and column.
+
+    Both are `(batch, channels, ceil(h / 2), ceil(w / 2))`; where a size is odd, the second half
+    ends in a line of zeros. A 1x1 convolution of either is one of stride 2, said in another way:
+    the strided form overwrites memory in the backward pass of channels_last images with fewer
+    than 8 channels (torch 2.14; uxlfoundation/oneDNN issue 6035).
+    """
     height, width = x.shape[-2:]
-    return F.pad(x, (-1, width % 2, -1, height % 2))
+    shifted = F.pad(x, (-1, width % 2, -1, height % 2))
+    return x[:, :, ::2, ::2], shifted[:, :, ::2, ::2]
 
 
 def depthwise_block(

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from darts_lib.complexity import count_parameters
 from darts_lib.operations import (
@@ -12,7 +13,7 @@ from darts_lib.operations import (
     Zero,
     build_candidate,
     build_operation,
-    shift_by_one,
+    every_second_pixel,
 )
 from darts_lib.relaxation import MixedOp
 from darts_lib.search_space import PRIMITIVES
@@ -70,7 +71,11 @@ def test_factorized_reduce_on_even_sizes_is_the_published_form() -> None:
     module = FactorizedReduce(6, 8, affine=False).double()
     x = torch.randn(2, 6, 8, 10, dtype=torch.float64)
     relu = x.clamp(min=0)
-    published = torch.cat([module.conv_1(relu), module.conv_2(relu[:, :, 1:, 1:])], dim=1)
+    halves = [
+        F.conv2d(relu, module.conv_1.weight, stride=2),
+        F.conv2d(relu[:, :, 1:, 1:], module.conv_2.weight, stride=2),
+    ]
+    published = torch.cat(halves, dim=1)
     mean, var = (
         published.mean((0, 2, 3), keepdim=True),
         published.var((0, 2, 3), unbiased=False, keepdim=True),
@@ -78,12 +83,22 @@ def test_factorized_reduce_on_even_sizes_is_the_published_form() -> None:
     torch.testing.assert_close(module(x), (published - mean) / (var + 1e-5).sqrt())
 
 
-def test_the_shift_adds_a_line_of_zeros_only_on_odd_sizes() -> None:
-    x = torch.arange(1.0, 13.0).reshape(1, 1, 3, 4)
-    shifted = shift_by_one(x)
-    assert shifted.shape == (1, 1, 3, 3)
-    assert torch.equal(shifted[0, 0, :2], x[0, 0, 1:, 1:])
-    assert torch.equal(shifted[0, 0, 2], torch.zeros(3))
+def test_the_odd_pixels_end_in_a_line_of_zeros_only_on_odd_sizes() -> None:
+    x = torch.arange(1.0, 16.0).reshape(1, 1, 3, 5)
+    even, odd = every_second_pixel(x)
+    assert even[0, 0].tolist() == [[1, 3, 5], [11, 13, 15]]
+    assert odd[0, 0].tolist() == [[7, 9, 0], [0, 0, 0]]
+    even, odd = every_second_pixel(x[:, :, :2, :4])
+    assert even[0, 0].tolist() == [[1, 3]]
+    assert odd[0, 0].tolist() == [[7, 9]]
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_no_1x1_convolution_has_a_stride(name: str) -> None:
+    """Such a one overwrites memory on some processors (oneDNN issue 6035)."""
+    for module in build_operation(name, 4, 2, True).modules():
+        if isinstance(module, nn.Conv2d) and module.kernel_size == (1, 1):
+            assert module.stride == (1, 1)
 
 
 def test_nothing_works_in_place() -> None:

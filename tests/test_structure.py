@@ -40,6 +40,7 @@ FLOORS = {
     "cell_plots": 3.5,
     "cell_choice": 3.5,
     "training": 3.5,
+    "depthwise": 1,
     "fan": 3.5,
     "expected_cost": 3.5,
     "epochs": 4,
