@@ -9,6 +9,7 @@ PYTHON ?= python3
 VENV ?= .venv
 PY := $(VENV)/bin/python
 INSTALLED := $(VENV)/.darts-lib-installed
+INSTALLED_SWEEP := $(VENV)/.darts-lib-installed-sweep
 INSTALLED_DEV := $(VENV)/.darts-lib-installed-dev
 
 # Show what the cells print, as they print it, and nothing else.
@@ -24,7 +25,7 @@ export OMP_WAIT_POLICY ?= PASSIVE
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help search lab results test lint types unit gpu chapters notebooks benchmark cifar10 clean
+.PHONY: help search lab results sweep test lint types unit gpu chapters notebooks benchmark cifar10 clean
 
 help:  ## say what each target does
 	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
@@ -56,6 +57,10 @@ results: $(INSTALLED)  ## three seeds on digits, searched and random cells: the 
 			-p run_dir "$(CURDIR)/runs/results/retrain-$$seed" || exit 1; \
 	done
 	$(PY) -m darts_lib.records runs/results/search-? runs/results/retrain-? runs/results/retrain-?/random
+
+# python -m darts_lib.sweep --scale laptop --workers 2
+sweep: $(INSTALLED_SWEEP)  ## three searched and three random cells on two workers, the best retrained
+	$(PY) -m darts_lib.sweep --scale laptop --workers 2
 
 test: lint types unit gpu chapters  ## every check: style, types, unit tests, notebooks (-k goes on after a failure)
 
@@ -134,10 +139,15 @@ $(INSTALLED): $(PY) pyproject.toml
 	$(PY) -m pip install --quiet --editable .
 	@touch $@
 
+# .venv/bin/pip install -e ".[sweep]"
+$(INSTALLED_SWEEP): $(PY) pyproject.toml
+	$(PY) -m pip install --quiet --editable ".[sweep]"
+	@touch $@ $(INSTALLED)
+
 # .venv/bin/pip install -e ".[dev]"
 $(INSTALLED_DEV): $(PY) pyproject.toml
 	$(PY) -m pip install --quiet --editable ".[dev]"
-	@touch $@ $(INSTALLED)
+	@touch $@ $(INSTALLED) $(INSTALLED_SWEEP)
 
 $(PY):
 	@command -v "$(PYTHON)" >/dev/null || { \

@@ -4,7 +4,8 @@
 name: they take minutes to compile, and the graph alone removes the launches.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -55,6 +56,23 @@ class Acceleration:
         """Name what is on, for the line that describes a run."""
         names = ("amp", "compile", "graph")
         return ", ".join(name for name in names if getattr(self, name)) or "eager float32"
+
+
+@contextmanager
+def full_precision() -> Iterator[None]:
+    """IEEE float32 inside: no autocast, no TF32.
+
+    The finite difference moves each weight by about 1e-5 of itself; in bfloat16 or TF32 that
+    drowns in rounding.
+    """
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = matmul.allow_tf32, cudnn.allow_tf32
+    matmul.allow_tf32 = cudnn.allow_tf32 = False
+    try:
+        with torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
+            yield
+    finally:
+        matmul.allow_tf32, cudnn.allow_tf32 = before
 
 
 class Captured:

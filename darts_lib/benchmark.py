@@ -25,7 +25,7 @@ from darts_lib.recurrent.relaxation import SearchCell
 from darts_lib.recurrent.search_step import RecurrentSearchConfig, RecurrentSearchStep
 from darts_lib.resident_memory import Size, measured_memory, random_step
 from darts_lib.retrain_step import RetrainConfig, RetrainStep
-from darts_lib.runs import write_json
+from darts_lib.run_files import write_json
 from darts_lib.search_step import SearchStep
 from darts_lib.settings import machine, resolve_device
 from darts_lib.step_cost import trace

@@ -19,8 +19,11 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from darts_lib.acceleration import full_precision
+
 Tensors = Mapping[str, Tensor]
 Loss = Callable[[Tensors, Tensors], Tensor]
+Mean = Callable[[Sequence[Tensor]], list[Tensor]]
 
 RADIUS = 1e-2
 """R of the finite difference: the weights move by R in all, whatever their number. Paper, 2.3."""
@@ -76,16 +79,19 @@ def architecture_gradient(
     inner: InnerStep,
     route: str = "finite_difference",
     radius: float = RADIUS,
+    mean: Mean = list,
 ) -> ArchitectureGradient:
     """Return the gradient of the validation loss by alpha, by one of the four `ROUTES`.
 
     `weights` are leaf tensors, usually a module's parameters; they are moved in place during the
     call and are the same bit for bit afterwards, also when a loss raises. `alphas` are leaf
-    tensors. No `.grad` is read or written. `radius` serves the finite difference only.
+    tensors. No `.grad` is read or written. `radius` serves the finite difference only. Where
+    several processes share a batch, `mean` takes the mean of gradients over them; it cannot be
+    differentiated, so it is not for the routes of `DOUBLE_BACKWARD`.
     """
     if route not in ROUTES:
         raise ValueError(f"unknown route {route!r}; choose one of {', '.join(ROUTES)}.")
-    problem = _Problem(train_loss, valid_loss, dict(weights), dict(alphas), inner, radius)
+    problem = _Problem(train_loss, valid_loss, dict(weights), dict(alphas), inner, radius, mean)
     return ROUTES[route](problem)
 
 
@@ -97,6 +103,7 @@ class _Problem:
     alphas: dict[str, Tensor]
     inner: InnerStep
     radius: float
+    mean: Mean
 
     def as_alphas(self, tensors: Sequence[Tensor]) -> dict[str, Tensor]:
         return dict(zip(self.alphas, tensors, strict=True))
@@ -113,7 +120,8 @@ def gradients(loss: Tensor, inputs: Sequence[Tensor], create_graph: bool = False
 def _first_order(problem: _Problem) -> ArchitectureGradient:
     """Xi = 0: the weights are taken as they are, and the implicit term is dropped."""
     loss = problem.valid_loss(problem.weights, problem.alphas)
-    direct = problem.as_alphas(gradients(loss, list(problem.alphas.values())))
+    found = problem.mean(gradients(loss, list(problem.alphas.values())))
+    direct = problem.as_alphas(found)
     none = {name: torch.zeros_like(value) for name, value in direct.items()}
     return ArchitectureGradient(direct, none, loss.detach())
 
@@ -122,12 +130,13 @@ def _second_order(
     problem: _Problem, hessian_product: Callable[[_Problem, list[Tensor]], list[Tensor]]
 ) -> ArchitectureGradient:
     weights, alphas = list(problem.weights.values()), list(problem.alphas.values())
-    train_gradients = gradients(problem.train_loss(problem.weights, problem.alphas), weights)
+    loss = problem.train_loss(problem.weights, problem.alphas)
+    train_gradients = problem.mean(gradients(loss, weights))
     kept = problem.inner.kept(train_gradients)
     with moved_and_restored(weights):
         _virtual_step(problem, torch._foreach_mul(train_gradients, kept))
         loss = problem.valid_loss(problem.weights, problem.alphas)
-        found = gradients(loss, alphas + weights)
+        found = problem.mean(gradients(loss, alphas + weights))
     direct, v = found[: len(alphas)], found[len(alphas) :]
     step = problem.inner.learning_rate * kept
     implicit = problem.as_alphas([-step * h for h in hessian_product(problem, v)])
@@ -167,7 +176,7 @@ def _alpha_gradient_at(problem: _Problem, v: list[Tensor], step: Tensor) -> list
     with torch.no_grad():
         torch._foreach_add_(list(problem.weights.values()), torch._foreach_mul(v, step))
     loss = problem.train_loss(problem.weights, problem.alphas)
-    return gradients(loss, list(problem.alphas.values()))
+    return problem.mean(gradients(loss, list(problem.alphas.values())))
 
 
 def _exact_product(problem: _Problem, v: list[Tensor]) -> list[Tensor]:
@@ -231,20 +240,3 @@ def moved_and_restored(weights: Sequence[Tensor]) -> Iterator[list[Tensor]]:
 @torch.no_grad()
 def _restore(weights: Sequence[Tensor], originals: list[Tensor]) -> None:
     torch._foreach_copy_(list(weights), originals)
-
-
-@contextmanager
-def full_precision() -> Iterator[None]:
-    """IEEE float32 inside: no autocast, no TF32.
-
-    The finite difference moves each weight by about 1e-5 of itself; in bfloat16 or TF32 that
-    drowns in rounding.
-    """
-    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
-    before = matmul.allow_tf32, cudnn.allow_tf32
-    matmul.allow_tf32 = cudnn.allow_tf32 = False
-    try:
-        with torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
-            yield
-    finally:
-        matmul.allow_tf32, cudnn.allow_tf32 = before

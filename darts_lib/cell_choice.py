@@ -8,7 +8,7 @@ from typing import Protocol, Self, TypeVar
 
 from darts_lib.derivation import random_genotype
 from darts_lib.genotype import PUBLISHED, Genotype, GenotypeError
-from darts_lib.runs import read_json
+from darts_lib.run_files import read_json
 
 
 class Cell(Protocol):

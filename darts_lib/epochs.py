@@ -6,7 +6,8 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from darts_lib.progress import EpochLine
-from darts_lib.runs import Progress, Row, RunFolder
+from darts_lib.run_files import Row
+from darts_lib.runs import Progress, RunFolder
 from darts_lib.training import Restorable, restore
 
 

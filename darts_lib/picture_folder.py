@@ -1,6 +1,7 @@
 """A folder of your own pictures as a data set: a subfolder a class, any size, grey or colour."""
 
 import statistics
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -58,25 +59,32 @@ def _find(root: Path) -> tuple[Labelled, Labelled, tuple[str, ...]]:
     if not root.is_dir():
         raise SettingsError(f"the folder of pictures {root} is not there; expected: {LAYOUT}.")
     rng = np.random.RandomState(0)  # its numbers are the same in every version of NumPy
-    if not _subfolders(root / "train"):
-        classes, paths = _class_files(root)
+    if not subfolders(root / "train"):
+        classes, paths = class_files(root)
         train, test = _split(paths, classes, root, rng)
-        return _interleave(train, rng), _interleave(test, rng), classes
-    held_out = next((root / name for name in ("test", "val") if _subfolders(root / name)), None)
-    classes, paths = _class_files(root / "train")
+        return interleave(train, rng), interleave(test, rng), classes
+    held_out = next((root / name for name in ("test", "val") if subfolders(root / name)), None)
+    classes, paths = class_files(root / "train")
     if held_out is None:
         train, test = _split(paths, classes, root / "train", rng)
     else:
-        train, (test_classes, test) = paths, _class_files(held_out)
-        if odd := sorted(set(classes) ^ set(test_classes)):
-            raise SettingsError(
-                f"the classes of {root / 'train'} and {held_out} differ in {', '.join(odd)}: "
-                "both need the same folders."
-            )
-    return _interleave(train, rng), _interleave(test, rng), classes
+        train, (test_classes, test) = paths, class_files(held_out)
+        check_same_classes(root / "train", classes, held_out, test_classes)
+    return interleave(train, rng), interleave(test, rng), classes
 
 
-def _subfolders(folder: Path) -> list[Path]:
+def check_same_classes(
+    train: Path, classes: Iterable[str], held_out: Path, test_classes: Iterable[str]
+) -> None:
+    """Raise SettingsError if the pictures held out have other classes than those to train on."""
+    if odd := sorted(set(classes) ^ set(test_classes)):
+        raise SettingsError(
+            f"the classes of {train} and {held_out} differ in {', '.join(odd)}: "
+            "both need the same folders."
+        )
+
+
+def subfolders(folder: Path) -> list[Path]:
     """Return the folders in a folder in order of name, hidden ones left out."""
     if not folder.is_dir():
         return []
@@ -84,22 +92,22 @@ def _subfolders(folder: Path) -> list[Path]:
     return sorted(path for path in found if not path.name.startswith((".", "__MACOSX")))
 
 
-def _class_files(folder: Path) -> tuple[tuple[str, ...], Paths]:
+def class_files(folder: Path, layout: str = LAYOUT) -> tuple[tuple[str, ...], Paths]:
     """Return the names of the classes and their picture files; every class must have one."""
-    folders = _subfolders(folder)
+    folders = subfolders(folder)
     if not folders:
-        raise SettingsError(f"{folder} has no class folders; expected: {LAYOUT}.")
-    paths = [_pictures(each) for each in folders]
+        raise SettingsError(f"{folder} has no class folders; expected: {layout}.")
+    paths = [pictures(each) for each in folders]
     for each, found in zip(folders, paths, strict=True):
         if not found:
             raise SettingsError(
                 f"the class folder {each} has no pictures: add some ({', '.join(IMG_EXTENSIONS)}) "
-                f"or remove it; expected: {LAYOUT}."
+                f"or remove it; expected: {layout}."
             )
     return tuple(each.name for each in folders), paths
 
 
-def _pictures(folder: Path) -> list[Path]:
+def pictures(folder: Path) -> list[Path]:
     """Return the picture files below a folder, in order of their path."""
     found = (path for path in folder.rglob("*") if path.suffix.lower() in IMG_EXTENSIONS)
     return sorted(path for path in found if path.is_file() and not path.name.startswith("."))
@@ -124,7 +132,7 @@ def _split(
     return train, test
 
 
-def _interleave(paths: Paths, rng: np.random.RandomState) -> Labelled:
+def interleave(paths: Paths, rng: np.random.RandomState) -> Labelled:
     """Mix all classes so that every stretch of the list has its share of each.
 
     The i-th of a class's n pictures stands at (i + 1/2) / n of the way. So each half of the list,
@@ -144,7 +152,7 @@ def _shape(path: Path) -> tuple[int, int]:
         with Image.open(path) as picture:
             return (1 if picture.mode in GREY_MODES else 3), min(picture.size)
     except BROKEN as error:
-        raise _unreadable(path, error) from error
+        raise unreadable(path, error) from error
 
 
 def _load(files: Labelled, channels: int, size: int) -> Pictures:
@@ -154,7 +162,7 @@ def _load(files: Labelled, channels: int, size: int) -> Pictures:
         try:
             pixels = np.array(_square(path, channels, size))
         except BROKEN as error:
-            raise _unreadable(path, error) from error
+            raise unreadable(path, error) from error
         image.copy_(torch.from_numpy(pixels).view(size, size, channels).permute(2, 0, 1))
     return images, torch.tensor([label for _, label in files])
 
@@ -162,18 +170,23 @@ def _load(files: Labelled, channels: int, size: int) -> Pictures:
 def _square(path: Path, channels: int, size: int) -> Image.Image:
     """Return the centre of a picture, smaller side resized to `size`, grey or in colour."""
     with Image.open(path) as opened:
-        picture = ImageOps.exif_transpose(opened)  # upright, as the camera was held
-        if picture.mode.startswith("I"):  # 16 bits a pixel, which convert() would cut off at 255
-            picture = Image.fromarray((np.asarray(picture) >> 8).clip(0, 255).astype(np.uint8))
-        if picture.mode == "P":  # a palette's transparent colour has no place in RGB
-            picture = picture.convert("RGBA")
-        picture = picture.convert("L" if channels == 1 else "RGB")
+        upright = ImageOps.exif_transpose(opened)  # as the camera was held
+        picture = in_channels(upright, channels)
         resized = functional.resize(picture, [size])
         square: Image.Image = functional.center_crop(resized, [size, size])
         return square
 
 
-def _unreadable(path: Path, error: Exception) -> SettingsError:
+def in_channels(picture: Image.Image, channels: int) -> Image.Image:
+    """Return a picture of any mode in 8 bits: grey (1 channel) or RGB (3)."""
+    if picture.mode.startswith("I"):  # 16 bits a pixel, which convert() would cut off at 255
+        picture = Image.fromarray((np.asarray(picture) >> 8).clip(0, 255).astype(np.uint8))
+    if picture.mode == "P":  # a palette's transparent colour has no place in RGB
+        picture = picture.convert("RGBA")
+    return picture.convert("L" if channels == 1 else "RGB")
+
+
+def unreadable(path: Path, error: Exception) -> SettingsError:
     """Return the error for a file that cannot be read as a picture."""
     reason = " ".join(str(error).split()) or type(error).__name__
     return SettingsError(f"{path} cannot be read as a picture ({reason}): repair or remove it.")

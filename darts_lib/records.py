@@ -20,7 +20,7 @@ from darts_lib.genotype import PUBLISHED, Genotype
 from darts_lib.markdown import put_between_marks, table
 from darts_lib.network import Network
 from darts_lib.progress import duration
-from darts_lib.runs import genotypes_of, read_history, read_json, write_json
+from darts_lib.run_files import genotypes_of, read_history, read_json, write_json
 from darts_lib.settings import SettingsError, project_root
 
 FIELDS = ("name", "kind", "library", "settings", "history", "result", "sha256")

@@ -3,24 +3,27 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
 from darts_lib.complexity import count_parameters, multiply_adds
 from darts_lib.epochs import run_epochs
 from darts_lib.genotype import Genotype
-from darts_lib.images import epoch_batches, load_images
+from darts_lib.images import epoch_batches
 from darts_lib.progress import duration
-from darts_lib.retrain_epoch import Retraining, evaluate
+from darts_lib.retrain_epoch import RetrainEpoch, Retraining, evaluate, judging_images
 from darts_lib.retrain_step import RetrainConfig, build_network
-from darts_lib.runs import Progress, Row, RunFolder, opened, read_history, read_json
+from darts_lib.run_files import Row, read_history, read_json
+from darts_lib.runs import Progress, RunFolder, opened
 from darts_lib.settings import RunConfig, SettingsError
 from darts_lib.step_cost import trace
-from darts_lib.training import chance_warning, clean_batch
+from darts_lib.training import chance_warning
 from darts_lib.weight_files import load_weights, read_weights, save_weights
 
 __all__ = ["RetrainConfig", "RetrainResult", "evaluate", "evaluate_run", "retrain"]
+
+Config = TypeVar("Config", bound=RetrainConfig)
 
 PRINTED = ("train_loss", "train_accuracy", "learning_rate", "drop_path", "seconds")
 
@@ -46,17 +49,27 @@ def retrain(config: RetrainConfig, on_epoch: Callable[[Row], None] | None = None
     The test images are read once, after the last epoch: no epoch is chosen by them. Raises
     `SettingsError` for settings or data that cannot be used.
     """
-    with opened(config, "retrain") as folder:
+    return retrain_in_folder(config, "retrain", Retraining, on_epoch)
+
+
+def retrain_in_folder(
+    config: Config,
+    kind: str,
+    start: Callable[[Config, Path], RetrainEpoch],
+    on_epoch: Callable[[Row], None] | None,
+) -> RetrainResult:
+    """Do what `retrain` says, for a `kind` of run folder and what `start` builds."""
+    with opened(config, kind) as folder:
         if folder.result() is None:
-            _run(config, folder, on_epoch)
+            _run(start(config, folder.path), folder, on_epoch)
         else:
             print(f"finished already; read back from {folder.path}")
         figures = read_json(folder.path / "result.json")
         return RetrainResult(folder.path, config.cell, read_history(folder.path), figures)
 
 
-def _run(config: RetrainConfig, folder: RunFolder, on_epoch: Callable[[Row], None] | None) -> None:
-    run = Retraining(config, folder.path)
+def _run(run: RetrainEpoch, folder: RunFolder, on_epoch: Callable[[Row], None] | None) -> None:
+    config = run.config
     describe(run)
     progress = run_epochs(run, folder, config.epochs, PRINTED, on_epoch)
     for warning in chance_warning(progress.history, len(run.train.classes)):
@@ -65,17 +78,16 @@ def _run(config: RetrainConfig, folder: RunFolder, on_epoch: Callable[[Row], Non
     folder.finish(_test(run, progress))
 
 
-def _test(run: Retraining, progress: Progress) -> Row:
-    config, images = run.config, run.train
-    test = load_images(config.dataset, config.data_folder, "test", config.image_size)
-    found = evaluate(run.net, test.to(run.device), config.batch_size)
-    shape = (images.channels, *images.size)
+def _test(run: RetrainEpoch, progress: Progress) -> Row:
+    config, found = run.config, run.test()
+    shape = (run.train.channels, *run.train.size)
     return {
         "genotype": config.cell.to_dict(),
         "test_accuracy": found["top1"],
         "test_top5": found["top5"],
         "test_loss": found["loss"],
-        "test_images": len(test),
+        "test_images": int(found["images"]),
+        "tested_on": "held-out training images" if config.holdout else "test images",
         "parameters": count_parameters(run.net, without="auxiliary_head"),
         "parameters_with_auxiliary": count_parameters(run.net),
         "multiply_adds": multiply_adds(run.net, shape),
@@ -94,7 +106,7 @@ def evaluate_run(path: Path, config: RunConfig | None = None) -> dict[str, float
     settings.pop("kind")
     places = config.model_dump(include={"data_root", "device"}) if config else {}
     own = RetrainConfig.create(**{**settings, **places})
-    test = load_images(own.dataset, own.data_folder, "test", own.image_size)
+    test = judging_images(own)
     device = own.open_device()
     net = build_network(own, len(test.classes), test.channels)
     file = path / "weights.safetensors"
@@ -102,13 +114,13 @@ def evaluate_run(path: Path, config: RunConfig | None = None) -> dict[str, float
     return evaluate(net.to(device), test.to(device), own.batch_size)
 
 
-def describe(run: Retraining) -> None:
+def describe(run: RetrainEpoch) -> None:
     """Print the resolved settings and what they will cost, before the first step."""
     config, images = run.config, run.train
     print("  ".join(f"{name}={value}" for name, value in config.settings_that_matter().items()))
     steps = len(epoch_batches(len(images), config.batch_size, None)[: config.max_steps or None])
     cost = trace(run, _a_step)
-    seconds = cost.seconds(run.device) * steps * config.epochs
+    seconds = run.seconds_with_batch(cost.seconds(run.device)) * steps * config.epochs
     madds = multiply_adds(run.net, (images.channels, *images.size))
     print(f"{len(images)} training images, {steps} steps an epoch on {run.device}, {run.fast}")
     print(
@@ -120,7 +132,8 @@ def describe(run: Retraining) -> None:
     )
 
 
-def _a_step(run: Retraining) -> None:
+def _a_step(run: RetrainEpoch) -> None:
     """Take the step whose cost is told; on fake pictures, so only their shape counts."""
-    indices = torch.arange(min(run.config.batch_size, len(run.train)))
-    run.eager_step(*clean_batch(run.train, indices))
+    count = min(run.config.batch_size, len(run.train))
+    images = torch.zeros(count, run.train.channels, *run.train.size, device=run.device)
+    run.eager_step(images, torch.zeros(count, dtype=torch.int64, device=run.device))

@@ -1,31 +1,73 @@
 """One epoch of a retraining, with its data; and how a network is tested."""
 
+import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterable
+from typing import Protocol
 
 import torch
+from torch import Tensor
 
 from darts_lib.finite_guard import EVERY
 from darts_lib.images import ImageSet, epoch_batches, load_images
 from darts_lib.network import CellStack
 from darts_lib.progress import live
 from darts_lib.retrain_step import RetrainConfig, RetrainStep
-from darts_lib.runs import Row
-from darts_lib.settings import seed_epoch
-from darts_lib.training import Batch, augmented_batch, clean_batch, cosine, figures
+from darts_lib.run_files import Row
+from darts_lib.settings import SettingsError, seed_epoch
+from darts_lib.training import Batch, augmented_batch, clean_batch, figures
 
 
-class Retraining(RetrainStep):
-    """The state of a retraining between two epochs, with its data, and the epoch itself."""
+class TrainingSet(Protocol):
+    """What every set of training pictures tells of itself; `size` is (height, width)."""
 
-    def __init__(self, config: RetrainConfig, folder: object = "the run folder") -> None:
-        device = config.open_device()
-        images = load_images(
-            config.dataset, config.data_folder, "train", config.image_size, config.max_images
-        )
-        self.train, self.folder = images.to(device), folder
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Return the names of the classes."""
+
+    @property
+    def channels(self) -> int:
+        """Return the number of channels."""
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Return (height, width) in pixels."""
+
+    def __len__(self) -> int: ...
+
+
+class RetrainEpoch(RetrainStep):
+    """The state of a retraining between two epochs, and the epoch itself.
+
+    A subclass holds the pictures: the `batches` of an epoch, and the `test` at the end.
+    """
+
+    train: TrainingSet
+
+    def __init__(
+        self, config: RetrainConfig, train: TrainingSet, device: torch.device, folder: object
+    ) -> None:
+        self.train, self.folder = train, folder
         seed_epoch(config.seed, -1, device)
-        super().__init__(config, len(images.classes), images.channels, device)
+        super().__init__(config, len(train.classes), train.channels, device)
+
+    def batches(self, generator: torch.Generator) -> Generator[Batch]:
+        """Yield an epoch's augmented batches, on the device; `generator` is the epoch's own."""
+        raise NotImplementedError(f"{type(self).__name__} has no pictures: define batches.")
+
+    def test(self) -> dict[str, float]:
+        """Return `tested`'s figures on the test pictures, which are read here and only here."""
+        raise NotImplementedError(f"{type(self).__name__} has no test pictures: define test.")
+
+    def seconds_with_batch(self, step: float) -> float:
+        """Return the seconds that a step takes with its batch; `step` alone takes so many."""
+        return step
+
+    def index_batches(self, generator: torch.Generator) -> list[Tensor]:
+        """Return the indices of an epoch's batches, shuffled alike on every device."""
+        config, order = self.config, torch.Generator().manual_seed(generator.initial_seed())
+        batches = epoch_batches(len(self.train), config.batch_size, order)
+        return batches[: config.max_steps or None]
 
     def epoch(self, epoch: int) -> Row:
         """Run epoch number `epoch` (from 0) and return its row of the history.
@@ -34,7 +76,7 @@ class Retraining(RetrainStep):
         """
         started, config = time.perf_counter(), self.config
         generator = seed_epoch(config.seed, epoch, self.device)
-        rate = cosine(epoch, config.epochs, config.learning_rate, 0.0)
+        rate = config.rate(epoch)
         # Grows from 0 and never quite reaches the full probability, as in the original.
         drop_path = config.drop_path * epoch / config.epochs
         self.rate.fill_(rate)
@@ -42,10 +84,11 @@ class Retraining(RetrainStep):
         self.guard.begin()
         self.net.train()
         total = torch.zeros(3, device=self.device)
-        for number, batch in enumerate(self._batches(generator), 1):
-            total += self.step(batch)
-            if number % EVERY == 0:
-                self.guard.check(epoch + 1, rate, self.folder)
+        with contextlib.closing(self.batches(generator)) as batches:
+            for number, batch in enumerate(batches, 1):
+                total += self.step(batch)
+                if number % EVERY == 0:
+                    self.guard.check(epoch + 1, rate, self.folder)
         self.guard.check(epoch + 1, rate, self.folder)
         loss, correct, count = total.tolist()
         return {
@@ -57,28 +100,85 @@ class Retraining(RetrainStep):
             "seconds": time.perf_counter() - started,
         }
 
-    def _batches(self, generator: torch.Generator) -> Iterator[Batch]:
-        config, order = self.config, torch.Generator().manual_seed(generator.initial_seed())
-        batches = epoch_batches(len(self.train), config.batch_size, order)
-        for indices in live(batches[: config.max_steps or None]):
-            yield augmented_batch(self.train, indices, config.cutout, generator)
+
+class Retraining(RetrainEpoch):
+    """A retraining whose pictures all lie on the device."""
+
+    train: ImageSet
+
+    def __init__(self, config: RetrainConfig, folder: object = "the run folder") -> None:
+        device = config.open_device()
+        super().__init__(config, training_images(config).to(device), device, folder)
+
+    def batches(self, generator: torch.Generator) -> Generator[Batch]:
+        """Yield an epoch's augmented batches."""
+        for indices in live(self.index_batches(generator)):
+            yield augmented_batch(self.train, indices, self.config.cutout, generator)
+
+    def test(self) -> dict[str, float]:
+        """Return `evaluate`'s figures on the test images, or on those held out for them."""
+        images = judging_images(self.config).to(self.device)
+        return evaluate(self.net, images, self.config.batch_size)
+
+
+def training_images(config: RetrainConfig) -> ImageSet:
+    """Return the images that a retraining learns from: all but those held out."""
+    return _training_split(config)[0]
+
+
+def judging_images(config: RetrainConfig) -> ImageSet:
+    """Return the images that judge a retraining: with a holdout these are training images."""
+    if config.holdout:
+        return _training_split(config)[1]
+    return load_images(config.dataset, config.data_folder, "test", config.image_size)
+
+
+def _training_split(config: RetrainConfig) -> tuple[ImageSet, ImageSet]:
+    """Return what is learnt from and what is held out, in file order as in a search.
+
+    Raises SettingsError when one of them has too few images, or no image of a class is learnt from.
+    """
+    images = load_images(
+        config.dataset, config.data_folder, "train", config.image_size, config.max_images
+    )
+    kept = len(images) - round(config.holdout * len(images))
+    first, last = images.select(slice(kept)), images.select(slice(kept, None))
+    if config.holdout and (kept < 2 or not len(last)):
+        raise SettingsError(
+            f"holdout={config.holdout} leaves {kept} of the {len(images)} pictures to learn from "
+            f"and {len(last)} to judge by; choose another share, or more pictures."
+        )
+    counts = first.labels.bincount(minlength=len(first.classes)).tolist()
+    missing = [name for name, count in zip(first.classes, counts, strict=True) if not count]
+    if config.holdout and missing:
+        raise SettingsError(
+            f"holdout={config.holdout} leaves no picture of class {missing[0]!r} of {images.name} "
+            "to learn from; choose a smaller share."
+        )
+    return first, last
+
+
+def evaluate(net: CellStack, images: ImageSet, batch_size: int = 96) -> dict[str, float]:
+    """Return `tested`'s figures of a network on clean images."""
+    batches = epoch_batches(len(images), max(2, min(batch_size, len(images))), None)
+    return tested(net, (clean_batch(images, indices) for indices in batches))
 
 
 @torch.no_grad()
-def evaluate(net: CellStack, images: ImageSet, batch_size: int = 96) -> dict[str, float]:
-    """Return loss, top-1 and top-5 accuracy (0 to 1) of a network on clean images.
+def tested(net: CellStack, batches: Iterable[Batch]) -> dict[str, float]:
+    """Return loss, top-1 and top-5 accuracy (0 to 1), and the number of images.
 
     Every image counts once, whatever the batches; the network's mode is put back afterwards.
     """
     training = net.training
     net.eval()
-    total, in_top5 = torch.zeros(3, device=images.images.device), 0
-    for indices in epoch_batches(len(images), max(2, min(batch_size, len(images))), None):
-        batch, labels = clean_batch(images, indices)
+    total, in_top5 = torch.zeros(3, device=next(net.parameters()).device), 0
+    for batch, labels in batches:
         logits, _ = net(batch.contiguous(memory_format=torch.channels_last))
         total += figures(logits, labels)
         best = logits.topk(min(5, logits.shape[1]), dim=1).indices
         in_top5 += int((best == labels[:, None]).sum())
     net.train(training)
     loss, correct, count = total.tolist()
-    return {"loss": loss / count, "top1": correct / count, "top5": in_top5 / count}
+    shares = {"loss": loss / count, "top1": correct / count, "top5": in_top5 / count}
+    return {**shares, "images": count}

@@ -1,7 +1,7 @@
 """The settings of a retraining, and one step of it: the derived network learns from scratch."""
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field, model_validator
@@ -11,16 +11,19 @@ from darts_lib.acceleration import Acceleration
 from darts_lib.cell_choice import find_genotype
 from darts_lib.finite_guard import FiniteGuard
 from darts_lib.genotype import Genotype
-from darts_lib.network import Network
+from darts_lib.network import CellStack, Network
 from darts_lib.settings import RunConfig, SettingsError
-from darts_lib.training import Batch, figures, follow, momentum_sgd
+from darts_lib.training import Batch, cosine, figures, follow, momentum_sgd
 
 
 class RetrainConfig(RunConfig):
     """Settings of a retraining. The defaults are the paper's for CIFAR-10 (appendix A.2.1).
 
     `genotype` is anything `find_genotype` knows; it is stored as the cell's text, so that a run
-    stays what it was when a file changes.
+    stays what it was when a file changes. The learning rate follows a cosine to 0, or with
+    `schedule` "exponential" is multiplied by `rate_decay` after each epoch. `holdout` is the share
+    of the training images, the last ones, that the network is tested on instead of the test images
+    and does not learn from: to choose among cells, which the test images must not do.
     """
 
     LAPTOP: ClassVar[dict[str, Any]] = {
@@ -39,13 +42,17 @@ class RetrainConfig(RunConfig):
     layers: int = Field(20, ge=1)
     batch_size: int = Field(96, ge=2)
     learning_rate: float = Field(0.025, gt=0)
+    schedule: Literal["cosine", "exponential"] = "cosine"
+    rate_decay: float = Field(0.97, gt=0, le=1)
     momentum: float = Field(0.9, ge=0, lt=1)
     weight_decay: float = Field(3e-4, ge=0)
     gradient_clip: float = Field(5.0, gt=0)
+    label_smoothing: float = Field(0.0, ge=0, lt=1)
     auxiliary: bool = True
     auxiliary_weight: float = Field(0.4, ge=0)
     drop_path: float = Field(0.2, ge=0, lt=1)
     cutout: int = Field(16, ge=0)
+    holdout: float = Field(0.0, ge=0, lt=1)
 
     @model_validator(mode="before")
     @classmethod
@@ -64,6 +71,12 @@ class RetrainConfig(RunConfig):
             raise SettingsError("genotype is empty; name a cell, for example -p genotype DARTS_V2.")
         return Genotype.from_text(self.genotype)
 
+    def rate(self, epoch: int) -> float:
+        """Return the learning rate of epoch 0, 1, ... `epochs - 1`."""
+        if self.schedule == "exponential":
+            return self.learning_rate * self.rate_decay**epoch
+        return cosine(epoch, self.epochs, self.learning_rate, 0.0)
+
 
 def build_network(config: RetrainConfig, classes: int, in_channels: int) -> Network:
     """Return the untrained network of a configuration, in channels_last: the fast layout."""
@@ -81,7 +94,7 @@ class RetrainStep:
     ) -> None:
         self.config, self.device = config, device
         self.fast = Acceleration.of(config, device)
-        self.net = build_network(config, classes, in_channels).to(device)
+        self.net = self.build(classes, in_channels).to(device)
         self.fast.compiled(self.net.cells)
         # Tensors, so that a recorded step follows the schedules.
         self.rate = torch.tensor(config.learning_rate, device=device)
@@ -93,6 +106,10 @@ class RetrainStep:
         )
         required = config.graph == "on"
         self._take = self.fast.recorded(self.eager_step, self._changed, required)
+
+    def build(self, classes: int, in_channels: int) -> CellStack:
+        """Return the untrained network; another form of network is built by a subclass."""
+        return build_network(self.config, classes, in_channels)
 
     def step(self, batch: Batch) -> Tensor:
         """Take one step; return (summed loss, correct, count) of the batch, on the device."""
@@ -112,10 +129,14 @@ class RetrainStep:
         return figures(logits.detach().float(), labels)
 
     def loss(self, logits: Tensor, auxiliary: Tensor | None, labels: Tensor) -> Tensor:
-        """Return the cross-entropy, plus the auxiliary head's with its weight."""
-        loss = nn.functional.cross_entropy(logits, labels)
+        """Return the cross-entropy, plus the auxiliary head's with its weight.
+
+        Label smoothing e turns the target into (1 - e) onehot + e / classes, for both heads.
+        """
+        smoothing = self.config.label_smoothing
+        loss = nn.functional.cross_entropy(logits, labels, label_smoothing=smoothing)
         if auxiliary is not None:
-            extra = nn.functional.cross_entropy(auxiliary, labels)
+            extra = nn.functional.cross_entropy(auxiliary, labels, label_smoothing=smoothing)
             loss = loss + self.config.auxiliary_weight * extra
         return loss
 

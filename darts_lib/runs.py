@@ -14,11 +14,10 @@ import hashlib
 import io
 import json
 import os
-import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -26,13 +25,13 @@ from torch import Tensor
 
 from darts_lib import __version__
 from darts_lib.files import DamagedFileError, locked, pack, sweep, unpack, write_whole
-from darts_lib.genotype import Genotype
+from darts_lib.ranks import Ranks
+from darts_lib.run_files import Row, read_json, write_json
 from darts_lib.settings import RunConfig, SettingsError, machine, runs_root
 
 FORMAT = 1
+Config = TypeVar("Config", bound=RunConfig)
 CHECKPOINTS = ("checkpoint.pt", "checkpoint.previous.pt")
-Row = dict[str, Any]
-"""One epoch of the history: numbers, and the genotype as JSON's lists."""
 
 
 @dataclass
@@ -55,12 +54,16 @@ class Progress:
 
 @dataclass(frozen=True)
 class RunFolder:
-    """An open run folder; make one with `opened`."""
+    """An open run folder; make one with `opened`. Of several ranks only the first writes."""
 
     path: Path
+    ranks: Ranks = field(default_factory=Ranks.current)
 
     def load(self) -> tuple[dict[str, Any], Progress] | None:
         """Return (state, progress) of the newest good checkpoint, or None; rename bad ones."""
+        return self.ranks.after_first(self._load)
+
+    def _load(self) -> tuple[dict[str, Any], Progress] | None:
         for file in filter(Path.exists, (self.path / name for name in CHECKPOINTS)):
             try:
                 content = unpack(file)
@@ -79,12 +82,15 @@ class RunFolder:
         if torch.get_num_threads() != content["threads"]:
             print(f"using {content['threads']} threads, as the run began, for the same bits.")
             torch.set_num_threads(content["threads"])
-        self._write_derived(progress)
+        if self.ranks.first:
+            self._write_derived(progress)
         print(f"resuming at epoch {progress.epochs + 1} from {self.path}")
         return content["state"], progress
 
     def save(self, state: Mapping[str, Any], progress: Progress) -> None:
         """Store everything after an epoch; a kill at any moment leaves a good checkpoint."""
+        if not self.ranks.first:
+            return
         content = {
             "format": FORMAT,
             "threads": torch.get_num_threads(),
@@ -113,7 +119,9 @@ class RunFolder:
     def finish(self, result: Mapping[str, Any]) -> None:
         """Write `result.json` with the machine and versions; the run is finished."""
         versions = {"machine": machine(), "library": __version__}
-        write_json(self.path / "result.json", {**result, **versions})
+        if self.ranks.first:
+            write_json(self.path / "result.json", {**result, **versions})
+        self.ranks.wait()  # whoever reads it now finds it
 
     def result(self) -> dict[str, Any] | None:
         """Return the result of a finished run, else None; say so if another version made it."""
@@ -131,10 +139,16 @@ def opened(config: RunConfig, kind: str) -> Iterator[RunFolder]:
     """Open the run folder of `config` for one process; make it, or check that it is the same run.
 
     Raises `SettingsError` if the folder is in use, of another kind or format, or was made with
-    other settings. `resume=False` moves an earlier run aside, never deletes it.
+    other settings. `resume=False` moves an earlier run aside, never deletes it. Of several ranks
+    the first opens it for all.
     """
     path = Path(config.run_dir).expanduser() if config.run_dir else default_folder(config, kind)
     path = path.resolve()  # one folder has one name, and so one lock
+    ranks = Ranks.current()
+    if not ranks.first:
+        ranks.wait()
+        yield RunFolder(path)
+        return
     with contextlib.ExitStack() as stack:
         try:
             path.mkdir(parents=True, exist_ok=True)
@@ -147,7 +161,19 @@ def opened(config: RunConfig, kind: str) -> Iterator[RunFolder]:
             ) from error
         sweep(path)
         _claim(path, config, kind)
+        ranks.wait()
         yield RunFolder(path)
+
+
+def stored_config(path: Path, kind: type[Config], places: RunConfig | None = None) -> Config:
+    """Return the settings that a run folder was made with.
+
+    `places` may give another `data_root` or `device` than this machine's own.
+    """
+    settings = dict(read_json(path / "config.json")["settings"])
+    settings.pop("kind")
+    here = places.model_dump(include={"data_root", "device"}) if places else {}
+    return kind.create(**{**settings, **here})
 
 
 def default_folder(config: RunConfig, kind: str) -> Path:
@@ -200,51 +226,3 @@ def _check_format(file: Path, found: object) -> None:
             f"{file} has format {found!r}, of {age} darts_lib than this one (format {FORMAT}); "
             "use that version, another run_dir, or resume=False to move the run aside."
         )
-
-
-def write_json(path: Path, content: object) -> None:
-    """Write JSON whole or not at all."""
-    write_whole(path, (json.dumps(content, indent=1) + "\n").encode())
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object; a damaged file is named with its line."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise SettingsError(f"{path} cannot be read as JSON ({error}): name another.") from error
-    if not isinstance(content, dict):
-        raise SettingsError(f"{path} must hold a JSON object, not {type(content).__name__}.")
-    return content
-
-
-def read_history(path: Path) -> list[Row]:
-    """Return the history of a run folder, a dict an epoch."""
-    file = path / "history.jsonl"
-    if not file.is_file():
-        raise SettingsError(f"{path} is not a run folder: it has no history.jsonl.")
-    try:
-        return [dict(json.loads(line)) for line in file.read_text(encoding="utf-8").splitlines()]
-    except (ValueError, TypeError) as error:
-        raise _damaged(file, error) from error
-
-
-def read_alphas(path: Path) -> dict[str, Tensor]:
-    """Return the alphas of a search folder by kind, each `(epochs + 1, edges, primitives)`."""
-    file = path / "alphas.npz"
-    if not file.is_file():
-        raise SettingsError(f"{path} is not the folder of a search: it has no alphas.npz.")
-    try:
-        with np.load(file, allow_pickle=False) as stored:
-            return {kind: torch.from_numpy(stored[kind]) for kind in stored.files}
-    except (ValueError, EOFError, OSError, zipfile.BadZipFile) as error:
-        raise _damaged(file, error) from error
-
-
-def _damaged(file: Path, error: Exception) -> SettingsError:
-    return SettingsError(f"{file} is damaged ({error}): delete result.json and run it again.")
-
-
-def genotypes_of(history: Sequence[Row]) -> list[Genotype]:
-    """Return the genotype after each epoch of a search."""
-    return [Genotype.from_dict(row["genotype"]) for row in history]

@@ -8,13 +8,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from darts_lib.command_line import run_from_file
 from darts_lib.complexity import count_parameters
 from darts_lib.epochs import run_epochs
 from darts_lib.files import unpack
 from darts_lib.genotype import Genotype
 from darts_lib.images import epoch_batches
 from darts_lib.progress import duration
-from darts_lib.runs import Progress, Row, RunFolder, opened, read_alphas, read_history, read_json
+from darts_lib.ranks import Ranks
+from darts_lib.run_files import Row, read_alphas, read_history
+from darts_lib.runs import Progress, RunFolder, opened, stored_config
 from darts_lib.search_epoch import Search
 from darts_lib.search_step import SearchConfig
 from darts_lib.settings import RunConfig, SettingsError
@@ -68,10 +71,7 @@ def load_search(path: Path, config: RunConfig | None = None) -> Search:
     """
     if not (path / "checkpoint.pt").is_file():
         raise SettingsError(f"{path} holds no checkpoint.pt; run chapter 03's search there first.")
-    settings = dict(read_json(path / "config.json")["settings"])
-    settings.pop("kind")
-    places = config.model_dump(include={"data_root", "device"}) if config else {}
-    run = Search(SearchConfig.create(**{**settings, **places}))
+    run = Search(stored_config(path, SearchConfig, config))
     state: Any = unpack(path / "checkpoint.pt")["state"]
     restore(run, state, path)
     return run
@@ -119,7 +119,9 @@ def describe(run: Search) -> None:
 
 def _a_step(run: Search) -> None:
     """Take the step whose cost is told; on fake pictures, so only their shape counts."""
-    indices = torch.arange(min(run.config.batch_size, len(run.train)))
+    count = min(run.config.batch_size, len(run.train)) // run.ranks.count
+    run.ranks = Ranks()  # of the copy that is traced: what is fake cannot be sent
+    indices = torch.arange(count)
     train, valid = clean_batch(run.train, indices), clean_batch(run.valid, indices)
     run.eager_step(*train, *valid)
 
@@ -138,3 +140,7 @@ def warnings_of(history: Sequence[Row], classes: int) -> list[str]:
             "the alphas never moved, so the cell found is noise; check alpha_learning_rate."
         )
     return warnings
+
+
+if __name__ == "__main__":
+    run_from_file(SearchConfig, search)

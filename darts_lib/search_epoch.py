@@ -8,10 +8,10 @@ from torch import Tensor
 
 from darts_lib.derivation import derive
 from darts_lib.finite_guard import EVERY
-from darts_lib.images import epoch_batches, halves, load_images
+from darts_lib.images import ImageSet, epoch_batches, halves, load_images
 from darts_lib.progress import live
 from darts_lib.relaxation import Alphas
-from darts_lib.runs import Row
+from darts_lib.run_files import Row
 from darts_lib.search_space import KINDS
 from darts_lib.search_step import SearchConfig, SearchStep
 from darts_lib.settings import seed_epoch
@@ -50,7 +50,7 @@ class Search(SearchStep):
             if number % EVERY == 0:
                 self.guard.check(epoch + 1, rate, self.folder)
         self.guard.check(epoch + 1, rate, self.folder)
-        loss, correct, count = total.tolist()
+        loss, correct, count = self.ranks.sum(total).tolist()
         row: Row = {"epoch": epoch + 1, "learning_rate": rate}
         row |= {"train_loss": loss / count, "train_accuracy": correct / count}
         row |= self.evaluate() | self._alpha_figures(before)
@@ -60,33 +60,36 @@ class Search(SearchStep):
         """Yield (training, validation) batches; an epoch goes through the weights' half once.
 
         The alphas' half is shuffled and used up before it is shuffled anew. Both are augmented,
-        as in the original; `evaluate` uses clean images.
+        as in the original; `evaluate` uses clean images. Every rank draws the same batches and
+        yields its part of them.
         """
         config, order = self.config, torch.Generator().manual_seed(generator.initial_seed())
         valid_batches: list[Tensor] = []
-        batches = epoch_batches(len(self.train), config.batch_size, order)
+        batches = self._shuffled(self.train, order)
         for indices in live(batches[: self._limit]):
-            valid_batches = valid_batches or epoch_batches(
-                len(self.valid), config.batch_size, order
-            )
-            yield (
-                augmented_batch(self.train, indices, config.cutout, generator),
-                augmented_batch(self.valid, valid_batches.pop(), config.cutout, generator),
-            )
+            valid_batches = valid_batches or self._shuffled(self.valid, order)
+            train = augmented_batch(self.train, indices, config.cutout, generator)
+            valid = augmented_batch(self.valid, valid_batches.pop(), config.cutout, generator)
+            yield self.ranks.part(train), self.ranks.part(valid)
+
+    def _shuffled(self, images: ImageSet, order: torch.Generator) -> list[Tensor]:
+        return self.ranks.shared(epoch_batches(len(images), self.config.batch_size, order))
 
     @torch.no_grad()
     def evaluate(self) -> Row:
         """Return loss and accuracy of the supernet on clean images of the alphas' half.
 
-        The supernet keeps no running statistics: each batch is normalised by its own.
+        The supernet keeps no running statistics: each batch is normalised by its own. The ranks
+        take whole batches in turn, so the figures are those of one rank.
         """
         total = torch.zeros(3, device=self.device)
-        for indices in epoch_batches(len(self.valid), self.config.batch_size, None)[: self._limit]:
+        batches = epoch_batches(len(self.valid), self.config.batch_size, None)[: self._limit]
+        for indices in batches[self.ranks.rank :: self.ranks.count]:
             images, labels = clean_batch(self.valid, indices)
             with self.fast.autocast():
                 logits = self.net(images, self.alphas)
             total += figures(logits.float(), labels)
-        loss, correct, count = total.tolist()
+        loss, correct, count = self.ranks.sum(total).tolist()
         return {"valid_loss": loss / count, "valid_accuracy": correct / count}
 
     @property

@@ -26,8 +26,9 @@ from darts_lib.bilevel import (
 from darts_lib.expected_cost import edge_costs, expected_cost
 from darts_lib.finite_guard import FiniteGuard
 from darts_lib.fused import FusedSupernet
+from darts_lib.ranks import Ranks
 from darts_lib.relaxation import initial_alphas
-from darts_lib.settings import RunConfig
+from darts_lib.settings import RunConfig, SettingsError
 from darts_lib.training import Batch, figures, follow, laid_out_like, momentum_sgd
 
 
@@ -99,8 +100,16 @@ class SearchStep:
     def __init__(
         self, config: SearchConfig, classes: int, image: tuple[int, int, int], device: torch.device
     ) -> None:
-        """Start a search for images `(channels, height, width)` of so many classes."""
-        self.config, self.device = config, device
+        """Start a search for images `(channels, height, width)` of so many classes.
+
+        Raises `SettingsError` for a route that several ranks cannot take together.
+        """
+        self.config, self.device, self.ranks = config, device, Ranks.current()
+        if self.ranks.count > 1 and config.chosen_route in DOUBLE_BACKWARD:
+            raise SettingsError(
+                f"route={config.chosen_route!r} is for one process, not {self.ranks.count}: it "
+                "differentiates a gradient that the ranks would first have to share; use order=2."
+            )
         counted = edge_costs(config.channels, config.layers, config.nodes, image[1:])
         self.costs = {kind: (cost / 1e6).float().to(device) for kind, cost in counted.items()}
         self.fast = Acceleration.of(config, device)
@@ -146,6 +155,7 @@ class SearchStep:
                 self.alphas,
                 self.inner_step(self.rate),
                 self.config.chosen_route,
+                mean=self.ranks.mean,
             )
             self._alpha_step(gradient.total, gradient.valid_loss)
             done = self._weight_step(train)
@@ -164,7 +174,8 @@ class SearchStep:
         logits = self.net(images, {kind: value.detach() for kind, value in self.alphas.items()})
         loss = nn.functional.cross_entropy(logits, labels)
         weights = list(self.weights.values())
-        for weight, value in zip(weights, gradients(loss, weights), strict=True):
+        found = self.ranks.mean(gradients(loss, weights))
+        for weight, value in zip(weights, found, strict=True):
             weight.grad = laid_out_like(value, weight)
         norm = nn.utils.clip_grad_norm_(weights, self.config.gradient_clip)
         self.guard.watch(self.optimiser, loss, norm)

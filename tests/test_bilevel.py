@@ -7,12 +7,12 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from darts_lib.acceleration import full_precision
 from darts_lib.bilevel import (
     ROUTES,
     ArchitectureGradient,
     InnerStep,
     architecture_gradient,
-    full_precision,
     moved_and_restored,
     route_of,
 )

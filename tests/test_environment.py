@@ -19,8 +19,9 @@ def _requirements(lines: list[str]) -> dict[str, Requirement]:
 RUNTIME = _requirements(PROJECT["dependencies"])
 DEV = _requirements(PROJECT["optional-dependencies"]["dev"])
 ONNX = _requirements(PROJECT["optional-dependencies"]["onnx"])
+SWEEP = _requirements(PROJECT["optional-dependencies"]["sweep"])
 OURSELVES = DEV.pop("darts-lib")  # an extra that brings another one
-EVERYTHING = RUNTIME | DEV | ONNX
+EVERYTHING = RUNTIME | DEV | ONNX | SWEEP
 
 
 @pytest.mark.parametrize(
@@ -36,8 +37,12 @@ def test_the_dev_extra_brings(name: str) -> None:
 
 
 def test_the_dev_extra_brings_what_exports_and_checks_onnx() -> None:
-    assert OURSELVES.extras == {"onnx"}
+    assert OURSELVES.extras == {"onnx", "sweep"}
     assert {"onnx", "onnxscript", "onnxruntime"} <= set(ONNX)
+
+
+def test_the_sweep_extra_brings_the_scheduler_and_its_dashboard() -> None:
+    assert SWEEP["dask"].extras == {"distributed", "diagnostics"}
 
 
 @pytest.mark.parametrize("requirement", EVERYTHING.values(), ids=str)

@@ -14,7 +14,6 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from darts_lib import retrain as retrain_module
 from darts_lib import retrain_epoch
 from darts_lib.complexity import count_parameters
 from darts_lib.files import unpack
@@ -23,7 +22,7 @@ from darts_lib.images import ImageSet, load_images
 from darts_lib.retrain import RetrainConfig, evaluate, evaluate_run, retrain
 from darts_lib.retrain_epoch import Retraining
 from darts_lib.retrain_step import build_network
-from darts_lib.runs import read_history
+from darts_lib.run_files import read_history
 from darts_lib.settings import SettingsError
 
 CELL = (
@@ -218,6 +217,7 @@ def test_a_saved_network_tested_again_gives_exactly_its_figures(straight: Path) 
         "loss": figures["test_loss"],
         "top1": figures["test_accuracy"],
         "top5": figures["test_top5"],
+        "images": figures["test_images"],
     }
 
 
@@ -247,8 +247,7 @@ def test_the_test_images_are_read_once_and_only_after_the_last_epoch(
         seen.append(split)
         return load_images(dataset, root, split, *sizes)
 
-    for module in (retrain_module, retrain_epoch):
-        monkeypatch.setattr(module, "load_images", spy)
+    monkeypatch.setattr(retrain_epoch, "load_images", spy)
     settings = config(tmp_path / "run")
     with pytest.raises(KeyboardInterrupt):
         retrain(settings, stop_after(2))
@@ -257,6 +256,44 @@ def test_the_test_images_are_read_once_and_only_after_the_last_epoch(
     assert seen == ["train", "train", "epoch 3", "test"]
     retrain(settings)
     assert seen.count("test") == 1, "a finished run is not tested again"
+
+
+def test_a_holdout_is_learnt_from_by_nobody_and_takes_the_place_of_the_test_images(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = load_images("digits", Path(), "train", max_images=101)
+
+    def no_test(dataset: str, root: Path, split: Any, *sizes: int) -> ImageSet:
+        assert split == "train", "choosing among cells must not read the test images"
+        return load_images(dataset, root, split, *sizes)
+
+    monkeypatch.setattr(retrain_epoch, "load_images", no_test)
+    given = config(tmp_path / "run", holdout=0.3, max_images=101, max_steps=0)
+    run = Retraining(given)
+    assert torch.equal(run.train.images, whole.images[:71])
+    result = retrain(given)
+    assert result.figures["test_images"] == 30  # of 30.3
+    assert result.figures["tested_on"] == "held-out training images"
+    net = build_network(given, 10, 1)
+    net.load_state_dict(load_file(result.path / "weights.safetensors"))
+    found = evaluate(net, whole.select(slice(71, None)), 16)
+    assert found["loss"] == result.figures["test_loss"]
+    assert evaluate_run(result.path)["loss"] == found["loss"]
+
+
+@pytest.mark.parametrize(
+    ("share", "images", "problem"),
+    [
+        (0.999, 0, r"holdout=0\.999 leaves 1 of the 1437 pictures to learn from and 1436 to judge"),
+        (0.001, 100, r"leaves 100 of the 100 pictures to learn from and 0 to judge by"),
+        (0.99, 0, r"holdout=0\.99 leaves no picture of class '\d' of digits to learn from"),
+    ],
+)
+def test_a_holdout_that_leaves_too_little_is_refused(
+    share: float, images: int, problem: str
+) -> None:
+    with pytest.raises(SettingsError, match=problem):
+        Retraining(config("", holdout=share, max_images=images))
 
 
 # Exact resume -----------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ TINY = {"channels": 4, "layers": 3, "batch_size": 8, "scale": "laptop", "drop_pa
 def started(**given: object) -> tuple[Retraining, Batch]:
     run = Retraining(RetrainConfig.create(**{**TINY, **given}))
     run.drop_path.fill_(0.2)
-    return run, next(iter(run._batches(torch.Generator().manual_seed(0))))
+    return run, next(iter(run.batches(torch.Generator().manual_seed(0))))
 
 
 def test_nothing_in_a_step_waits_for_the_device() -> None:

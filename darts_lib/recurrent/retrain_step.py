@@ -26,7 +26,7 @@ from darts_lib.recurrent.search_epoch import evaluate_columns, figures
 from darts_lib.recurrent.search_step import Words, activation_terms, cross_entropy, summed
 from darts_lib.recurrent.settings import TextConfig
 from darts_lib.recurrent.text import batchify, inputs_and_targets, load_text, segments
-from darts_lib.runs import Row
+from darts_lib.run_files import Row
 from darts_lib.settings import SettingsError, seed_epoch
 from darts_lib.training import follow
 

@@ -18,7 +18,8 @@ from darts_lib.recurrent.genotype import RecurrentGenotype
 from darts_lib.recurrent.search_epoch import RecurrentSearch
 from darts_lib.recurrent.search_step import RecurrentSearchConfig
 from darts_lib.recurrent.text import segments
-from darts_lib.runs import Progress, Row, RunFolder, opened, read_alphas, read_history, read_json
+from darts_lib.run_files import Row, read_alphas, read_history, read_json
+from darts_lib.runs import Progress, RunFolder, opened
 from darts_lib.settings import RunConfig, SettingsError
 from darts_lib.step_cost import trace
 from darts_lib.training import restore

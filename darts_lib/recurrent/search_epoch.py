@@ -21,7 +21,7 @@ from darts_lib.recurrent.search_step import (
     summed,
 )
 from darts_lib.recurrent.text import batchify, inputs_and_targets, load_text, segments
-from darts_lib.runs import Row
+from darts_lib.run_files import Row
 from darts_lib.settings import seed_epoch
 
 

@@ -1,0 +1,73 @@
+"""What a process of test_ranks.py runs, alone or by torchrun.
+
+    two_ranks.py steps OUT.pt             some steps in float64, normalised without the batch
+    two_ranks.py dies CONFIG.json         a search whose second rank dies after the second epoch
+
+Normalisation looks at one example and channel only (GroupNorm), so that half a batch on each of two
+ranks is the same calculation as the whole on one.
+"""
+
+import os
+import sys
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from darts_lib import fan
+from darts_lib.command_line import read_config
+from darts_lib.ranks import Ranks, joined
+from darts_lib.run_files import Row
+from darts_lib.search import search
+from darts_lib.search_epoch import Search
+from darts_lib.search_step import SearchConfig
+
+
+def normalise(x: Tensor, gain: Tensor | None = None) -> Tensor:
+    return F.group_norm(x, x.shape[1] // 2, gain)
+
+
+def use_group_norm(net: nn.Module) -> None:
+    """Put GroupNorm, with the same gain and bias, where a network has BatchNorm.
+
+    Groups of two channels: with one, the mean over an image would be 0 and so would all gradients.
+    """
+    fan.normalise = normalise
+    for module in list(net.modules()):
+        for name, child in module.named_children():
+            if isinstance(child, nn.BatchNorm2d):
+                group = nn.GroupNorm(child.num_features // 2, child.num_features)
+                group.weight, group.bias = child.weight, child.bias
+                setattr(module, name, group)
+
+
+def steps(path: str) -> None:
+    """Take three steps of a search of either order; store where weights and alphas ended."""
+    torch.set_default_dtype(torch.float64)
+    given = {"scale": "laptop", "channels": 4, "layers": 3, "nodes": 2, "batch_size": 12}
+    given |= {"max_images": 240}  # of an uneven batch the ranks would leave some out
+    ended: dict[str, Tensor] = {}
+    for order in (1, 2):
+        run = Search(SearchConfig.create(**given, order=order, max_steps=3, device="cpu"))
+        use_group_norm(run.net)
+        run.epoch(0)
+        reached = {**run.weights, **run.alphas}
+        ended |= {f"order {order}: {name}": value.detach() for name, value in reached.items()}
+    if Ranks.current().first:
+        torch.save(ended, path)
+
+
+def dies(path: str) -> None:
+    """Search, and die on the second rank after the second epoch."""
+
+    def after_epoch(row: Row) -> None:
+        if Ranks.current().rank == 1 and row["epoch"] == 2:
+            os._exit(9)
+
+    search(read_config(Path(path), SearchConfig), after_epoch)
+
+
+if __name__ == "__main__":
+    with joined():
+        {"steps": steps, "dies": dies}[sys.argv[1]](*sys.argv[2:])
