@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from darts_lib.ranks import Ranks
 from darts_lib.settings import RunConfig
 
 WARM_UPS = 3
@@ -30,7 +31,9 @@ class Acceleration:
     def of(cls, config: RunConfig, device: torch.device) -> "Acceleration":
         """Resolve `auto`; the configuration has refused what cannot be."""
         cuda = device.type == "cuda"
-        graph = config.graph == "on" or (config.graph == "auto" and cuda and config.capturable)
+        alone = Ranks.current().count == 1  # messages between ranks are left out of graphs
+        fitting = cuda and alone and config.capturable
+        graph = config.graph == "on" or (config.graph == "auto" and fitting)
         bfloat16 = cuda and torch.cuda.is_bf16_supported(including_emulation=False)
         amp = config.amp == "on" or (config.amp == "auto" and bfloat16)
         return cls(device, amp, config.compile == "on", graph)

@@ -99,7 +99,8 @@ class ImageNetRetraining(RetrainEpoch):
 
     def batches(self, generator: torch.Generator) -> Generator[Batch]:
         """Yield an epoch's augmented batches; closing it ends the worker processes."""
-        indices, seed = self.index_batches(generator), generator.initial_seed()
+        whole, seed = self.index_batches(generator), generator.initial_seed()
+        indices = [self.ranks.part((batch, batch))[0] for batch in whole]
         reading = read_batches(self.files, indices, self.config.workers, self.device, seed)
         with contextlib.closing(reading):
             for _, batch in zip(live(indices), reading, strict=True):
@@ -108,7 +109,7 @@ class ImageNetRetraining(RetrainEpoch):
     def test(self) -> dict[str, float]:
         """Return `tested`'s figures on the `val` pictures."""
         size = min(self.config.batch_size, len(self.held_out))
-        indices = epoch_batches(len(self.held_out), max(2, size), None)
+        indices = self.ranks.in_turn(epoch_batches(len(self.held_out), max(2, size), None))
         reading = read_batches(self.held_out, indices, self.config.workers, self.device)
         with contextlib.closing(reading):
             return tested(self.net, reading)

@@ -65,9 +65,13 @@ class Ranks:
         mine = slice(self.rank, even, self.count)
         return batch[0][mine], batch[1][mine]
 
+    def in_turn(self, batches: list[Tensor]) -> list[Tensor]:
+        """Return the whole batches that are this rank's, where the ranks take them in turn."""
+        return batches[self.rank :: self.count]
+
     def mean(self, tensors: Sequence[Tensor]) -> list[Tensor]:
         """Return each tensor's mean over the ranks, all sent as one message; shapes are kept."""
-        if self.count == 1:
+        if self.count == 1 or not tensors:
             return list(tensors)
         summed = self.sum(torch.cat([tensor.detach().flatten() for tensor in tensors]))
         sizes = [tensor.numel() for tensor in tensors]

@@ -7,15 +7,17 @@ from typing import Any, TypeVar
 
 import torch
 
+from darts_lib.command_line import run_from_file
 from darts_lib.complexity import count_parameters, multiply_adds
 from darts_lib.epochs import run_epochs
 from darts_lib.genotype import Genotype
 from darts_lib.images import epoch_batches
 from darts_lib.progress import duration
+from darts_lib.ranks import Ranks
 from darts_lib.retrain_epoch import RetrainEpoch, Retraining, evaluate, judging_images
 from darts_lib.retrain_step import RetrainConfig, build_network
 from darts_lib.run_files import Row, read_history, read_json
-from darts_lib.runs import Progress, RunFolder, opened
+from darts_lib.runs import Progress, RunFolder, opened, stored_config
 from darts_lib.settings import RunConfig, SettingsError
 from darts_lib.step_cost import trace
 from darts_lib.training import chance_warning
@@ -74,7 +76,8 @@ def _run(run: RetrainEpoch, folder: RunFolder, on_epoch: Callable[[Row], None] |
     progress = run_epochs(run, folder, config.epochs, PRINTED, on_epoch)
     for warning in chance_warning(progress.history, len(run.train.classes)):
         print(f"warning: {warning}")
-    save_weights(run.net, config.cell, folder.path / "weights.safetensors")
+    if folder.ranks.first:
+        save_weights(run.net, config.cell, folder.path / "weights.safetensors")
     folder.finish(_test(run, progress))
 
 
@@ -102,10 +105,7 @@ def evaluate_run(path: Path, config: RunConfig | None = None) -> dict[str, float
     """
     if not (path / "weights.safetensors").is_file():
         raise SettingsError(f"{path} holds no weights.safetensors; finish its retraining first.")
-    settings = dict(read_json(path / "config.json")["settings"])
-    settings.pop("kind")
-    places = config.model_dump(include={"data_root", "device"}) if config else {}
-    own = RetrainConfig.create(**{**settings, **places})
+    own = stored_config(path, RetrainConfig, config)
     test = judging_images(own)
     device = own.open_device()
     net = build_network(own, len(test.classes), test.channels)
@@ -134,6 +134,11 @@ def describe(run: RetrainEpoch) -> None:
 
 def _a_step(run: RetrainEpoch) -> None:
     """Take the step whose cost is told; on fake pictures, so only their shape counts."""
-    count = min(run.config.batch_size, len(run.train))
+    count = min(run.config.batch_size, len(run.train)) // run.ranks.count
+    run.ranks = Ranks()  # of the copy that is traced: what is fake cannot be sent
     images = torch.zeros(count, run.train.channels, *run.train.size, device=run.device)
     run.eager_step(images, torch.zeros(count, dtype=torch.int64, device=run.device))
+
+
+if __name__ == "__main__":
+    run_from_file(RetrainConfig, retrain)

@@ -12,6 +12,7 @@ from darts_lib.finite_guard import EVERY
 from darts_lib.images import ImageSet, epoch_batches, load_images
 from darts_lib.network import CellStack
 from darts_lib.progress import live
+from darts_lib.ranks import Ranks
 from darts_lib.retrain_step import RetrainConfig, RetrainStep
 from darts_lib.run_files import Row
 from darts_lib.settings import SettingsError, seed_epoch
@@ -64,9 +65,9 @@ class RetrainEpoch(RetrainStep):
         return step
 
     def index_batches(self, generator: torch.Generator) -> list[Tensor]:
-        """Return the indices of an epoch's batches, shuffled alike on every device."""
+        """Return the indices of an epoch's batches, shuffled alike on every device and rank."""
         config, order = self.config, torch.Generator().manual_seed(generator.initial_seed())
-        batches = epoch_batches(len(self.train), config.batch_size, order)
+        batches = self.ranks.shared(epoch_batches(len(self.train), config.batch_size, order))
         return batches[: config.max_steps or None]
 
     def epoch(self, epoch: int) -> Row:
@@ -76,6 +77,8 @@ class RetrainEpoch(RetrainStep):
         """
         started, config = time.perf_counter(), self.config
         generator = seed_epoch(config.seed, epoch, self.device)
+        if self.ranks.rank:  # each rank drops paths of its own
+            torch.manual_seed(generator.initial_seed() + self.ranks.rank)
         rate = config.rate(epoch)
         # Grows from 0 and never quite reaches the full probability, as in the original.
         drop_path = config.drop_path * epoch / config.epochs
@@ -90,7 +93,8 @@ class RetrainEpoch(RetrainStep):
                 if number % EVERY == 0:
                     self.guard.check(epoch + 1, rate, self.folder)
         self.guard.check(epoch + 1, rate, self.folder)
-        loss, correct, count = total.tolist()
+        self.share_statistics()
+        loss, correct, count = self.ranks.sum(total).tolist()
         return {
             "epoch": epoch + 1,
             "learning_rate": rate,
@@ -113,7 +117,8 @@ class Retraining(RetrainEpoch):
     def batches(self, generator: torch.Generator) -> Generator[Batch]:
         """Yield an epoch's augmented batches."""
         for indices in live(self.index_batches(generator)):
-            yield augmented_batch(self.train, indices, self.config.cutout, generator)
+            batch = augmented_batch(self.train, indices, self.config.cutout, generator)
+            yield self.ranks.part(batch)
 
     def test(self) -> dict[str, float]:
         """Return `evaluate`'s figures on the test images, or on those held out for them."""
@@ -161,24 +166,26 @@ def _training_split(config: RetrainConfig) -> tuple[ImageSet, ImageSet]:
 def evaluate(net: CellStack, images: ImageSet, batch_size: int = 96) -> dict[str, float]:
     """Return `tested`'s figures of a network on clean images."""
     batches = epoch_batches(len(images), max(2, min(batch_size, len(images))), None)
-    return tested(net, (clean_batch(images, indices) for indices in batches))
+    own = Ranks.current().in_turn(batches)
+    return tested(net, (clean_batch(images, indices) for indices in own))
 
 
 @torch.no_grad()
 def tested(net: CellStack, batches: Iterable[Batch]) -> dict[str, float]:
     """Return loss, top-1 and top-5 accuracy (0 to 1), and the number of images.
 
-    Every image counts once, whatever the batches; the network's mode is put back afterwards.
+    Every image counts once, whatever the batches; the network's mode is put back afterwards. Each
+    rank gives its own batches, and all get the figures of all.
     """
     training = net.training
     net.eval()
-    total, in_top5 = torch.zeros(3, device=next(net.parameters()).device), 0
+    total = torch.zeros(4, device=next(net.parameters()).device)
     for batch, labels in batches:
         logits, _ = net(batch.contiguous(memory_format=torch.channels_last))
-        total += figures(logits, labels)
         best = logits.topk(min(5, logits.shape[1]), dim=1).indices
-        in_top5 += int((best == labels[:, None]).sum())
+        in_top5 = (best == labels[:, None]).sum()
+        total += torch.cat([figures(logits, labels), in_top5[None]])
     net.train(training)
-    loss, correct, count = total.tolist()
+    loss, correct, count, in_top5 = Ranks.current().sum(total).tolist()
     shares = {"loss": loss / count, "top1": correct / count, "top5": in_top5 / count}
     return {**shares, "images": count}

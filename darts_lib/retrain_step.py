@@ -12,6 +12,7 @@ from darts_lib.cell_choice import find_genotype
 from darts_lib.finite_guard import FiniteGuard
 from darts_lib.genotype import Genotype
 from darts_lib.network import CellStack, Network
+from darts_lib.ranks import Ranks
 from darts_lib.settings import RunConfig, SettingsError
 from darts_lib.training import Batch, cosine, figures, follow, momentum_sgd
 
@@ -24,6 +25,10 @@ class RetrainConfig(RunConfig):
     `schedule` "exponential" is multiplied by `rate_decay` after each epoch. `holdout` is the share
     of the training images, the last ones, that the network is tested on instead of the test images
     and does not learn from: to choose among cells, which the test images must not do.
+    `batch_size` is the whole batch: several ranks divide it, so the learning rate stays what it is;
+    a batch k times as large wants k times the rate. `accumulate` computes a rank's share in so many
+    parts, one after the other, for less memory. Either way a part is normalised by its own
+    statistics; `sync_batch_norm` takes those of all ranks, on GPUs.
     """
 
     LAPTOP: ClassVar[dict[str, Any]] = {
@@ -53,6 +58,8 @@ class RetrainConfig(RunConfig):
     drop_path: float = Field(0.2, ge=0, lt=1)
     cutout: int = Field(16, ge=0)
     holdout: float = Field(0.0, ge=0, lt=1)
+    accumulate: int = Field(1, ge=1)
+    sync_batch_norm: bool = False
 
     @model_validator(mode="before")
     @classmethod
@@ -92,9 +99,9 @@ class RetrainStep:
     def __init__(
         self, config: RetrainConfig, classes: int, in_channels: int, device: torch.device
     ) -> None:
-        self.config, self.device = config, device
+        self.config, self.device, self.ranks = config, device, Ranks.current()
         self.fast = Acceleration.of(config, device)
-        self.net = self.build(classes, in_channels).to(device)
+        self.net = self._built(classes, in_channels)
         self.fast.compiled(self.net.cells)
         # Tensors, so that a recorded step follows the schedules.
         self.rate = torch.tensor(config.learning_rate, device=device)
@@ -111,6 +118,18 @@ class RetrainStep:
         """Return the untrained network; another form of network is built by a subclass."""
         return build_network(self.config, classes, in_channels)
 
+    def _built(self, classes: int, in_channels: int) -> CellStack:
+        net = self.build(classes, in_channels).to(self.device)
+        if not self.config.sync_batch_norm:
+            return net
+        if self.device.type != "cuda":
+            raise SettingsError(
+                f"sync_batch_norm=True needs GPUs, not {self.device.type!r}; use False, and as "
+                "large a share of the batch for each rank as fits."
+            )
+        synced: CellStack = nn.SyncBatchNorm.convert_sync_batchnorm(net)  # type: ignore[no-untyped-call]
+        return synced
+
     def step(self, batch: Batch) -> Tensor:
         """Take one step; return (summed loss, correct, count) of the batch, on the device."""
         return self._take(*batch)
@@ -118,15 +137,31 @@ class RetrainStep:
     def eager_step(self, images: Tensor, labels: Tensor) -> Tensor:
         """Take a step as it is written: what a graph records."""
         self.optimiser.zero_grad()
-        with self.fast.autocast():
-            logits, auxiliary = self.net(images.contiguous(memory_format=torch.channels_last))
-            loss = self.loss(logits, auxiliary, labels)
-        torch.autograd.backward(loss)
+        total = torch.zeros(3, device=self.device)
+        parts = self.config.accumulate
+        for part, its_labels in zip(images.chunk(parts), labels.chunk(parts), strict=True):
+            loss, found = self._add_gradients(part, its_labels, len(its_labels) / len(labels))
+            total += found
+        self._share_gradients()
         norm = nn.utils.clip_grad_norm_(self.net.parameters(), self.config.gradient_clip)
         self.guard.watch(self.optimiser, loss, norm)
         self.optimiser.step()
         self.guard.count()
-        return figures(logits.detach().float(), labels)
+        return total
+
+    def _add_gradients(self, images: Tensor, labels: Tensor, share: float) -> tuple[Tensor, Tensor]:
+        """Add a part's gradients, times its share of the batch; return its loss and figures."""
+        with self.fast.autocast():
+            logits, auxiliary = self.net(images.contiguous(memory_format=torch.channels_last))
+            loss = self.loss(logits, auxiliary, labels)
+        torch.autograd.backward(loss * share)
+        return loss, figures(logits.detach().float(), labels)
+
+    def _share_gradients(self) -> None:
+        """Let every rank have the mean of all ranks' gradients, each in its own memory layout."""
+        if self.ranks.count > 1:
+            own = [weight.grad for weight in self.net.parameters() if weight.grad is not None]
+            torch._foreach_copy_(own, self.ranks.mean(own))
 
     def loss(self, logits: Tensor, auxiliary: Tensor | None, labels: Tensor) -> Tensor:
         """Return the cross-entropy, plus the auxiliary head's with its weight.
@@ -139,6 +174,12 @@ class RetrainStep:
             extra = nn.functional.cross_entropy(auxiliary, labels, label_smoothing=smoothing)
             loss = loss + self.config.auxiliary_weight * extra
         return loss
+
+    def share_statistics(self) -> None:
+        """Let every rank have the mean of all ranks' running statistics: after an epoch."""
+        own = [buffer for buffer in self.net.buffers() if buffer.is_floating_point()]
+        for buffer, mean in zip(own, self.ranks.mean(own), strict=True):
+            buffer.copy_(mean)
 
     def _changed(self) -> list[Tensor]:
         """Return every tensor that a step changes in place."""

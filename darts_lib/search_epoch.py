@@ -84,7 +84,7 @@ class Search(SearchStep):
         """
         total = torch.zeros(3, device=self.device)
         batches = epoch_batches(len(self.valid), self.config.batch_size, None)[: self._limit]
-        for indices in batches[self.ranks.rank :: self.ranks.count]:
+        for indices in self.ranks.in_turn(batches):
             images, labels = clean_batch(self.valid, indices)
             with self.fast.autocast():
                 logits = self.net(images, self.alphas)

@@ -101,12 +101,13 @@ class StepCost:
         args, kwargs = pytree.tree_unflatten(leaves, self.specs[call.structure])
         call.operation(*args, **kwargs)
         _wait(device)
-        start, runs = time.perf_counter(), 0
-        while (spent := time.perf_counter() - start) < BRIEF:
+        start, runs, spent = time.perf_counter(), 0, 0.0
+        while spent < BRIEF:
             call.operation(*args, **kwargs)
             runs += 1
             if runs & (runs - 1) == 0:  # after 1, 2, 4, ... runs, so that a GPU is kept busy
                 _wait(device)
+            spent = time.perf_counter() - start
         return spent / runs
 
 

@@ -12,6 +12,8 @@ import torch
 from darts_lib.command_line import read_config, run_from_file
 from darts_lib.files import unpack
 from darts_lib.ranks import Ranks
+from darts_lib.retrain_epoch import Retraining
+from darts_lib.retrain_step import RetrainConfig
 from darts_lib.run_files import read_alphas
 from darts_lib.search import search
 from darts_lib.search_epoch import Search
@@ -53,7 +55,7 @@ def assert_same(alone: dict[str, torch.Tensor], shared: dict[str, torch.Tensor])
 
 
 @pytest.mark.slow
-def test_two_ranks_search_as_one(tmp_path: Path) -> None:
+def test_two_ranks_search_and_retrain_as_one(tmp_path: Path) -> None:
     alone = ended(1, tmp_path / "one.pt")
     shared = ended(2, tmp_path / "two.pt")
     assert_same(alone, shared)
@@ -119,3 +121,9 @@ def test_batches_too_small_for_the_ranks_are_left_out_or_refused() -> None:
     assert [len(batch) for batch in Ranks(0, 2).shared(batches)] == [8, 8]
     with pytest.raises(SettingsError, match="batch of 8 is too small for 5 ranks"):
         Ranks(0, 5).shared(batches)
+
+
+def test_statistics_of_all_ranks_are_for_gpus() -> None:
+    config = RetrainConfig.create(scale="laptop", channels=4, sync_batch_norm=True, device="cpu")
+    with pytest.raises(SettingsError, match="sync_batch_norm=True needs GPUs, not 'cpu'"):
+        Retraining(config)

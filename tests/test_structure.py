@@ -55,7 +55,7 @@ FLOORS = {
     "cell_pictures": 4,
     "image_plots": 4,
     "acceleration": 2.5,
-    "ranks": 2.5,
+    "ranks": 2.2,
     "command_line": 3,
     "finite_guard": 2,
     "search_step": 4.5,

@@ -18,6 +18,8 @@ from torch.nn import functional as F
 from darts_lib import fan
 from darts_lib.command_line import read_config
 from darts_lib.ranks import Ranks, joined
+from darts_lib.retrain_epoch import Retraining
+from darts_lib.retrain_step import RetrainConfig
 from darts_lib.run_files import Row
 from darts_lib.search import search
 from darts_lib.search_epoch import Search
@@ -42,12 +44,22 @@ def use_group_norm(net: nn.Module) -> None:
                 setattr(module, name, group)
 
 
+def retrained() -> dict[str, Tensor]:
+    """Retrain for three steps; two ranks have each half of a batch, in two parts."""
+    given = {"scale": "laptop", "channels": 4, "layers": 3, "batch_size": 12, "drop_path": 0.0}
+    given |= {"max_images": 240, "max_steps": 3, "accumulate": Ranks.current().count}
+    run = Retraining(RetrainConfig.create(**given, genotype="DARTS_V1", device="cpu"))
+    use_group_norm(run.net)
+    run.epoch(0)
+    return {f"retrained: {name}": weight.detach() for name, weight in run.net.named_parameters()}
+
+
 def steps(path: str) -> None:
-    """Take three steps of a search of either order; store where weights and alphas ended."""
+    """Take three steps of a search of either order, and of a retraining; store where they ended."""
     torch.set_default_dtype(torch.float64)
     given = {"scale": "laptop", "channels": 4, "layers": 3, "nodes": 2, "batch_size": 12}
     given |= {"max_images": 240}  # of an uneven batch the ranks would leave some out
-    ended: dict[str, Tensor] = {}
+    ended = retrained()
     for order in (1, 2):
         run = Search(SearchConfig.create(**given, order=order, max_steps=3, device="cpu"))
         use_group_norm(run.net)
