@@ -53,6 +53,11 @@ def record(run: Path, folder: Path) -> Path:
     config = read_json(run / "config.json")
     settings = {k: v for k, v in config["settings"].items() if k not in ("kind", *PRIVATE)}
     history = [{name: _rounded(value) for name, value in row.items()} for row in read_history(run)]
+    if settings.get("holdout"):
+        raise SettingsError(
+            f"{run} was judged on held-out training images (holdout={settings['holdout']}), which "
+            "is for choosing among cells; record a retraining with holdout=0."
+        )
     kind, result = config["settings"]["kind"], read_json(run / "result.json")
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
     name = f"{kind}-{settings['dataset']}-seed{settings['seed']}-{digest}"

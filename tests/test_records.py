@@ -1,6 +1,7 @@
 """Records of runs: sealed, complete, and the README's table is what they say."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from darts_lib.records import (
     results_table,
 )
 from darts_lib.retrain import RetrainConfig, retrain
+from darts_lib.run_files import read_json, write_json
 from darts_lib.settings import SettingsError, project_root
 
 
@@ -46,6 +48,17 @@ def test_a_record_holds_the_run_and_is_sealed(run: Path, tmp_path: Path) -> None
 def test_an_unfinished_run_is_not_recorded(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="not a finished run"):
         record(tmp_path, tmp_path)
+
+
+def test_a_run_that_was_judged_on_held_out_images_is_not_recorded(
+    run: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(run, tmp_path / "run")
+    config = read_json(tmp_path / "run" / "config.json")
+    config["settings"]["holdout"] = 0.5
+    write_json(tmp_path / "run" / "config.json", config)
+    with pytest.raises(SettingsError, match="judged on held-out training images"):
+        record(tmp_path / "run", tmp_path)
 
 
 def test_the_table_has_the_records_figures(run: Path, tmp_path: Path) -> None:
