@@ -2,8 +2,8 @@
 
     python -m darts_lib.benchmark [--small] [--repeats N] [--device auto] [--json FILE]
 
-The plain side is `original_steps`. Variants take turns, so that a busy minute strikes all of them;
-figures are medians.
+The plain side is `original_steps` and `recurrent_original_steps`. Variants take turns, so that a
+busy minute strikes all of them; figures are medians.
 """
 
 import argparse
@@ -21,8 +21,8 @@ from torch import nn
 from darts_lib.complexity import saved_bytes
 from darts_lib.markdown import table
 from darts_lib.original_steps import OriginalSteps
-from darts_lib.recurrent.relaxation import SearchCell
 from darts_lib.recurrent.search_step import RecurrentSearchConfig, RecurrentSearchStep
+from darts_lib.recurrent_original_steps import RecurrentOriginalSteps
 from darts_lib.resident_memory import Size, measured_memory, random_step
 from darts_lib.retrain_step import RetrainConfig, RetrainStep
 from darts_lib.run_files import write_json
@@ -137,17 +137,18 @@ def plain_retraining(run: RetrainStep, optimiser: torch.optim.Optimizer, batch: 
 
 
 def compare_recurrent(repeats: int, device: torch.device, width: int, words: int) -> list[Row]:
-    """Compare the recurrent supernet's loop over nodes with its fused form, in both orders."""
+    """Compare the steps of a recurrent search with the original's, in both orders."""
     rows: list[Row] = []
     for order, what in ((1, "first-order step, s"), (2, "second-order step, s")):
         given = {"scale": "laptop", "width": width, "batch_size": 16, "order": order}
         config = RecurrentSearchConfig.create(**given)
-        runs = {name: RecurrentSearchStep(config, words, device) for name in ("plain", "fused")}
-        # The same weights under the same names; only the way through the nodes differs.
-        runs["plain"].net.rnns[0].__class__ = SearchCell
+        plain = RecurrentOriginalSteps(config, words, device)
+        fused = RecurrentSearchStep(config, words, device)
         segments = [torch.randint(words, (2, config.bptt, 16), device=device) for _ in range(2)]
         arguments = [(tokens[0], tokens[1]) for tokens in segments]
-        steps: dict[str, Step] = {n: partial(run.step, *arguments) for n, run in runs.items()}
+        taken = plain.first_order if order == 1 else plain.second_order
+        steps: dict[str, Step] = {"plain": partial(taken, *arguments)}
+        steps["fused"] = partial(fused.step, *arguments)
         size = f"width {width}, batch 16, {config.bptt} words, vocabulary {words:,}"
         rows.append({"size": size, "what": what, **medians(steps, repeats, device)})
     return [row | _ratios(row, "plain") for row in rows]

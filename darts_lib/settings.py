@@ -67,13 +67,14 @@ def resolve_device(name: str) -> torch.device:
     return device
 
 
-def seed_epoch(seed: int, epoch: int, device: torch.device) -> torch.Generator:
+def seed_epoch(seed: int, epoch: int, device: torch.device, attempt: int = 0) -> torch.Generator:
     """Seed all randomness of one epoch and return the generator for the device.
 
-    The randomness of an epoch is a function of (seed, epoch) alone. A run that was killed and
-    continued therefore draws what it would have drawn, and no random state needs to be stored.
+    The randomness of an epoch is a function of (seed, epoch, attempt) alone, `attempt` being how
+    often the epoch was given up before. A run that was killed and continued therefore draws what
+    it would have drawn, and no random state needs to be stored.
     """
-    mixed = (seed * 1_000_003 + epoch * 7919 + 1) % 2**31
+    mixed = (seed * 1_000_003 + epoch * 7919 + attempt * 15_485_863 + 1) % 2**31
     torch.manual_seed(mixed)
     return torch.Generator(device=device).manual_seed(mixed)
 

@@ -29,7 +29,7 @@ def test_the_small_benchmark_from_end_to_end(
     written = json.loads((tmp_path / "b.json").read_text())
     assert written["machine"]["torch"] == torch.__version__
     said = capsys.readouterr().out
-    for row in (*written["supernet"], *written["cost model"]):
+    for row in (*written["supernet"], *written["recurrent"], *written["cost model"]):
         assert row["what"] in said
     rows = {row["what"]: row for row in written["supernet"]}
     # Counted from shapes, so the same on every machine.

@@ -62,15 +62,42 @@ def test_fused_is_the_plain_cell_in_value_and_all_gradients(nodes: int, masks: b
         torch.testing.assert_close(b, a, rtol=1e-10, atol=1e-12)
 
 
+def test_the_written_gradient_of_a_mix_is_torchs() -> None:
+    state, share = torch.randn(BATCH, WIDTH), torch.rand(5, 3, 1)
+    inputs = [state, torch.randn(BATCH, 2, 3, WIDTH), share]
+    inputs = [value.requires_grad_() for value in inputs]
+    along = torch.randn(BATCH, 3, WIDTH)
+    found, right = fused.Mix.apply(*inputs), fused.mix(*inputs)
+    torch.testing.assert_close(found, right, rtol=1e-12, atol=1e-12)
+    by_hand, by_torch = (torch.autograd.grad(out, inputs, along) for out in (found, right))
+    torch.testing.assert_close(by_hand, by_torch, rtol=1e-10, atol=1e-12)
+    assert torch.autograd.gradgradcheck(fused.Mix.apply, inputs)
+
+
+def test_the_gradient_of_a_gradient_is_the_plain_cells() -> None:
+    """A Hessian-vector product over weights, then by the alphas: what second order takes."""
+    cells, alphas, (inputs, hidden, *masks) = pair_of_cells(3), alphas_of(3), batch()
+    found = []
+    for cell in cells:
+        weights = list(cell.parameters())
+        outputs, last = cell(inputs, hidden, alphas, *masks)
+        along = torch.linspace(-1, 1, outputs.numel()).reshape(outputs.shape)
+        loss = (outputs * along).sum() + last.square().sum()
+        first = torch.autograd.grad(loss, weights, create_graph=True)
+        product = sum((g * (1 + torch.arange(g.numel()).view_as(g)).cos()).sum() for g in first)
+        assert isinstance(product, Tensor)
+        found.append(torch.autograd.grad(product, [alphas["recurrent"], *weights]))
+    torch.testing.assert_close(found[1], found[0], rtol=1e-9, atol=1e-11)
+
+
 def test_the_comparison_sees_a_share_that_none_does_not_keep(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def normalised(state: Tensor, product: Tensor, share: tuple[Tensor, ...]) -> Tensor:
-        kept = share[-1]
-        return right(state, product, tuple(part / kept for part in share))
+    def normalised(cell: FusedSearchCell, alphas: Alphas) -> list[Tensor]:
+        return [share / share[-1:] for share in right(cell, alphas)]
 
-    right = fused._mix
-    monkeypatch.setattr(fused, "_mix", normalised)
+    right = FusedSearchCell._shares
+    monkeypatch.setattr(FusedSearchCell, "_shares", normalised)
     plain, fast = pair_of_cells()
     alphas, data = alphas_of(), batch()
     a, b = results(plain, alphas, data), results(fast, alphas, data)

@@ -1,6 +1,8 @@
 """A tiny recurrent retraining: averaging, its rule, exact resume, the test in one column."""
 
 import math
+import re
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,13 +12,22 @@ import torch
 from step_tools import NoWaiting
 from torch import Tensor, nn
 
+from darts_lib import step_cost
 from darts_lib.files import unpack
+from darts_lib.recurrent.averaging import stalled
+from darts_lib.recurrent.cost import expected_cost
 from darts_lib.recurrent.genotype import PUBLISHED
-from darts_lib.recurrent.network import DerivedCell, LanguageModel
-from darts_lib.recurrent.retrain import RecurrentRetrainConfig, load_network, retrain
-from darts_lib.recurrent.retrain_step import RecurrentRetraining, stalled
+from darts_lib.recurrent.network import DerivedCell, LanguageModel, Masks
+from darts_lib.recurrent.retrain import (
+    RecurrentRetrainConfig,
+    a_step,
+    describe,
+    load_network,
+    retrain,
+)
+from darts_lib.recurrent.retrain_step import RecurrentRetraining
 from darts_lib.recurrent.text import load_text, unigram_perplexity
-from darts_lib.settings import SettingsError
+from darts_lib.settings import SettingsError, seed_epoch
 
 TINY = {"scale": "laptop", "dataset": "folder", "width": 6, "batch_size": 4, "epochs": 4}
 TINY |= {"valid_batch_size": 2, "bptt": 8, "max_steps": 5, "patience": 1, "learning_rate": 2.0}
@@ -194,6 +205,26 @@ def test_a_gradient_that_is_no_number_ends_the_run(text: Path, tmp_path: Path) -
         retrain(config(text, tmp_path / "bad", learning_rate=1e30, clip=1e30))
 
 
+def test_what_it_will_cost_is_said_before_the_first_step(
+    text: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(step_cost, "CPU_ALLOCATOR", (1.0, 0))  # its constant would hide the rest
+    run = RecurrentRetraining(config(text, bptt=12))
+    before = bits(run.state())
+    memory, seconds = expected_cost(run, a_step)
+
+    def whole(twin: RecurrentRetraining) -> None:
+        a_step(twin, torch.zeros(12, 4, dtype=torch.int64))
+
+    assert memory == pytest.approx(step_cost.trace(run, whole).peak_bytes, rel=0.1)
+    assert seconds > 0
+    describe(run)
+    assert re.search(
+        r"a step adds about 0 MiB .* about \d+ s for 4 epochs", capsys.readouterr().out
+    )
+    assert bits(run.state()) == before, "only a copy is changed"
+
+
 def test_words_that_follow_a_rule_are_learned_beyond_unigrams(text: Path, tmp_path: Path) -> None:
     found = retrain(
         config(text, tmp_path / "rule", width=16, epochs=4, max_steps=0, learning_rate=20.0)
@@ -261,20 +292,138 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_bits(
     assert weights[0].read_bytes() == weights[1].read_bytes()
 
 
+# Going back ---------------------------------------------------------------------------------------
+
+
+def poison(monkeypatch: pytest.MonkeyPatch, epoch: int, attempts: int, first: int = 3) -> None:
+    """Let the masks of some attempts at an epoch (from 0) be no numbers, from a step on.
+
+    They are known by their seed, as the real masks are, so a continued run meets them again.
+    """
+    draw, drawn = Masks.draw, dict[int, int]()
+    cpu = torch.device("cpu")
+    bad = {seed_epoch(0, epoch, cpu, attempt).initial_seed() for attempt in range(attempts)}
+
+    def poisoned(masks: Masks, generator: torch.Generator) -> Masks:
+        seed = generator.initial_seed()
+        drawn[seed] = drawn.get(seed, 0) + 1
+        draw(masks, generator)
+        if seed in bad and drawn[seed] >= first:
+            assert masks.hidden is not None
+            masks.hidden.fill_(torch.nan)
+        return masks
+
+    monkeypatch.setattr(Masks, "draw", poisoned)
+
+
+def averaged_once(text: Path) -> RecurrentRetraining:
+    """Return a run after an epoch, with an average and best weights of its own."""
+    run = RecurrentRetraining(config(text))
+    run.averaging = True
+    run.epoch(0)
+    return run
+
+
+def test_attempts_draw_anew_and_the_first_draws_as_ever() -> None:
+    cpu = torch.device("cpu")
+    seeds = [seed_epoch(3, 5, cpu, attempt).initial_seed() for attempt in range(3)]
+    assert seeds[0] == seed_epoch(3, 5, cpu).initial_seed() == 3 * 1_000_003 + 5 * 7919 + 1
+    assert len(set(seeds)) == 3
+    assert torch.initial_seed() == seeds[0]
+
+
+def test_a_bad_epoch_is_given_up_and_tried_again_with_other_masks_and_cuts(
+    text: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, twin = averaged_once(text), averaged_once(text)
+    before, cuts = bits(run.state()), []
+    restore, step = run.restore, run.step
+
+    def restored(state: Any) -> None:
+        restore(state)
+        assert bits(run.state()) == before, "not as before the epoch"
+        assert run.optimiser.param_groups[0]["lr"] is run.rate
+
+    def stepped(words: tuple[Tensor, Tensor]) -> Tensor:
+        cuts.append(len(words[0]))
+        return step(words)
+
+    monkeypatch.setattr(run, "restore", restored)
+    monkeypatch.setattr(run, "step", stepped)
+    with monkeypatch.context() as patch:
+        poison(patch, epoch=1, attempts=2)
+        row = run.epoch(1)
+    assert row["rollbacks"] == 2
+    said = capsys.readouterr().out.splitlines()
+    assert len(said) == 2
+    assert "the loss was no number in step 3 of epoch 2 (loss nan, learning rate 2)" in said[0]
+    assert "attempt 2 of 3" in said[0]
+    assert "attempt 3 of 3" in said[1]
+    assert cuts[:5] != cuts[5:10] != cuts[10:]
+    # What remains is the third attempt's alone.
+    again = twin._attempt(1, 2)
+    assert bits(twin.state()) == bits(run.state())
+    assert row["train_loss"] == again["train_loss"]
+    assert all(bool(weight.isfinite().all()) for weight in [*run.weights, *run.averages])
+
+
+def test_after_three_bad_attempts_the_run_ends_as_it_stood_before_the_epoch(
+    text: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = averaged_once(text)
+    before = bits(run.state())
+    poison(monkeypatch, epoch=1, attempts=3)
+    with pytest.raises(FloatingPointError, match="step 3 of epoch 2 .* lower learning rate"):
+        run.epoch(1)
+    assert bits(run.state()) == before
+
+
+@pytest.mark.parametrize("last", [1, 2])
+def test_a_stopped_run_with_a_bad_epoch_goes_on_to_the_same_bits(
+    text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, last: int
+) -> None:
+    def stop(row: dict[str, Any]) -> None:
+        if row["epoch"] == last:
+            raise KeyboardInterrupt
+
+    on_epoch: Callable[[dict[str, Any]], None] = stop
+    ends = []
+    for name in ("straight", "stopped"):
+        settings = config(text, tmp_path / name, learning_rate=30.0)
+        with monkeypatch.context() as patch:
+            poison(patch, epoch=1, attempts=1)
+            if name == "stopped":
+                with pytest.raises(KeyboardInterrupt):
+                    retrain(settings, on_epoch)
+            found = retrain(settings)
+        assert [row["rollbacks"] for row in found.history] == [0, 1, 0, 0]
+        ends.append(bits(unpack(tmp_path / name / "checkpoint.pt")))
+    for part in ("state", "history"):
+        assert ends[0][part] == ends[1][part], part
+
+
 # Real text ---------------------------------------------------------------------------------------
 
 
-def sliced(source: Path, target: Path, tokens: int) -> Path:
-    """Write the first lines of each file of a corpus, a tenth as many to validate and to test."""
+def sliced(source: Path, target: Path, tokens: int, least: int) -> Path:
+    """Write the first lines of each file of a corpus, a tenth as many to validate and to test.
+
+    Words that occur fewer than `least` times in the training slice become `<unk>`.
+    """
     target.mkdir()
+    kept: set[str] = set()
     for split, wanted in (("train", tokens), ("valid", tokens // 10), ("test", tokens // 20)):
         lines, count = [], 0
         for line in (source / f"{split}.txt").read_text(encoding="utf-8").splitlines():
             if count >= wanted:
                 break
-            lines.append(line)
-            count += len(line.split()) + 1
-        (target / f"{split}.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+            lines.append(line.split())
+            count += len(lines[-1]) + 1
+        if split == "train":
+            counts = Counter(word for line in lines for word in line)
+            kept = {word for word, times in counts.items() if times >= least}
+        rows = [" ".join(word if word in kept else "<unk>" for word in line) for line in lines]
+        (target / f"{split}.txt").write_text("\n".join(rows) + "\n", encoding="utf-8")
     return target
 
 
@@ -287,7 +436,7 @@ def test_on_real_text_a_cell_improves_each_epoch_and_beats_unigrams(
     dataset: str, real_data_root: Path, tmp_path: Path
 ) -> None:
     """The cell was found on Penn Treebank; WikiText-2 is where the paper takes it to."""
-    folder = sliced(real_data_root / dataset, tmp_path / "slice", 50_000)
+    folder = sliced(real_data_root / dataset, tmp_path / "slice", 200_000, least=10)
     found = retrain(
         RecurrentRetrainConfig.create(
             scale="laptop",
@@ -295,12 +444,14 @@ def test_on_real_text_a_cell_improves_each_epoch_and_beats_unigrams(
             data_root=str(folder),
             run_dir=str(tmp_path / "run"),
             epochs=3,
-            width=48,
-            batch_size=10,
-            learning_rate=8.0,
+            width=32,
+            batch_size=40,
+            valid_batch_size=20,
+            learning_rate=10.0,
         )
     )
     corpus = load_text("folder", folder)
+    assert 200_000 <= len(corpus.train) < 201_000
     unigram = unigram_perplexity(corpus.train, corpus.valid, len(corpus.words))
     perplexities = [row["valid_perplexity"] for row in found.history]
     print(f"{len(corpus.words)} words, valid {perplexities}, unigram {unigram:.1f}")

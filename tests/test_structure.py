@@ -67,6 +67,7 @@ FLOORS = {
     "retrain": 5,
     "imagenet_retrain": 5.1,
     "original_steps": 5,
+    "recurrent_original_steps": 5.5,
     "resident_memory": 5,
     "benchmark": 6,
     "weight_files": 3,

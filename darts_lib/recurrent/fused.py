@@ -5,16 +5,19 @@ What edges share is done once for all of them: a state s_j is multiplied by the 
 later nodes in one product. The activations of an edge are mixed before a single interpolation:
 
     sum_o p_o (s + c (o(h) - s))  =  q s + c (sum_o p_o o(h) - q s),    q = sum_o p_o,  o not none
+
+`mix` is this formula and `Mix` the same with its gradient written out. On arrays so small it is the
+number of operations that costs, and torch would derive more than twice as many.
 """
+
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from darts_lib.recurrent.relaxation import Alphas, SearchCell, masked
 from darts_lib.recurrent.search_space import KIND, edges
-
-Shares = list[tuple[Tensor, ...]]
-"""For each source state: the weights of its activations on its outgoing edges, and their sum."""
 
 
 class FusedSearchCell(SearchCell):
@@ -32,45 +35,110 @@ class FusedSearchCell(SearchCell):
         self.check(inputs, alphas)
         from_input, from_hidden = self._W0.chunk(2)
         projected = masked(inputs, input_mask) @ from_input
-        # The matrices of the nodes after each source, side by side.
-        matrices = torch.cat(list(self._Ws), dim=1)
-        after = [matrices[:, 2 * self.width * source :] for source in range(self.nodes)]
-        shares, outputs = self._shares(alphas), []
+        matrices, shares, outputs = self._matrices(), self._shares(alphas), []
         for x in projected.unbind():
             product = torch.addmm(x, masked(hidden, hidden_mask), from_hidden)
             gate, candidate = product.chunk(2, dim=-1)
             state = torch.lerp(hidden, torch.tanh(candidate), torch.sigmoid(gate))
-            hidden = self._nodes(self.bn(state), after, shares, hidden_mask)
+            hidden = self._nodes(self.bn(state), matrices, shares, hidden_mask)
             outputs.append(hidden)
         return torch.stack(outputs), hidden
 
     def _nodes(
-        self, state: Tensor, after: list[Tensor], shares: Shares, mask: Tensor | None
+        self, state: Tensor, matrices: list[Tensor], shares: list[Tensor], mask: Tensor | None
     ) -> Tensor:
         """Return the mean of the nodes' states; `state` is s_0, `(batch, width)`."""
-        waiting: list[Tensor] = []  # what the nodes still to come have heard so far
+        waiting: Tensor | None = None  # what the nodes still to come have heard so far
         states = []
-        for matrix, share in zip(after, shares, strict=True):
-            product = (masked(state, mask) @ matrix).view(len(state), -1, 2 * self.width)
-            heard = _mix(state, product, share).unbind(dim=1)
-            if waiting:
-                heard = tuple(a + b for a, b in zip(waiting, heard, strict=True))
-            state, waiting = self.bn(heard[0]), list(heard[1:])
+        for matrix, share in zip(matrices, shares, strict=True):
+            product = (masked(state, mask) @ matrix).view(len(state), 2, -1, self.width)
+            heard: Tensor = Mix.apply(state, product, share)
+            if waiting is not None:
+                heard = heard + waiting
+            first, waiting = torch.split(heard, [1, heard.shape[1] - 1], dim=1)
+            state = self.bn(first.squeeze(dim=1))
             states.append(state)
         return torch.stack(states).mean(dim=0)
 
-    def _shares(self, alphas: Alphas) -> Shares:
-        """Return softmax weights by source, each `(outgoing edges, 1)`."""
-        weights = torch.softmax(alphas[KIND], dim=-1)
+    def _matrices(self) -> list[Tensor]:
+        """Return for each source the matrices of the nodes after it, side by side, gates first."""
+        gates, candidates = zip(*(matrix.chunk(2, dim=1) for matrix in self._Ws), strict=True)
+        return [torch.cat([*gates[j:], *candidates[j:]], dim=1) for j in range(self.nodes)]
+
+    def _shares(self, alphas: Alphas) -> list[Tensor]:
+        """Return for each source what its outgoing edges keep, `(5, outgoing edges, 1)`.
+
+        The first four are the softmax weights of the activations, the last their sum.
+        """
+        weights = torch.softmax(alphas[KIND], dim=-1)[:, 1:]
+        weights = torch.cat([weights, weights.sum(dim=1, keepdim=True)], dim=1)
         sources = [source for source, _ in edges(self.nodes)]
         rows = [[r for r, s in enumerate(sources) if s == j] for j in range(self.nodes)]
-        chosen = [weights[row, 1:, None] for row in rows]
-        return [(*part.unbind(dim=1), part.sum(dim=1)) for part in chosen]
+        return [weights[row].t()[:, :, None] for row in rows]
 
 
-def _mix(state: Tensor, product: Tensor, share: tuple[Tensor, ...]) -> Tensor:
-    """Return what the nodes after a state hear from it, `(batch, outgoing edges, width)`."""
-    tanh, relu, sigmoid, identity, kept = share
-    gate, h = product.chunk(2, dim=-1)
+def mix(state: Tensor, product: Tensor, share: Tensor) -> Tensor:
+    """Return what the nodes after a state hear from it, `(batch, outgoing edges, width)`.
+
+    The state is `(batch, width)`, its product with the nodes' matrices `(batch, 2, outgoing edges,
+    width)`, gates and then candidates, and the share `(5, outgoing edges, 1)`.
+    """
+    tanh, relu, sigmoid, identity, kept = share.unbind()
+    gate, h = product.unbind(dim=1)
     mixed = tanh * torch.tanh(h) + relu * torch.relu(h) + sigmoid * torch.sigmoid(h) + identity * h
     return torch.lerp(kept * state[:, None], mixed, torch.sigmoid(gate))
+
+
+class Mix(torch.autograd.Function):
+    """`mix` with its gradient written out; the gradient of that gradient is left to torch."""
+
+    @staticmethod
+    def forward(ctx: Any, state: Tensor, product: Tensor, share: Tensor) -> Tensor:
+        """Return `mix` of the same arguments."""
+        tanh, relu, sigmoid, identity, kept = share.unbind()
+        h = product[:, 1]
+        t, r, gate_and_s = torch.tanh(h), torch.relu(h), torch.sigmoid(product)
+        gate, s = gate_and_s.unbind(dim=1)
+        mixed = (tanh * t).addcmul_(relu, r).addcmul_(sigmoid, s).addcmul_(identity, h)
+        start = kept * state[:, None]
+        out = torch.lerp(start, mixed, gate)
+        ctx.save_for_backward(state, product, share, t, r, gate_and_s, mixed.sub_(start))
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Any:
+        """Return the gradients by state, product and share, that by the share only if wanted."""
+        state, product, share, t, r, gate_and_s, way = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            return differentiable_gradients((state, product, share), grad, ctx.needs_input_grad)
+        tanh, relu, sigmoid, identity, kept = share.unbind()
+        h, (gate, s) = product[:, 1], gate_and_s.unbind(dim=1)
+        by_mixed = grad * gate
+        by_start = grad - by_mixed
+        by_product = torch.empty_like(product)
+        by_gate, by_h = by_product.unbind(dim=1)
+        torch.mul(by_start, gate, out=by_gate).mul_(way)
+        # tanh' = 1 - t^2, relu' is 0 or 1, sigmoid' = s - s^2
+        torch.addcmul(tanh + identity, tanh * t, t, value=-1, out=by_h)
+        weighted = sigmoid * s
+        by_h.add_(weighted).addcmul_(weighted, s, value=-1)
+        by_h.addcmul_(relu, torch.sign(r)).mul_(by_mixed)
+        by_state = (by_start * kept).sum(dim=1)
+        if not ctx.needs_input_grad[2]:
+            return by_state, by_product, None
+        by_share = [(by_mixed * part).sum(dim=(0, 2)) for part in (t, r, s, h)]
+        by_share.append((by_start * state[:, None]).sum(dim=(0, 2)))
+        return by_state, by_product, torch.stack(by_share)[:, :, None]
+
+
+def differentiable_gradients(
+    inputs: Sequence[Tensor], grad: Tensor, wanted: Sequence[bool]
+) -> tuple[Tensor | None, ...]:
+    """Return the wanted gradients of `mix`, as torch derives them, with a graph of their own.
+
+    The inputs are taken as independent, though the product comes from the state.
+    """
+    inputs = [value.view_as(value) for value in inputs]
+    chosen = [value for value, asked in zip(inputs, wanted, strict=True) if asked]
+    found = iter(torch.autograd.grad(mix(*inputs), chosen, grad, create_graph=True))
+    return tuple(next(found) if asked else None for asked in wanted)

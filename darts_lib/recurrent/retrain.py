@@ -7,10 +7,12 @@ from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
+from torch import Tensor
 
 from darts_lib.complexity import count_parameters
 from darts_lib.epochs import run_epochs
 from darts_lib.files import write_whole
+from darts_lib.recurrent.cost import cost_line
 from darts_lib.recurrent.genotype import RecurrentGenotype
 from darts_lib.recurrent.network import LanguageModel, derived_network
 from darts_lib.recurrent.retrain_step import RecurrentRetrainConfig, RecurrentRetraining
@@ -115,7 +117,7 @@ def load_network(path: Path) -> LanguageModel:
 
 
 def describe(run: RecurrentRetraining) -> None:
-    """Print the resolved settings, the size of the text and that of the network."""
+    """Print the resolved settings and what they will cost, before the first step."""
     config = run.config
     print("  ".join(f"{name}={value}" for name, value in config.settings_that_matter().items()))
     steps = len(segments(len(run.train), config.bptt)[: config.max_steps or None])
@@ -123,4 +125,10 @@ def describe(run: RecurrentRetraining) -> None:
         f"{run.train.numel():,} training words, {run.valid.numel():,} for validation, vocabulary "
         f"of {len(run.corpus.words):,}, about {steps} steps an epoch on {run.device}"
     )
-    print(f"network: {count_parameters(run.net):,} weights")
+    cost = cost_line(run, a_step, steps)
+    print(f"network: {count_parameters(run.net):,} weights; {cost}")
+
+
+def a_step(run: RecurrentRetraining, words: Tensor) -> None:
+    """Take the step whose cost is told; `words` are `(time, batch)`."""
+    run.step((words, words))

@@ -1,17 +1,14 @@
-"""The settings of a recurrent retraining; a step, the average of weights, and one epoch.
+"""The settings of a recurrent retraining; a step, and one epoch, tried again where it fails.
 
-SGD first. When the validation loss has not improved for a while, the weights of all later steps
-are averaged, and from then on the average is what is evaluated:
-
-    start when  L_valid > min(L_valid of all earlier epochs but the last 5)
-    average     a_n = a_{n-1} + (w_n - a_{n-1}) / n
-
-SGD itself goes on from its own weights. Source: paper, A.2.2; Merity et al., 2017.
+The steps are SGD's, on segments of drawn lengths under drawn masks. With so high a learning rate a
+gradient is now and then no number; the epoch is then given up, everything goes back to how it stood
+before it, and it is tried again with other masks and other cuts. Source: paper, A.2.2; the original
+code goes back too, to its best checkpoint.
 """
 
+import copy
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar, Self
 
 import torch
@@ -20,6 +17,7 @@ from torch import Tensor, nn
 
 from darts_lib.finite_guard import EVERY, FiniteGuard
 from darts_lib.progress import live
+from darts_lib.recurrent.averaging import AveragedWeights
 from darts_lib.recurrent.genotype import RecurrentGenotype, find_genotype
 from darts_lib.recurrent.network import Masks, derived_network
 from darts_lib.recurrent.search_epoch import evaluate_columns, figures
@@ -29,6 +27,9 @@ from darts_lib.recurrent.text import batchify, inputs_and_targets, load_text, se
 from darts_lib.run_files import Row
 from darts_lib.settings import SettingsError, seed_epoch
 from darts_lib.training import follow
+
+ATTEMPTS = 3
+"""So often an epoch is tried; a gradient that is no number in all of them ends the run."""
 
 
 class RecurrentRetrainConfig(TextConfig):
@@ -87,7 +88,7 @@ class RecurrentRetrainConfig(TextConfig):
         return RecurrentGenotype.from_text(self.genotype)
 
 
-class RecurrentRetraining:
+class RecurrentRetraining(AveragedWeights):
     """The state of a retraining between two epochs, with its text, and the epoch itself."""
 
     def __init__(self, config: RecurrentRetrainConfig, folder: object = "the run folder") -> None:
@@ -98,7 +99,7 @@ class RecurrentRetraining:
         seed_epoch(config.seed, -1, self.device)
         words = len(self.corpus.words)
         self.net = derived_network(config.cell, config.width, words).to(self.device)
-        self.weights: list[Tensor] = list(self.net.parameters())
+        super().__init__(list(self.net.parameters()), config.patience)
         self.rate = torch.tensor(config.learning_rate, device=self.device)
         self.optimiser = torch.optim.SGD(
             self.weights, self.rate, weight_decay=config.weight_decay, fused=True
@@ -106,19 +107,35 @@ class RecurrentRetraining:
         self.guard = FiniteGuard(self.device)
         self.masks = Masks(config.dropout, config.batch_size, config.width, words, self.device)
         self.hidden = self.net.first_hidden(config.batch_size)
-        self.averages = [weight.detach().clone() for weight in self.weights]
-        self.averaged_steps, self.averaging = 0, False
-        self.valid_losses: list[float] = []
         self.best = self._copied()
 
     def epoch(self, epoch: int) -> Row:
         """Run epoch number `epoch` (from 0) and return its row of the history.
 
-        Raises FloatingPointError when a gradient was no number; the checkpoint of the epoch before
-        is then the run's last.
+        `rollbacks` of the row are the attempts that were given up, whose seconds count. Raises
+        FloatingPointError when a gradient was no number in each of `ATTEMPTS`; the checkpoint of
+        the epoch before is then the run's last.
         """
-        started, config = time.perf_counter(), self.config
-        generator = seed_epoch(config.seed, epoch, self.device)
+        started, before, attempt = time.perf_counter(), copy.deepcopy(self.state()), 0
+        while True:
+            try:
+                row = self._attempt(epoch, attempt)
+                return row | {"rollbacks": attempt, "seconds": time.perf_counter() - started}
+            except FloatingPointError as error:
+                self.restore(before)
+                attempt += 1
+                if attempt == ATTEMPTS:
+                    raise
+                what = str(error).partition(";")[0]  # the rest is advice for a run that ends
+                print(
+                    f"{what}; all is put back to before the epoch, which is tried again with other "
+                    f"masks and segments (attempt {attempt + 1} of {ATTEMPTS})",
+                    flush=True,
+                )
+
+    def _attempt(self, epoch: int, attempt: int) -> Row:
+        config = self.config
+        generator = seed_epoch(config.seed, epoch, self.device, attempt)
         self.hidden.zero_()
         self.guard.begin()
         averaged, total = self.averaging, torch.zeros(2, device=self.device)
@@ -130,8 +147,7 @@ class RecurrentRetraining:
                 self.guard.check(epoch + 1, config.learning_rate, self.folder)
         self.guard.check(epoch + 1, config.learning_rate, self.folder)
         row: Row = {"epoch": epoch + 1, "learning_rate": config.learning_rate}
-        row |= figures("train", total) | self._validate() | {"averaged": averaged}
-        return row | {"seconds": time.perf_counter() - started}
+        return row | figures("train", total) | self._validate() | {"averaged": averaged}
 
     def _batches(self, generator: torch.Generator) -> Iterator[Words]:
         order = torch.Generator().manual_seed(generator.initial_seed())
@@ -151,10 +167,7 @@ class RecurrentRetraining:
         self.optimiser.step()
         self.hidden.copy_(out.hidden.detach())
         self.guard.count()
-        if self.averaging:
-            self.averaged_steps += 1
-            with torch.no_grad():
-                torch._foreach_lerp_(self.averages, self.weights, 1 / self.averaged_steps)
+        self.average()
         return summed(entropy, words[1])
 
     def _validate(self) -> Row:
@@ -163,25 +176,8 @@ class RecurrentRetraining:
             found = figures("valid", evaluate_columns(self.net, self.valid, self.config.bptt))
             if all(found["valid_loss"] < loss for loss in self.valid_losses):
                 self.best = self._copied()
-        if stalled(self.valid_losses, found["valid_loss"], self.config.patience):
-            self.averaging = True
-        self.valid_losses.append(found["valid_loss"])
+        self.heard(found["valid_loss"])
         return found
-
-    @contextmanager
-    def averages_in_place(self) -> Iterator[None]:
-        """Let the network have the averaged weights, if there are any, and its own afterwards."""
-        if not self.averaged_steps:
-            yield
-            return
-        own = [weight.detach().clone() for weight in self.weights]
-        with torch.no_grad():
-            torch._foreach_copy_(self.weights, self.averages)
-        try:
-            yield
-        finally:
-            with torch.no_grad():
-                torch._foreach_copy_(self.weights, own)
 
     def _copied(self) -> dict[str, Tensor]:
         return {name: value.detach().clone() for name, value in self.net.named_parameters()}
@@ -195,10 +191,7 @@ class RecurrentRetraining:
         return {
             "network": self.net.state_dict(),
             "optimiser": self.optimiser.state_dict(),
-            "averages": self.averages,
-            "averaged_steps": self.averaged_steps,
-            "averaging": self.averaging,
-            "valid_losses": list(self.valid_losses),
+            **self.average_state(),
             "best": self.best,
         }
 
@@ -207,16 +200,5 @@ class RecurrentRetraining:
         self.net.load_state_dict(state["network"])
         self.optimiser.load_state_dict(state["optimiser"])
         follow(self.optimiser, self.rate)
-        for average, value in zip(self.averages, state["averages"], strict=True):
-            average.copy_(value)
-        self.averaged_steps, self.averaging = state["averaged_steps"], state["averaging"]
-        self.valid_losses = list(state["valid_losses"])
+        self.restore_average(state)
         self.best = {name: value.to(self.device) for name, value in state["best"].items()}
-
-
-def stalled(losses: Sequence[float], newest: float, patience: int) -> bool:
-    """Say whether `newest` is worse than the best of `losses` without their last `patience`.
-
-    The non-monotone rule: one bad epoch is no sign, since SGD's loss goes up and down.
-    """
-    return len(losses) > patience and newest > min(losses[:-patience])

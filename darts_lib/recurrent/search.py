@@ -3,17 +3,15 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from darts_lib.complexity import count_parameters
 from darts_lib.epochs import run_epochs
 from darts_lib.files import unpack
-from darts_lib.progress import duration
+from darts_lib.recurrent.cost import cost_line
 from darts_lib.recurrent.genotype import RecurrentGenotype
 from darts_lib.recurrent.search_epoch import RecurrentSearch
 from darts_lib.recurrent.search_step import RecurrentSearchConfig
@@ -21,7 +19,6 @@ from darts_lib.recurrent.text import segments
 from darts_lib.run_files import Row, read_alphas, read_history, read_json
 from darts_lib.runs import Progress, RunFolder, opened
 from darts_lib.settings import RunConfig, SettingsError
-from darts_lib.step_cost import trace
 from darts_lib.training import restore
 
 __all__ = ["RecurrentSearchConfig", "RecurrentSearchResult", "load_search", "read_search", "search"]
@@ -108,36 +105,16 @@ def describe(run: RecurrentSearch) -> None:
     if config.route and "order" in config.model_fields_set:
         print(f"route={config.route} is given, so order={config.order} is ignored.")
     steps = len(segments(len(run.train), config.bptt)[: config.max_steps or None])
-    memory, seconds = expected_cost(run)
     print(
         f"{run.train.numel():,} words for the weights, {run.valid.numel():,} for the alphas, "
         f"vocabulary of {len(run.words):,}, {steps} steps an epoch on {run.device}"
     )
-    print(
-        f"supernet: {count_parameters(run.net):,} weights; a step adds about "
-        f"{memory / 2**20:,.0f} MiB (less with a smaller batch_size, width or bptt); about "
-        f"{duration(seconds * steps * config.epochs)} for {config.epochs} epochs"
-    )
+    cost = cost_line(run, a_step, steps)
+    print(f"supernet: {count_parameters(run.net):,} weights; {cost}")
 
 
-def expected_cost(run: RecurrentSearch) -> tuple[float, float]:
-    """Return (bytes, seconds) that a step takes, from the shapes of two short segments.
-
-    Both grow with the length of the segment in equal steps, so two lengths give any.
-    """
-    short, long = (trace(run, partial(_a_step, length=length)) for length in (2, 4))
-    steps = (run.config.bptt - 2) / 2
-    memory = [cost.memory(run.device) for cost in (short, long)]
-    seconds = [cost.seconds(run.device) for cost in (short, long)]
-    return (
-        memory[0] + steps * (memory[1] - memory[0]),
-        seconds[0] + steps * max(0.0, seconds[1] - seconds[0]),
-    )
-
-
-def _a_step(run: RecurrentSearch, length: int) -> None:
-    """Take the step whose cost is told; on fake words, so only their shape counts."""
-    words = torch.zeros(length, run.config.batch_size, dtype=torch.int64, device=run.device)
+def a_step(run: RecurrentSearch, words: Tensor) -> None:
+    """Take the step whose cost is told; `words` are `(time, batch)`."""
     run.eager_step(words, words, words, words)
 
 
