@@ -35,4 +35,5 @@ def test_the_small_benchmark_from_end_to_end(
     # Counted from shapes, so the same on every machine.
     assert rows["kept for backward, MiB"]["plain / fused"] > 1.6
     assert rows["peak of forward + backward, MiB"]["plain / recomputed"] > 1 / 0.45
-    assert rows["operations of forward + backward"]["plain / fused"] > 2.5
+    # On the CPU `depthwise` trades one slow operation for several fast ones, at every place of it.
+    assert rows["operations of forward + backward"]["plain / fused"] > 1.1
