@@ -25,7 +25,7 @@ export OMP_WAIT_POLICY ?= PASSIVE
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help search lab results sweep test lint types unit gpu chapters notebooks benchmark cifar10 clean
+.PHONY: help search lab results sweep test lint types unit gpu chapters torture notebooks benchmark cifar10 clean
 
 help:  ## say what each target does
 	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
@@ -85,6 +85,11 @@ gpu: $(INSTALLED_DEV)  ## tests that need CUDA, where CUDA is found
 	else \
 		echo "tests/gpu left out: torch finds no CUDA device"; \
 	fi
+
+# DARTS_LIB_TORTURE=20 CUDA_VISIBLE_DEVICES= OMP_NUM_THREADS=1 pytest tests/test_kills.py -k at_random -s
+torture: $(INSTALLED_DEV)  ## kill each kind of run 20 times at random moments: the same bits at the end
+	@$(FRESH) && DARTS_LIB_TORTURE=20 OMP_NUM_THREADS=1 \
+		$(PY) -m pytest tests/test_kills.py -k at_random -s
 
 # DARTS_LIB_RUNS=$(mktemp -d) CUDA_VISIBLE_DEVICES= pytest --nbval notebooks
 chapters: $(INSTALLED_DEV)  ## run every notebook and compare with the stored outputs

@@ -178,8 +178,10 @@ def stored_config(path: Path, kind: type[Config], places: RunConfig | None = Non
 
 def default_folder(config: RunConfig, kind: str) -> Path:
     """Return `runs/<kind>-<data set>-<hash of the settings that change the result>`."""
-    settings = json.dumps(config.settings_that_matter(), sort_keys=True)
-    digest = hashlib.sha256(settings.encode()).hexdigest()[:8]
+    settings = config.settings_that_matter()
+    if config.dataset == "folder":  # two folders are two data sets
+        settings["data_root"] = str(config.data_folder.resolve())
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
     return runs_root() / f"{kind}-{config.dataset}-{digest}"
 
 

@@ -24,6 +24,7 @@ CHAPTERS = (
     "04_genotype",
     "05_retrain",
     "06_recurrent_cells",
+    "07_transfer",
 )
 
 MAX_CELL_LINES = 25

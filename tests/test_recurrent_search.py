@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from same_bits import bits
 from step_tools import NoWaiting
 from torch import Tensor, nn
 
@@ -264,15 +265,6 @@ def test_the_history_has_a_row_an_epoch_with_every_figure(straight: Path) -> Non
     result = json.loads((straight / "result.json").read_text())
     assert result["parameters"] == 2001 * 6 + 2001 + 12 * 12 + 2 * 6 * 12
     assert result["route"] == "finite_difference"
-
-
-def bits(value: Any) -> Any:
-    """Return a state with its tensors as (type, shape, bytes), and without seconds."""
-    if isinstance(value, Tensor):
-        return str(value.dtype), tuple(value.shape), value.contiguous().numpy().tobytes()
-    if isinstance(value, dict):
-        return {name: bits(part) for name, part in value.items() if name != "seconds"}
-    return [bits(part) for part in value] if isinstance(value, list | tuple) else value
 
 
 @pytest.mark.parametrize("last", [1, 2])

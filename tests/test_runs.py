@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from same_bits import digest
 from torch import Tensor
 
 from darts_lib import runs
@@ -126,6 +127,16 @@ def test_the_default_folder_is_named_after_the_settings_that_matter(runs_root: P
     assert len({default_folder(other, "search") for other in [config(), *others]}) == 5
 
 
+def test_two_folders_of_pictures_are_two_runs(tmp_path: Path) -> None:
+    def folder(dataset: str, root: str) -> Path:
+        given = RunConfig.create(scale="laptop", dataset=dataset, data_root=str(tmp_path / root))
+        return default_folder(given, "search")
+
+    assert folder("folder", "a") != folder("folder", "b")
+    assert folder("folder", "b") == folder("folder", "a/../b")
+    assert folder("digits", "a") == folder("digits", "b"), "the same digits lie anywhere"
+
+
 def test_recorded_alphas_are_copies() -> None:
     alphas, progress = {"normal": torch.zeros(2, 8)}, Progress()
     progress.record_alphas(alphas)
@@ -145,7 +156,7 @@ def test_a_killed_run_goes_on_to_the_same_bits(
     assert f"from {tmp_path / 'run'}" in capsys.readouterr().out
     for name in ("history.jsonl", "alphas.npz", "genotype.json"):
         there, here = tmp_path / "straight" / name, tmp_path / "run" / name
-        assert there.read_bytes() == here.read_bytes()
+        assert digest(there) == digest(here)
 
 
 @pytest.mark.parametrize("call", range(7))
@@ -193,7 +204,7 @@ def test_what_is_made_from_the_checkpoint_is_made_again(tmp_path: Path, straight
     toy_run(settings)
     for name in ("history.jsonl", "alphas.npz", "genotype.json"):
         there, here = tmp_path / "straight" / name, tmp_path / "run" / name
-        assert there.read_bytes() == here.read_bytes()
+        assert digest(there) == digest(here)
 
 
 def harm(file: Path, how: str) -> None:
@@ -250,7 +261,7 @@ def test_the_thread_count_of_the_beginning_is_restored(
 
 
 def contents(path: Path) -> dict[str, tuple[bytes, int]]:
-    return {file.name: (file.read_bytes(), file.stat().st_mtime_ns) for file in path.iterdir()}
+    return {file.name: (digest(file), file.stat().st_mtime_ns) for file in path.iterdir()}
 
 
 def test_a_finished_run_is_read_back_and_nothing_is_touched(
@@ -432,11 +443,11 @@ def no_file_above(size: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-def assert_untouched_after_full_disk(path: Path, message: str, before: bytes) -> None:
+def assert_untouched_after_full_disk(path: Path, message: str, before: str) -> None:
     assert str(path / "checkpoint.next.pt") in message
     assert "MB needed" in message
     assert "run the same command again" in message
-    assert (path / "checkpoint.pt").read_bytes() == before
+    assert digest(path / "checkpoint.pt") == before
     assert not any("next" in file.name or "part" in file.name for file in path.iterdir())
 
 
@@ -448,7 +459,7 @@ def test_a_full_disk_keeps_the_checkpoint_and_the_same_command_goes_on(
 
         def fill(epoch: int) -> None:
             if epoch == 2:
-                newest.append((path / "checkpoint.pt").read_bytes())
+                newest.append(digest(path / "checkpoint.pt"))
                 with contextlib.suppress(OSError), filler.open("wb", buffering=0) as file:
                     while file.write(bytes(4096)):
                         pass
@@ -459,7 +470,7 @@ def test_a_full_disk_keeps_the_checkpoint_and_the_same_command_goes_on(
         assert "0.1 MB needed" in str(caught.value)
         with pytest.raises(SettingsError, match="disk is full"):
             toy_run(config(path))  # again without room: refused again, nothing lost
-        assert (path / "checkpoint.pt").read_bytes() == newest[0]
+        assert digest(path / "checkpoint.pt") == newest[0]
         filler.unlink()
         assert torch.equal(toy_run(config(path)), straight)
 
@@ -468,7 +479,7 @@ def test_a_size_limit_keeps_the_checkpoint_and_the_same_command_goes_on(
     tmp_path: Path, straight: Tensor
 ) -> None:
     settings = killed_run(tmp_path / "run", 2)
-    before = (tmp_path / "run" / "checkpoint.pt").read_bytes()
+    before = digest(tmp_path / "run" / "checkpoint.pt")
     with no_file_above(50_000), pytest.raises(SettingsError, match="size limit") as caught:
         toy_run(settings)
     assert_untouched_after_full_disk(tmp_path / "run", str(caught.value), before)

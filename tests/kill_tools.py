@@ -1,0 +1,254 @@
+"""Tiny runs in processes of their own, to be killed: how they start, are stopped, are compared.
+
+What costs time here is starting Python and importing torch. So one process imports the library
+once, computes nothing and starts no thread, and each run is a fork of it: multiprocessing's fork
+server.
+"""
+
+import builtins
+import contextlib
+import io
+import multiprocessing
+import os
+import random
+import signal
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from multiprocessing.context import ForkServerProcess
+from pathlib import Path
+from typing import Any
+
+import torch
+from same_bits import bits, digest
+
+import darts_lib.recurrent.search as recurrent_search
+import darts_lib.retrain as retraining
+import darts_lib.search as image_search
+from darts_lib import files
+from darts_lib.files import DamagedFileError, unpack
+from darts_lib.run_files import read_history, read_json
+from darts_lib.runs import CHECKPOINTS
+
+CELL = (
+    "Genotype(normal=[('sep_conv_3x3', 0), ('skip_connect', 1)], normal_concat=[2], "
+    "reduce=[('max_pool_3x3', 0), ('dil_conv_3x3', 1)], reduce_concat=[2])"
+)
+OF_IMAGES = {"channels": 2, "max_images": 100, "max_steps": 1, "batch_size": 8}
+SETTINGS: dict[str, dict[str, Any]] = {
+    "search": {**OF_IMAGES, "max_images": 200, "layers": 1, "nodes": 1},
+    "retrain": {**OF_IMAGES, "layers": 3, "genotype": CELL, "max_steps": 2, "drop_path": 0.3}
+    | {"auxiliary": False, "holdout": 0.2},
+    "recurrent_search": {"dataset": "folder", "width": 6, "nodes": 2, "batch_size": 4}
+    | {"bptt": 5, "max_steps": 2},
+}
+KINDS = tuple(SETTINGS)
+PATIENCE = 300.0
+"""Seconds after which a run that neither ends nor goes on is a failure."""
+
+FORKS = multiprocessing.get_context("forkserver")
+FORKS.set_forkserver_preload(
+    ["darts_lib.search", "darts_lib.retrain", "darts_lib.recurrent.search", "sklearn.datasets"]
+)
+
+
+@dataclass(frozen=True)
+class Moment:
+    """A moment of a save: `call` upon the file `name`, after so many saves of this process.
+
+    `call` is open, write (half of the bytes are on the disk then), rename or renamed.
+    """
+
+    call: str
+    name: str
+    saves: int
+
+
+@dataclass(frozen=True)
+class TinyRun:
+    """A run that can be started again and again, always with the same settings."""
+
+    kind: str
+    path: Path
+    epochs: int
+    seed: int = 0
+
+    def start(self, moment: Moment | None = None) -> ForkServerProcess:
+        """Start it in a process of its own, which kills itself at `moment`."""
+        process = FORKS.Process(target=work, args=(self, moment), daemon=True)
+        process.start()
+        return process
+
+    def finish(self) -> None:
+        """Start it and wait for its end, which must be a good one."""
+        assert ended(self.start()) == 0, self.said()
+
+    def said(self) -> str:
+        """Return what all its processes printed."""
+        return self.path.with_suffix(".log").read_text()
+
+    def is_finished(self) -> bool:
+        return (self.path / "result.json").exists()
+
+    def seen(self) -> int:
+        """Return the number of finished epochs while it runs; never too many."""
+        file = self.path / "history.jsonl"
+        return file.read_bytes().count(b"\n") if file.exists() else 0
+
+    def kept(self) -> int:
+        """Return the number of finished epochs in the newest good checkpoint; nothing runs now."""
+        for name in CHECKPOINTS:
+            with contextlib.suppress(DamagedFileError, FileNotFoundError):
+                return len(unpack(self.path / name)["history"])  # type: ignore[arg-type]
+        return 0
+
+
+def ended(process: ForkServerProcess) -> int | None:
+    """Wait for a process; return 0, or minus the signal that ended it."""
+    process.join(PATIENCE)
+    assert process.exitcode is not None, "the process neither ends nor goes on"
+    return process.exitcode
+
+
+# In the process of a run ------------------------------------------------------------------------
+
+
+def work(run: TinyRun, moment: Moment | None) -> None:
+    """Do what the run's command does; Ctrl-C ends the process as it ends Python."""
+    torch.set_num_threads(1)
+    multiprocessing.set_start_method("fork", force=True)  # tqdm's lock then leaves nothing behind
+    if moment:
+        set_trap(moment)
+    with open(run.path.with_suffix(".log"), "a", buffering=1) as log, contextlib.ExitStack() as to:
+        to.enter_context(contextlib.redirect_stdout(log))
+        to.enter_context(contextlib.redirect_stderr(log))
+        try:
+            command(run)
+        except KeyboardInterrupt:
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+def command(run: TinyRun) -> None:
+    """Search or retrain; the cost is not told before, as finding it takes longer than the run."""
+    for module in (image_search, retraining, recurrent_search):
+        module.describe = lambda run: None
+    given = {**SETTINGS[run.kind], "scale": "laptop", "device": "cpu", "seed": run.seed}
+    given |= {"epochs": run.epochs, "run_dir": str(run.path)}
+    if run.kind == "search":
+        image_search.search(image_search.SearchConfig.create(**given))
+    elif run.kind == "retrain":
+        retraining.retrain(retraining.RetrainConfig.create(**given))
+    else:
+        given["data_root"] = str(run.path.parent / "text")
+        recurrent_search.search(recurrent_search.RecurrentSearchConfig.create(**given))
+
+
+def write_text(folder: Path) -> None:
+    """Write a small text in which each word depends on the one before it."""
+    (folder / "text").mkdir()
+    for split, lines in (("train", 60), ("valid", 20), ("test", 20)):
+        rows = [" ".join(f"w{(row * 7 + 2 * i) % 9}" for i in range(7)) for row in range(lines)]
+        (folder / "text" / f"{split}.txt").write_text("\n".join(rows) + "\n")
+
+
+def die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+class HalfWritten(io.FileIO):
+    """A file whose writer is killed when half of the bytes are there."""
+
+    def write(self, content: Any) -> int:
+        super().write(content[: len(content) // 2])
+        die()
+        return 0
+
+
+def set_trap(moment: Moment) -> None:
+    """Kill this process at `moment`."""
+    saves: list[object] = []
+    rename = os.replace
+
+    def reached(call: str, path: object) -> bool:
+        due = call == moment.call and len(saves) == moment.saves
+        return due and moment.name in Path(str(path)).name
+
+    def trapped_open(path: Path, mode: str) -> Any:
+        if reached("open", path):
+            die()
+        return HalfWritten(path, "w") if reached("write", path) else builtins.open(path, mode)
+
+    def trapped_replace(source: object, target: object) -> None:
+        if reached("rename", target):
+            die()
+        rename(source, target)  # type: ignore[type-var]
+        if Path(str(target)).name == "checkpoint.pt":
+            saves.append(target)
+        if reached("renamed", target):
+            die()
+
+    files.open = trapped_open  # type: ignore[attr-defined]
+    os.replace = trapped_replace
+
+
+# From outside -----------------------------------------------------------------------------------
+
+
+def stop_at_random(run: TinyRun, numbers: random.Random, number: signal.Signals) -> int | None:
+    """Start it and send a signal one or two epochs on and a bit; return the epochs that are kept.
+
+    None is a signal that does not count: the process had ended, the run was finished, or no epoch
+    was finished since the last time.
+    """
+    before, process = run.kept(), run.start()
+    wanted, deadline = before + numbers.randint(1, 2), time.monotonic() + PATIENCE
+    while process.is_alive() and run.seen() < wanted:
+        assert time.monotonic() < deadline, run.said()
+        time.sleep(0.001)
+    seen = run.seen()
+    if seen:
+        time.sleep(1.5 * numbers.random() * read_history(run.path)[-1]["seconds"])  # or in a save
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(process.pid or 0, number)
+    code, kept = ended(process), run.kept()
+    assert code in (0, -number), run.said()
+    assert kept >= seen, f"{seen} epochs were finished, {kept} are kept"
+    return kept if code == -number and not run.is_finished() and kept > before else None
+
+
+def stops_at_random(
+    start: Callable[[int], TinyRun], numbers: random.Random, number: signal.Signals, count: int
+) -> Iterator[tuple[TinyRun, list[int]]]:
+    """Stop runs until `count` stops counted; yield each run, finished, with its epochs kept.
+
+    One run is enough, unless this process slept while the run went on to its end.
+    """
+    missing = count
+    for attempt in range(count + 3):
+        run, kept = start(attempt), []
+        while len(kept) < missing and not run.is_finished():
+            found = stop_at_random(run, numbers, number)
+            kept += [] if found is None else [found]
+        run.finish()
+        yield run, kept
+        missing -= len(kept)
+        if not missing:
+            return
+
+
+def end_of(path: Path) -> dict[str, Any]:
+    """Return all that a finished run has left, by name: the checkpoint's parts, and the files."""
+    found = {**unpack(path / "checkpoint.pt"), "history.jsonl": read_history(path)}
+    for file in sorted(path.iterdir()):
+        if file.suffix == ".json":
+            found[file.name] = read_json(file)
+        elif file.suffix in (".npz", ".safetensors"):
+            found[file.name] = digest(file)
+    return {**bits(found), "names": sorted(file.name for file in path.iterdir())}
+
+
+def differences(path: Path, other: Path) -> list[str]:
+    """Return the names of what is not the same, to the bit, at the end of two runs."""
+    here, there = end_of(path), end_of(other)
+    return sorted(name for name in {*here, *there} if here.get(name) != there.get(name))
