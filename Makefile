@@ -20,9 +20,6 @@ CIFAR10 := $(CURDIR)/runs/cifar10
 FRESH := runs=$$(mktemp -d) && trap 'rm -rf "$$runs"' EXIT && \
 	export DARTS_LIB_RUNS="$$runs" CUDA_VISIBLE_DEVICES=""
 
-# On a machine that is busy with other things, threads that spin while they wait would slow all down.
-export OMP_WAIT_POLICY ?= PASSIVE
-
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .PHONY: help search lab results sweep test lint types unit gpu chapters torture notebooks benchmark cifar10 clean
@@ -41,7 +38,7 @@ search: $(INSTALLED)  ## search a cell on the laptop: the digits of scikit-learn
 lab: $(INSTALLED)  ## open the chapters in JupyterLab
 	$(PY) -m jupyterlab notebooks
 
-# For each seed 0, 1, 2:
+# mkdir -p runs/results; for each seed 0, 1, 2:
 # papermill notebooks/03_search.ipynb runs/results/03_seed0.ipynb -p scale laptop -p seed 0 \
 #     -p run_dir "$PWD/runs/results/search-0"
 # papermill notebooks/05_retrain.ipynb runs/results/05_seed0.ipynb -p scale laptop -p seed 0 \
@@ -76,7 +73,7 @@ types: $(INSTALLED_DEV)  ## types, strict
 
 # CUDA_VISIBLE_DEVICES= OMP_NUM_THREADS=1 pytest tests --ignore=tests/gpu -n 2 --dist loadfile
 unit: $(INSTALLED_DEV)  ## unit tests, without a GPU, in two processes
-	@$(FRESH) && OMP_NUM_THREADS=1 $(PY) -m pytest tests --ignore=tests/gpu -n 2 --dist loadfile
+	@$(FRESH) && OMP_NUM_THREADS=1 $(PY) -m pytest tests --ignore=tests/gpu -n 2 --dist loadfile --durations 15
 
 # pytest tests/gpu
 gpu: $(INSTALLED_DEV)  ## tests that need CUDA, where CUDA is found
@@ -92,8 +89,9 @@ torture: $(INSTALLED_DEV)  ## kill each kind of run 20 times at random moments: 
 		$(PY) -m pytest tests/test_kills.py -k at_random -s
 
 # DARTS_LIB_RUNS=$(mktemp -d) CUDA_VISIBLE_DEVICES= pytest --nbval notebooks
-chapters: $(INSTALLED_DEV)  ## run every notebook and compare with the stored outputs
-	@$(FRESH) && $(PY) -m pytest --nbval notebooks
+chapters: $(INSTALLED_DEV)  ## run every notebook and compare with the stored outputs, in two processes
+	@$(FRESH) && PYTHONPATH=tests OMP_NUM_THREADS=1 \
+		$(PY) -m pytest --nbval notebooks -n 2 --dist loadgroup -p chapter_groups
 
 # export DARTS_LIB_RUNS=$(mktemp -d) CUDA_VISIBLE_DEVICES=
 # jupyter nbconvert --to notebook --execute --inplace \
@@ -114,6 +112,7 @@ benchmark: $(INSTALLED)  ## plain against fused, predicted against measured: abo
 	$(PY) -m darts_lib.benchmark --json runs/benchmark.json
 
 # The paper's run, for a GPU. Stop it when you like: the same command goes on where it was.
+# mkdir -p runs/cifar10
 # papermill notebooks/03_search.ipynb runs/cifar10/03_search.ipynb \
 #     -p scale paper -p dataset cifar10 -p epochs 50 -p run_dir "$PWD/runs/cifar10/search"
 # papermill notebooks/04_genotype.ipynb runs/cifar10/04_genotype.ipynb \

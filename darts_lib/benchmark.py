@@ -41,17 +41,27 @@ PREDICTED = (Size(4, 3, 8, 64), *SIZES)
 
 
 def medians(steps: Mapping[str, Step], repeats: int, device: torch.device) -> dict[str, float]:
-    """Return each step's median seconds; they take turns, and the first round does not count."""
+    """Return each step's median seconds; they take turns, and the first round does not count.
+
+    A step that is k times as fast as the slowest gets k turns a round, up to four: what disturbs
+    the machine for a second would else decide its median.
+    """
+    first = {name: _seconds(step, device) for name, step in steps.items()}
+    slowest = max(first.values())
+    turns = {name: max(1, int(min(4, slowest / max(own, 1e-9)))) for name, own in first.items()}
     seconds: dict[str, list[float]] = {name: [] for name in steps}
-    for round_number in range(repeats + 1):
+    for _ in range(repeats):
         for name, step in steps.items():
-            started = time.perf_counter()
-            step()
-            if device.type == "cuda":
-                torch.cuda.synchronize(device)
-            if round_number:
-                seconds[name].append(time.perf_counter() - started)
+            seconds[name] += [_seconds(step, device) for _ in range(turns[name])]
     return {name: statistics.median(values) for name, values in seconds.items()}
+
+
+def _seconds(step: Step, device: torch.device) -> float:
+    started = time.perf_counter()
+    step()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - started
 
 
 def compare(size: Size, repeats: int, device: torch.device) -> list[Row]:

@@ -1,6 +1,7 @@
 """Published weights into our networks, our networks into files others read, and their test error.
 
     python -m darts_lib.checkpoints evaluate FILE [--genotype DARTS_V2] [--data data]
+    python -m darts_lib.checkpoints evaluate FILE --data data/imagenet --workers 8  # ImageNet's
     python -m darts_lib.checkpoints export FILE --onnx OUT [--genotype DARTS_V2]
 
 The shape of the network is read from the weights themselves. Known files: the original's CIFAR-10
@@ -8,24 +9,29 @@ and ImageNet state dicts, MMRazor's subnets, and what `retrain` writes.
 """
 
 import argparse
+import contextlib
 import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from darts_lib.cell_choice import find_genotype
 from darts_lib.genotype import Genotype, GenotypeError
+from darts_lib.imagenet_data import PictureFiles, find_pictures, read_batches
 from darts_lib.imagenet_network import ImageNetNetwork
-from darts_lib.images import load_images
+from darts_lib.images import ImageSet, epoch_batches, load_images
 from darts_lib.mmrazor_names import as_main, mmrazor_names
 from darts_lib.network import CellStack, Network
-from darts_lib.retrain_epoch import evaluate
+from darts_lib.onnx_files import export_onnx
+from darts_lib.retrain_epoch import evaluate, tested
 from darts_lib.settings import SettingsError, data_root, resolve_device
 from darts_lib.weight_files import load_weights, read_weights
+
+VAL_BATCH = 96
+"""Pictures a batch at the test of an ImageNet network; no figure depends on it."""
 
 
 @dataclass(frozen=True)
@@ -112,57 +118,37 @@ def _has_pool_norm(tensors: Mapping[str, Tensor]) -> bool:
     return any(re.search(r"_ops\.\d+\.1\.weight", name) for name in tensors)
 
 
-class LogitsOnly(nn.Module):
-    """A network that returns its logits alone, which is what an exported file computes."""
-
-    def __init__(self, net: CellStack) -> None:
-        super().__init__()
-        self.net = net
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Return `(batch, classes)` for `(batch, channels, height, width)`."""
-        logits: Tensor = self.net(images)[0]
-        return logits
-
-
-def export_onnx(net: CellStack, path: Path, image: Sequence[int]) -> None:
-    """Write a network as ONNX for any batch of images `(channels, height, width)`.
-
-    Needs the extra `onnx`; raises SettingsError where it is not installed.
-    """
-    try:
-        import onnx  # noqa: F401
-        import onnxscript  # noqa: F401
-    except ImportError as error:
-        raise SettingsError(
-            f"ONNX export needs {error.name}: pip install 'darts-lib[onnx]'"
-        ) from error
-    batch = torch.export.Dim("batch", min=1)
-    torch.onnx.export(
-        LogitsOnly(net).eval(),
-        (torch.zeros(2, *image),),
-        path,
-        input_names=["images"],
-        output_names=["logits"],
-        dynamic_shapes=({0: batch},),
-        dynamo=True,
-        external_data=False,
-        verbose=False,
-    )
-
-
 def test_errors(net: CellStack, dataset: str, data: Path, device: str) -> tuple[float, float]:
     """Return the top-1 and top-5 errors (0 to 1) on a data set's test images."""
     where = resolve_device(device)
     images = load_images(dataset, data, "test").to(where)
+    _check_fit(net, images, dataset)
+    found = evaluate(net.to(where), images)
+    return 1 - found["top1"], 1 - found["top5"]
+
+
+def val_errors(
+    net: ImageNetNetwork, data: Path, size: int, workers: int, device: str
+) -> tuple[float, float]:
+    """Return the top-1 and top-5 errors (0 to 1) on the `val` pictures, `size` pixels square."""
+    where = resolve_device(device)
+    _, files = find_pictures(data, size)
+    _check_fit(net, files, data)
+    reading = read_batches(files, epoch_batches(len(files), VAL_BATCH, None), workers, where)
+    with contextlib.closing(reading):
+        found = tested(net.to(where), reading)
+    return 1 - found["top1"], 1 - found["top5"]
+
+
+def _check_fit(net: CellStack, images: ImageSet | PictureFiles, source: object) -> None:
+    """Refuse images of another number of classes or channels than the network's."""
     classes, channels = net.classifier.out_features, next(net.parameters()).shape[1]
     if (len(images.classes), images.channels) != (classes, channels):
         raise SettingsError(
             f"the network tells {classes} classes apart in images of {channels} channels, but "
-            f"{dataset} has {len(images.classes)} and {images.channels}; give another --dataset."
+            f"{source} has {len(images.classes)} and {images.channels}; give another --dataset "
+            "or --data."
         )
-    found = evaluate(net.to(where), images)
-    return 1 - found["top1"], 1 - found["top5"]
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -177,13 +163,26 @@ def main(arguments: Sequence[str]) -> int:
             export_onnx(net, given.onnx, (channels, given.size, given.size))
             print(f"written: {given.onnx}")
         else:
-            top1, top5 = test_errors(net, given.dataset, given.data or data_root(), given.device)
+            top1, top5 = _errors(net, given)
             print(f"{cell}")
             print(f"top-1 error {100 * top1:.2f} %, top-5 error {100 * top5:.2f} %")
     except (SettingsError, GenotypeError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0
+
+
+def _errors(net: CellStack, given: argparse.Namespace) -> tuple[float, float]:
+    """Test a network on what the command line names; the network's form tells which kind."""
+    if isinstance(net, ImageNetNetwork):
+        if given.dataset not in ("", "folder"):
+            raise SettingsError(
+                f"{given.file} has the ImageNet form, which is not for --dataset {given.dataset}: "
+                "leave it out, and give --data FOLDER with train and val."
+            )
+        data = given.data or data_root() / "imagenet"
+        return val_errors(net, data, given.size, given.workers, given.device)
+    return test_errors(net, given.dataset or "cifar10", given.data or data_root(), given.device)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -199,9 +198,13 @@ def _parser() -> argparse.ArgumentParser:
             "--auxiliary", action="store_true", default=None, help="refuse a file without the head"
         )
         if name == "evaluate":
-            command.add_argument("--dataset", default="cifar10")
-            command.add_argument("--data", type=Path, help="the folder of the data sets")
+            command.add_argument("--dataset", default="", help="cifar10 if left out")
+            command.add_argument("--data", type=Path, help="the folder of the data")
             command.add_argument("--device", default="auto")
+            command.add_argument(
+                "--size", type=int, default=224, help="of ImageNet pictures, in pixels"
+            )
+            command.add_argument("--workers", type=int, default=0, help="that read those pictures")
         else:
             command.add_argument("--onnx", type=Path, required=True)
             command.add_argument("--size", type=int, default=32, help="of the images, in pixels")

@@ -1,6 +1,7 @@
 """The benchmark runs, takes turns, and writes what it measured; no figure of speed is asserted."""
 
 import json
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -10,15 +11,30 @@ from darts_lib import benchmark
 from darts_lib.benchmark import main, medians
 
 
-def test_variants_take_turns_and_the_first_round_does_not_count(
+def test_variants_take_turns_the_fast_ones_more_often_and_the_first_round_does_not_count(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    took = {"a": iter([2, 1, 2, 4, 9]), "b": iter([5, 3, 7])}
     order: list[str] = []
-    clock = iter([0, 0, 0, 1, 0, 5, 0, 3, 0, 6, 0, 2, 0, 7])  # first round: starts; then both ends
+    now = [0.0]
+
+    def step(name: str) -> None:
+        order.append(name)
+        now[0] += next(took[name])
+
+    monkeypatch.setattr(benchmark.time, "perf_counter", lambda: now[0])
+    steps = {name: partial(step, name) for name in ("a", "b")}
+    assert medians(steps, 2, torch.device("cpu")) == {"a": 3.0, "b": 5.0}
+    assert order == ["a", "b", *["a", "a", "b"] * 2]
+
+
+def test_no_step_has_more_than_four_turns_however_fast(monkeypatch: pytest.MonkeyPatch) -> None:
+    order: list[str] = []
+    clock = iter([0.0, 0.0, 0.0, 9.0, *range(100)])
     monkeypatch.setattr(benchmark.time, "perf_counter", lambda: float(next(clock)))
     steps = {"a": lambda: order.append("a"), "b": lambda: order.append("b")}
-    assert medians(steps, 3, torch.device("cpu")) == {"a": 2.0, "b": 6.0}
-    assert order == ["a", "b"] * 4
+    medians(steps, 1, torch.device("cpu"))
+    assert order == ["a", "b", "a", "a", "a", "a", "b"]
 
 
 @pytest.mark.slow

@@ -10,11 +10,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from darts_lib.checkpoints import export_onnx, load_network, main
+from darts_lib.checkpoints import load_network, main
 from darts_lib.genotype import PUBLISHED
 from darts_lib.imagenet_network import ImageNetNetwork
 from darts_lib.mmrazor_names import as_main, mmrazor_names
 from darts_lib.network import CellStack, Network
+from darts_lib.onnx_files import export_onnx
 from darts_lib.relaxation import Supernet
 from darts_lib.retrain import RetrainConfig, retrain
 from darts_lib.settings import SettingsError

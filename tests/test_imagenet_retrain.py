@@ -10,12 +10,13 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from same_bits import digest
 from test_imagenet_data import make
 from torch import Tensor
 
 from darts_lib import imagenet_retrain
-from darts_lib.checkpoints import load_network
+from darts_lib.checkpoints import load_network, main
 from darts_lib.command_line import run_from_file
 from darts_lib.complexity import count_parameters, multiply_adds
 from darts_lib.files import unpack
@@ -198,6 +199,47 @@ def test_a_stopped_run_continued_ends_in_the_same_weights(
     torch.rand(5)
     retrain(config(data, path, workers=2 - workers))
     assert_same_weights(path, straight)
+
+
+def test_the_command_line_tests_the_weights_on_val(
+    straight: Path, data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["evaluate", str(straight / "weights.safetensors"), "--data", str(data)]
+    assert main([*command, "--size", "64"]) == 0
+    result = json.loads((straight / "result.json").read_text())
+    top1, top5 = (100 * (1 - result[name]) for name in ("test_accuracy", "test_top5"))
+    assert f"top-1 error {top1:.2f} %, top-5 error {top5:.2f} %" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--dataset", "digits"], "which is not for --dataset digits"),
+        (["--data", "nowhere"], "nowhere is not there; expected: FOLDER/train/<class>"),
+    ],
+)
+def test_the_command_line_says_what_imagenet_weights_are_tested_on(
+    arguments: list[str], words: str, straight: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["evaluate", str(straight / "weights.safetensors"), *arguments]) == 2
+    shown = capsys.readouterr().err
+    assert words in shown
+    assert shown.count("\n") == 1
+
+
+def test_val_of_other_classes_is_refused(
+    straight: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for side in ("train", "val"):
+        for name in ("a", "b"):
+            file = tmp_path / side / name / "1.png"
+            file.parent.mkdir(parents=True)
+            Image.new("RGB", (70, 70)).save(file)
+    command = ["evaluate", str(straight / "weights.safetensors"), "--data", str(tmp_path)]
+    assert main(command) == 2
+    assert f"3 classes apart in images of 3 channels, but {tmp_path} has 2 and 3" in (
+        capsys.readouterr().err
+    )
 
 
 def test_another_seed_gives_other_weights(tmp_path: Path, straight: Path, data: Path) -> None:

@@ -15,6 +15,7 @@ MODULES = sorted(LIBRARY.glob("**/*.py"))
 FLOORS = {
     "__init__": 0,
     "search_space": 1,
+    "refusals": 1,
     "operations": 2,
     "genotype": 2,
     "settings": 2,
@@ -74,6 +75,7 @@ FLOORS = {
     "benchmark": 6,
     "weight_files": 3,
     "mmrazor_names": 3,
+    "onnx_files": 3.5,
     "checkpoints": 6,
     "expected_runs": 6,
     "records": 6,
