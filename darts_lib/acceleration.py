@@ -4,6 +4,7 @@
 name: they take minutes to compile, and the graph alone removes the launches.
 """
 
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -59,6 +60,17 @@ class Acceleration:
         """Name what is on, for the line that describes a run."""
         names = ("amp", "compile", "graph")
         return ", ".join(name for name in names if getattr(self, name)) or "eager float32"
+
+
+def warn_of_unused_gpu(name: str) -> None:
+    """Print a line if `auto` is the CPU only because this torch was built without CUDA."""
+    built_with = torch.version.cuda or torch.version.hip
+    if name == "auto" and not built_with and shutil.which("nvidia-smi"):
+        print(
+            f"warning: this machine has an NVIDIA GPU, but torch {torch.__version__} is built for "
+            "the CPU alone; install the torch for your CUDA as PyTorch's site says, or ask for the "
+            "CPU with device='cpu'."
+        )
 
 
 @contextmanager

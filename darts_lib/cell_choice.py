@@ -1,5 +1,6 @@
 """One way to name a cell: a published name, `random`, a file, a run folder, or the text itself."""
 
+import contextlib
 import difflib
 import os
 from collections.abc import Callable, Mapping
@@ -7,7 +8,9 @@ from pathlib import Path
 from typing import Protocol, Self, TypeVar
 
 from darts_lib.derivation import random_genotype
+from darts_lib.dialects import read
 from darts_lib.genotype import PUBLISHED, Genotype, GenotypeError
+from darts_lib.refusals import show
 from darts_lib.run_files import read_json
 
 
@@ -30,9 +33,12 @@ def find_genotype(name: str, seed: int = 0) -> Genotype:
     """Return the genotype that `name` stands for.
 
     `name` is a published cell (`DARTS_V2`), `random` (drawn with `seed`), the path of a
-    `genotype.json` or of a search's run folder, or a `Genotype(...)` text. Raises GenotypeError
-    with the valid names for anything else.
+    `genotype.json` or of a search's run folder, or a `Genotype(...)` text, also one with a list
+    for each node or a weight in each pair. Raises GenotypeError with the valid names for anything
+    else.
     """
+    if name.lstrip().startswith("Genotype"):
+        return read(name)
     return find_cell(name, Genotype, PUBLISHED, lambda: random_genotype(seed), "genotype")
 
 
@@ -50,7 +56,9 @@ def find_cell(
         return draw()
     if name.lstrip().startswith("Genotype"):
         return kind.from_text(name)
-    path = os.path.expanduser(name)
+    path = name
+    with contextlib.suppress(ValueError):  # no user is called by a NUL or by half a character
+        path = os.path.expanduser(name)
     if os.path.isdir(path):
         path = os.path.join(path, "genotype.json")
     if os.path.isfile(path):  # unlike Path's, it takes any text, however long
@@ -59,6 +67,6 @@ def find_cell(
     near = difflib.get_close_matches(name.lower(), known, n=1)
     hint = f"did you mean {known[near[0]]!r}? " if near else ""
     raise GenotypeError(
-        f"unknown {called} {name!r}: {hint}It may be {', '.join(published)}, 'random', a "
+        f"unknown {called} {show(name)}: {hint}It may be {', '.join(published)}, 'random', a "
         "genotype.json, a finished search's run folder, or a Genotype(...) text."
     )

@@ -1,6 +1,7 @@
 """Cells as files: graphviz where its `dot` program is there, and the GIF of a search.
 
-Without `dot` the same calls give our own drawing, so a notebook runs on any machine.
+Without `dot` the same calls give our own drawing, so a notebook runs on any machine. `dot` is part
+of Graphviz itself: the package `graphviz` of conda, apt or brew. pip does not bring it.
 """
 
 import io

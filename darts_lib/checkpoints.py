@@ -102,6 +102,8 @@ def _shape_of(path: Path, tensors: Mapping[str, Tensor], mmrazor: bool) -> Shape
             f"{path} holds no derived network: it lacks {stem!r} (or 'stem0.0.weight'), "
             f"{classifier!r} or any cell; a supernet's weights are read by load_search."
         )
+    if max(cells) >= len(tensors):  # else a name alone would make us build any number of cells
+        raise SettingsError(f"{path} names cell {max(cells)} but holds {len(tensors)} weights.")
     return Shape(
         channels=2 * len(first) if imagenet else len(first) // 3,
         layers=1 + max(cells),

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from darts_lib.ranks import joined
+from darts_lib.refusals import show
 from darts_lib.run_files import read_json
 from darts_lib.settings import RunConfig, SettingsError
 
@@ -19,7 +20,10 @@ def read_config(path: Path, kind: type[Config]) -> Config:
     Raises SettingsError for a file that cannot be read, and for a wrong name or value.
     """
     content = read_json(path)
-    settings = dict(content.get("settings", content))
+    found = content.get("settings", content)
+    if not isinstance(found, dict):
+        raise SettingsError(f"{path}: settings must be an object, not {show(found)}.")
+    settings = dict(found)
     settings.pop("kind", None)
     return kind.create(**settings)
 

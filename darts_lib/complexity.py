@@ -44,6 +44,23 @@ def multiply_adds(module: nn.Module, image: Sequence[int], *arguments: object) -
     return int(counter.get_total_flops()) // 2
 
 
+def multiply_adds_by_part(
+    module: nn.Module, image: Sequence[int], *arguments: object
+) -> dict[str, int]:
+    """Return the multiply-adds of every part that has some, by its name; "" is the whole.
+
+    A part counts what its own parts count. Arguments as for `multiply_adds`.
+    """
+    with FlopCounterMode(display=False) as counter:
+        _evaluate(module, image, arguments)
+    root = type(module).__name__
+    return {
+        name.removeprefix(root).removeprefix("."): sum(counts.values()) // 2
+        for name, counts in counter.get_flop_counts().items()
+        if name != "Global"
+    }
+
+
 def published_flops(module: nn.Module, image: Sequence[int], *arguments: object) -> int:
     """Count one forward pass by the rule behind the FLOPs on MMRazor's page.
 

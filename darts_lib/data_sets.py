@@ -9,7 +9,8 @@ from sklearn.model_selection import train_test_split
 from torch import Tensor
 from torchvision import datasets
 
-from darts_lib.downloads import Archive, DataFile, prepare
+from darts_lib.downloads import OTHER_WAYS, Archive, DataFile, prepare
+from darts_lib.settings import SettingsError
 
 CIFAR = {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}
 DOWNLOADED = ("cifar10", "cifar100", "fashion_mnist", "svhn")
@@ -39,6 +40,17 @@ def read_downloaded(dataset: str, root: Path) -> Splits:
     the data are broken, cannot be downloaded or cannot be written.
     """
     prepare(dataset, root, archives(dataset))
+    try:
+        return _read_files(dataset, root)
+    except Exception as error:  # the right size or even the right bytes, and yet no pictures
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise SettingsError(
+            f"{dataset} in {root} cannot be read ({reason}): move its files away and run again to "
+            f"download them, or {OTHER_WAYS}."
+        ) from error
+
+
+def _read_files(dataset: str, root: Path) -> Splits:
     if dataset == "svhn":
         parts = [datasets.SVHN(root, split=split) for split in ("train", "test")]
         classes = [str(digit) for digit in range(10)]

@@ -104,6 +104,8 @@ def one_hot_alphas(genotype: Genotype, primitives: Sequence[str] = PRIMITIVES) -
         names = {(source, i // 2 + INPUTS): name for i, (name, source) in enumerate(pairs)}
         if len(names) < len(pairs):
             raise GenotypeError(f"{kind}: a source taken twice has no place in the relaxed cell.")
+        if odd := sorted(set(names.values()) - set(primitives)):
+            raise GenotypeError(f"{kind}: {odd[0]!r} has no place in the relaxed cell.")
         for row, edge in enumerate(rows):
             logits[row, tuple(primitives).index(names.get(edge, "none"))] = 0.0
         alphas[kind] = logits

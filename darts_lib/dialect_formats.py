@@ -19,8 +19,9 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import yaml
 
-from darts_lib.dialect_texts import DialectError, load_json, load_yaml, show
+from darts_lib.dialect_texts import DialectError, load_json, load_yaml
 from darts_lib.genotype import Genotype, Pair
+from darts_lib.refusals import show
 from darts_lib.search_space import INPUTS, KINDS, PRIMITIVES
 
 OPERATIONS = PRIMITIVES[1:]

@@ -6,23 +6,17 @@ copies from anchors. A cell needs none of that, so it is refused here.
 
 import json
 import re
-import reprlib
+from collections.abc import Hashable
+from typing import Any
 
 import yaml
 
 from darts_lib.genotype import GenotypeError
+from darts_lib.refusals import show
 
 
 class DialectError(GenotypeError):
     """A text that is no cell in its dialect, or a cell that a dialect cannot hold; one line."""
-
-
-def show(value: object) -> str:
-    """Return a short repr of a value from a file, however long or deep it is."""
-    try:
-        return reprlib.repr(value)
-    except ValueError:  # Python refuses to print integers of more than 4300 digits
-        return "a huge number"
 
 
 def load_json(text: str) -> dict[str, object]:
@@ -52,6 +46,22 @@ def _without_repeats(items: list[tuple[str, object]]) -> dict[str, object]:
     return table
 
 
+class _PlainLoader(yaml.SafeLoader):
+    """Reads plain data, every name of a mapping once, however it is written or quoted."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        """Return the mapping of a node, or name the line where a name comes again."""
+        table = super().construct_mapping(node, deep)
+        first: dict[Hashable, int] = {}
+        for key, _ in node.value if len(table) < len(node.value) else ():
+            name, line = self.construct_object(key, deep=True), key.start_mark.line + 1
+            if name in first:
+                where = f"first on line {first[name]}"
+                raise DialectError(f"line {line}: {show(name)} is there again, {where}; keep one.")
+            first[name] = line
+        return table
+
+
 def load_yaml(text: str) -> dict[object, object]:
     """Return the mapping of a yaml text.
 
@@ -59,7 +69,9 @@ def load_yaml(text: str) -> dict[object, object]:
     """
     _check_lines(text)
     try:
-        content = yaml.safe_load(text)
+        content = yaml.load(text, _PlainLoader)
+    except DialectError:
+        raise
     except yaml.MarkedYAMLError as error:
         raise DialectError(f"{_place(error)}: {error.problem}; correct the yaml there.") from None
     except yaml.reader.ReaderError as error:
@@ -80,12 +92,13 @@ def _place(error: yaml.MarkedYAMLError) -> str:
     return f"line {mark.line + 1}" if mark else "line 1 or later"
 
 
+_COMMENT = re.compile("(^| )#")
+
+
 def _check_lines(text: str) -> None:
-    first: dict[str, int] = {}
+    """Refuse the marks of tags, anchors, copies and merges; comments may have them."""
     for number, line in enumerate(text.splitlines(), start=1):
-        line = re.sub(r"(^|\s)#[^'\"]*$", "", line)  # a quote after # may mean it is no comment
-        if odd := re.search(r"[!&*<]", line):
+        after_quotes = max(line.rfind("'"), line.rfind('"')) + 1  # before it # may be no comment
+        comment = _COMMENT.search(line, after_quotes)
+        if odd := re.search(r"[!&*<]", line[: comment.start()] if comment else line):
             raise DialectError(f"line {number}: {odd[0]!r} has no place in this format; remove it.")
-        if (key := re.match(r"([^\s:]+)\s*:", line)) and first.setdefault(key[1], number) != number:
-            where = f"first on line {first[key[1]]}"
-            raise DialectError(f"line {number}: {show(key[1])} is there again, {where}; keep one.")

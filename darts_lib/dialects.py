@@ -20,12 +20,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from darts_lib.dialect_formats import read_mmrazor, read_nni, write_mmrazor, write_nni
-from darts_lib.dialect_texts import DialectError, load_json, show
-from darts_lib.genotype import Genotype, GenotypeError, literal_fields
+from darts_lib.dialect_texts import DialectError, load_json
+from darts_lib.genotype import LIMIT, Genotype, GenotypeError, literal_fields
+from darts_lib.refusals import show
 from darts_lib.search_space import INPUTS, KINDS
-
-LIMIT = 100_000
-"""The most characters of a text; a cell of four nodes needs about a thousand."""
 
 MESSAGE_LIMIT = 400
 

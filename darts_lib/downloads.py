@@ -6,17 +6,24 @@ moved aside, and other damaged files are named, with what to do about them.
 """
 
 import errno
+import gzip
 import http.client
 import math
+import posixpath
+import shutil
 import socket
-from collections.abc import Iterator, Sequence
+import tarfile
+import zlib
+from collections.abc import Iterator, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 from torchvision.datasets import utils
 
 from darts_lib.files import locked
+from darts_lib.progress import TransferLines, watched
 from darts_lib.settings import SettingsError
 
 TIMEOUT = 60
@@ -98,10 +105,46 @@ def _complete(dataset: str, root: Path, archive: Archive) -> None:
         _download(dataset, root, archive)
     if archive.file not in archive.members:
         print(f"Unpacking {path}", flush=True)
-        utils.extract_archive(str(path), str(path.parent))
+        try:
+            _unpack(path, {root / member.path for member in archive.faults(root)})
+        except (tarfile.TarError, EOFError, zlib.error) as error:
+            raise SettingsError(
+                f"{path} cannot be unpacked ({_reason(error)}): put a sound one there, or "
+                f"{OTHER_WAYS}."
+            ) from error
     if faults := archive.faults(root):
         problems = "; ".join(file.fault(root) for file in faults)
         raise SettingsError(f"{dataset} in {root} was unpacked, but {problems}: check the disk.")
+
+
+def _unpack(path: Path, members: Set[Path]) -> None:
+    """Take the wanted members out of a `.tar.gz`, or the only one out of a `.gz`.
+
+    Nothing else is written: not what has another name or leads elsewhere, no link and no device.
+    """
+    if not path.name.endswith(".tar.gz"):
+        (member,) = members
+        with gzip.open(path) as content:
+            _write(content, member)
+        return
+    with tarfile.open(path) as archive:
+        for entry in archive:
+            member = path.parent / posixpath.normpath(entry.name)
+            file = archive.extractfile(entry) if entry.isreg() else None
+            if file and member in members:
+                _write(file, member)
+
+
+def _write(content: IO[bytes] | gzip.GzipFile, path: Path) -> None:
+    """Write beside `path` and rename: a reader sees it whole or not at all, or as it was."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f"{path.name}.part")
+    try:
+        with part.open("wb") as file:
+            shutil.copyfileobj(content, file)
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def _refuse_damaged(dataset: str, root: Path, archive: Archive) -> None:
@@ -138,7 +181,7 @@ def _download(dataset: str, root: Path, archive: Archive) -> None:
         flush=True,
     )
     try:
-        with _timeout(TIMEOUT):
+        with _timeout(TIMEOUT), _told():
             utils.download_url(archive.url, str(part.parent), part.name, archive.file.md5)
         part.replace(path)
     except (OSError, RuntimeError, http.client.HTTPException) as error:
@@ -161,6 +204,17 @@ def _timeout(seconds: float) -> Iterator[None]:
         yield
     finally:
         socket.setdefaulttimeout(before)
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """Let torchvision tell a download in lines where nobody looks on; its bar goes into logs."""
+    bar = utils.tqdm
+    utils.tqdm = bar if watched() else TransferLines
+    try:
+        yield
+    finally:
+        utils.tqdm = bar
 
 
 def _reason(error: Exception) -> str:

@@ -8,11 +8,18 @@ from torch import Tensor
 from darts_lib.progress import EpochLine
 from darts_lib.run_files import Row
 from darts_lib.runs import Progress, RunFolder
+from darts_lib.settings import SettingsError
 from darts_lib.training import Restorable, restore
+
+NO_MEMORY = ("out of memory", "DefaultCPUAllocator")
+"""What torch says, on any device, where memory is not enough."""
 
 
 class Run(Restorable, Protocol):
     """A search or a retraining between two epochs."""
+
+    LESS_MEMORY: str
+    """What to change where a step does not fit into memory, as words that follow `less with`."""
 
     def epoch(self, epoch: int) -> Row:
         """Run epoch number `epoch`, from 0, and return its row of the history."""
@@ -33,6 +40,7 @@ def run_epochs(
 
     `printed` names the figures of a row that its line shows. A search gives its `alphas`, which
     are recorded before the first epoch and after each. `on_epoch` is called with each new row.
+    Raises SettingsError where a step does not fit into memory.
     """
     progress, stored = Progress(), folder.load()
     if stored:
@@ -42,7 +50,7 @@ def run_epochs(
         progress.record_alphas(alphas)
     line = EpochLine(epochs, progress.epochs)
     while progress.epochs < epochs:
-        row = run.epoch(progress.epochs)
+        row = _epoch(run, progress.epochs, folder)
         progress.history.append(row)
         if alphas:
             progress.record_alphas(alphas)
@@ -51,3 +59,16 @@ def run_epochs(
         if on_epoch:
             on_epoch(row)
     return progress
+
+
+def _epoch(run: Run, epoch: int, folder: RunFolder) -> Row:
+    try:
+        return run.epoch(epoch)
+    except RuntimeError as error:  # only CUDA has a type of its own for this
+        if not any(words in str(error) for words in NO_MEMORY):
+            raise
+        first = str(error).partition("\n")[0]
+        raise SettingsError(
+            f"a step of epoch {epoch + 1} does not fit into memory ({first}); less with "
+            f"{run.LESS_MEMORY}. {epoch} finished epochs are kept in {folder.path}."
+        ) from error

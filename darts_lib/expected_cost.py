@@ -42,8 +42,10 @@ def _kind_cost(kind: str, alpha: Tensor, cost: Tensor) -> Tensor:
             f"{tuple(cost.shape)}; give edge_costs the nodes and primitives of the alphas."
         )
     # float32 holds whole numbers up to 2**24 only, less than one network's multiply-adds.
-    weights = torch.softmax(alpha, dim=-1, dtype=cost.dtype)
-    return (weights * cost.to(alpha.device)).sum()
+    # Apple's GPUs have nothing wider.
+    dtype = torch.float32 if alpha.device.type == "mps" else cost.dtype
+    weights = torch.softmax(alpha, dim=-1, dtype=dtype)
+    return (weights * cost.to(alpha.device, dtype)).sum()
 
 
 def edge_costs(
@@ -67,6 +69,7 @@ def edge_costs(
     def cost(name: str, stride: int, image: Image) -> int:
         with torch.device("meta"):
             candidate = build_candidate(name, image[0], stride)
+        _let_count_alone(candidate)
         return count(candidate, image)
 
     shape = len(edges(nodes)), len(primitives)
@@ -77,6 +80,15 @@ def edge_costs(
             row_costs = [float(cost(name, stride, image)) for name in primitives]
             tables[plan.kind][row] += torch.tensor(row_costs, dtype=torch.float64)
     return tables
+
+
+def _let_count_alone(candidate: nn.Module) -> None:
+    """Give normalisations statistics: one pixel of one picture, as it is counted, has none."""
+    device = next((weight.device for weight in candidate.parameters()), None)
+    for part in candidate.modules():
+        if isinstance(part, nn.BatchNorm2d):
+            statistics = torch.zeros(2, part.num_features, device=device)
+            part.running_mean, part.running_var = statistics
 
 
 def _cells(channels: int, layers: int, size: Size) -> Iterator[tuple[CellPlan, Size]]:

@@ -5,6 +5,7 @@ import errno
 import io
 import math
 import os
+import pickle
 import socket
 import sys
 import time
@@ -78,8 +79,10 @@ def unpack(path: Path) -> dict[str, object]:
     except DamagedFileError:
         raise
     except Exception as error:  # any reader's complaint means the same: not our file any more
-        size = path.stat().st_size
-        raise DamagedFileError(f"{path} ({size} bytes) cannot be read: {error}") from error
+        size, reason = path.stat().st_size, str(error).strip().partition("\n")[0]
+        if isinstance(error, pickle.UnpicklingError):  # not torch's advice, which is to trust it
+            reason = "it holds more than plain data, which could run code"
+        raise DamagedFileError(f"{path} ({size} bytes) cannot be read: {reason}") from error
     if not isinstance(state, dict):
         raise DamagedFileError(f"{path} holds no checkpoint")
     return state
@@ -93,8 +96,9 @@ def locked(path: Path, what: str, wait: float = 15.0) -> Iterator[None]:
     lives on for a second or two after its papermill was killed, hence the wait. On a read-only
     disk nobody can write, so there is nothing to lock. Raises `SettingsError` after the wait.
     """
-    try:
-        file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    try:  # not through a link that somebody put there: the file is written to
+        flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
+        file = os.open(path, flags, 0o666)
     except OSError as error:
         if error.errno != errno.EROFS:
             raise

@@ -15,11 +15,11 @@ EVERY = 50
 
 
 class FiniteGuard:
-    """Watches a run's gradients; `state` holds (step, loss) of the first that was no number."""
+    """Watches a run's gradients; `state` holds (step, loss, norm) of the first bad one."""
 
     def __init__(self, device: torch.device) -> None:
         self.steps = torch.zeros((), device=device)
-        self.first = torch.zeros(2, device=device)
+        self.first = torch.zeros(3, device=device)
 
     @property
     def state(self) -> list[Tensor]:
@@ -37,7 +37,7 @@ class FiniteGuard:
         The fused kernels read `found_inf`, which torch's GradScaler sets for the same purpose.
         """
         bad = ~torch.isfinite(norm)
-        noted = torch.stack([self.steps + 1, loss.detach().to(self.first)])
+        noted = torch.stack([self.steps + 1, loss.detach().to(self.first), norm.to(self.first)])
         self.first.copy_(torch.where(bad & (self.first[0] == 0), noted, self.first))
         optimiser.found_inf = bad.to(torch.float32)  # type: ignore[attr-defined]
 
@@ -46,12 +46,13 @@ class FiniteGuard:
         self.steps += 1
 
     def check(self, epoch: int, learning_rate: float, folder: object) -> None:
-        """Raise FloatingPointError if a gradient was no number, naming step, loss and rate."""
-        step, loss = self.first.tolist()
+        """Raise FloatingPointError if a gradient was no number; name step, loss, rate and norm."""
+        step, loss, norm = self.first.tolist()
         if step:
             what = "loss" if not math.isfinite(loss) else "gradient"
             raise FloatingPointError(
                 f"the {what} was no number in step {step:.0f} of epoch {epoch} (loss {loss:.4g}, "
-                f"learning rate {learning_rate:.4g}); the checkpoint before it is kept in {folder}."
-                " Try a lower learning rate in a new run_dir."
+                f"learning rate {learning_rate:.4g}), norm of the gradient {norm:.4g}; the "
+                f"checkpoint before it is kept in {folder}. Try a lower learning rate in a new "
+                "run_dir."
             )

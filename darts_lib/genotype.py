@@ -7,19 +7,26 @@ belongs to node i // 2 + 2. How a genotype is found from alphas is in `derivatio
 import ast
 import difflib
 import json
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Self
 
+from darts_lib.refusals import show
 from darts_lib.search_space import (
     EXTRA_PRIMITIVES,
     INPUTS,
     KINDS,
+    OWN_PRIMITIVES,
     PRIMITIVES,
 )
 
 Pair = tuple[str, int]
 KNOWN_OPERATIONS = (*PRIMITIVES[1:], *EXTRA_PRIMITIVES)
+"""What every cell may hold; a reader's own operations are known too, once they are added."""
+
+LIMIT = 100_000
+"""The most characters of a text; a cell of four nodes needs about a thousand."""
 
 
 class GenotypeError(ValueError):
@@ -64,11 +71,13 @@ class Genotype:
         return lists
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, object]) -> Self:
+    def from_dict(cls, values: object) -> Self:
         """Build from JSON's lists; a missing, unknown or malformed field is named."""
         names = [field.name for field in fields(cls)]
+        if not isinstance(values, Mapping):
+            raise GenotypeError(f"a genotype must be an object with {names}, not {show(values)}.")
         if set(values) != set(names):
-            odd = sorted(set(values) ^ set(names))
+            odd = show(sorted(set(values) ^ set(names)))
             raise GenotypeError(f"genotype fields must be {names}; missing or unknown: {odd}.")
         parsed = {name: _field(name, values[name]) for name in names}
         return cls(**parsed)  # type: ignore[arg-type]
@@ -85,50 +94,62 @@ def _check_cell(kind: str, pairs: Sequence[Pair], concat: Sequence[int]) -> None
     states = INPUTS + len(pairs) // 2
     for position, (name, source) in enumerate(pairs):
         node = position // 2 + INPUTS
-        if name not in KNOWN_OPERATIONS:
-            raise GenotypeError(f"{kind}, node {node}: unknown operation {name!r}{_hint(name)}.")
+        if name not in (*KNOWN_OPERATIONS, *OWN_PRIMITIVES):
+            given = f"{show(name)}{_hint(name)}"
+            raise GenotypeError(f"{kind}, node {node}: unknown operation {given}.")
         if not 0 <= source < node:
             raise GenotypeError(
-                f"{kind}, node {node}: source {source} is not an earlier state; use 0 to {node - 1}"
-                "."
+                f"{kind}, node {node}: source {show(source)} is not an earlier state; use 0 to "
+                f"{node - 1}."
             )
     wrong = [state for state in concat if not INPUTS <= state < states]
     if wrong or not concat or len(set(concat)) != len(concat):
         raise GenotypeError(
-            f"{kind}_concat={list(concat)} must list distinct nodes from {INPUTS} to {states - 1}."
+            f"{kind}_concat={show(list(concat))} must list distinct nodes from {INPUTS} to "
+            f"{states - 1}."
         )
 
 
 def _hint(name: str) -> str:
     if name == "none":
         return "; 'none' competes in the search but is never part of a cell"
-    near = difflib.get_close_matches(name, KNOWN_OPERATIONS, n=1)
-    return f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(KNOWN_OPERATIONS)}"
+    known = (*KNOWN_OPERATIONS, *OWN_PRIMITIVES)
+    near = difflib.get_close_matches(name, known, n=1)
+    return f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(known)}"
 
 
 def _field(name: str, value: object) -> tuple[object, ...]:
     if not isinstance(value, list | tuple):
-        raise GenotypeError(f"{name} must be a list, not {value!r}.")
+        raise GenotypeError(f"{name} must be a list, not {show(value)}.")
     convert: Callable[[str, object], object] = _state if name.endswith("concat") else _pair
     return tuple(convert(name, item) for item in value)
 
 
 def _state(name: str, item: object) -> int:
     if type(item) is not int:
-        raise GenotypeError(f"{name}: {item!r} is not a state number.")
+        raise GenotypeError(f"{name}: {show(item)} is not a state number.")
     return item
 
 
 def _pair(name: str, item: object) -> Pair:
-    if isinstance(item, list | tuple) and len(item) == 2:
-        operation, source = item
+    """Read a pair; some projects add its softmax weight, which is no part of the cell."""
+    if isinstance(item, list | tuple) and (len(item) == 2 or _has_weight(item)):
+        operation, source = item[:2]
         if isinstance(operation, str) and type(source) is int:
             return operation, source
-    raise GenotypeError(f"{name}: {item!r} is not a pair ('operation', source).")
+    raise GenotypeError(f"{name}: {show(item)} is not a pair ('operation', source).")
+
+
+def _has_weight(item: Sequence[object]) -> bool:
+    return len(item) == 3 and type(item[2]) is float
 
 
 def literal_fields(text: str) -> dict[str, object]:
     """Parse `Genotype(name=literal, ...)` through `ast`: nothing in the text is ever run."""
+    if len(text) > LIMIT:
+        raise GenotypeError(
+            f"the text has more than {LIMIT} characters and is no cell; give another."
+        )
     try:
         call = ast.parse(text.strip(), mode="eval").body
     except (SyntaxError, ValueError, MemoryError, RecursionError) as error:
@@ -138,6 +159,9 @@ def literal_fields(text: str) -> dict[str, object]:
         raise GenotypeError(f"not a genotype: expected Genotype(...), found {text.strip()[:60]!r}.")
     if call.args or any(keyword.arg is None for keyword in call.keywords):
         raise GenotypeError("a genotype's fields are named: Genotype(normal=[...], ...).")
+    names = Counter(str(keyword.arg) for keyword in call.keywords)
+    if twice := [name for name, count in names.items() if count > 1]:
+        raise GenotypeError(f"genotype field {show(twice[0])} is there more than once; keep one.")
     return {str(keyword.arg): _literal(keyword) for keyword in call.keywords}
 
 
@@ -145,14 +169,14 @@ def _literal(keyword: ast.keyword) -> object:
     value = keyword.value
     try:
         if isinstance(value, ast.Call) and getattr(value.func, "id", "") == "range":
-            start, stop = (ast.literal_eval(bound) for bound in value.args)
+            start, stop = (ast.literal_eval(bound) for bound in (*value.args, *value.keywords))
             if type(start) is int and type(stop) is int and abs(stop - start) < 100:
                 return list(range(start, stop))
         result: object = ast.literal_eval(value)
-    except (ValueError, TypeError, MemoryError, RecursionError):
+    except (ValueError, TypeError, ArithmeticError, MemoryError, RecursionError):
         place = f"line {value.lineno}, column {value.col_offset + 1}"
         raise GenotypeError(
-            f"genotype field {keyword.arg!r} at {place} is not a plain list; "
+            f"genotype field {show(keyword.arg)} at {place} is not a plain list; "
             "write pairs like ('sep_conv_3x3', 0)."
         ) from None
     return result

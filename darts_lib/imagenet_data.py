@@ -69,8 +69,8 @@ def find_pictures(
     Only names are read. `max_images` above 0 keeps so many training pictures, of every class its
     share. Raises SettingsError for an empty folder, classes that one side lacks, wrong labels.
     """
-    root = root.expanduser().resolve()
-    if not root.is_dir():
+    root = Path(os.path.realpath(os.path.expanduser(root)))
+    if not os.path.isdir(root):
         raise SettingsError(f"the folder of pictures {root} is not there; expected: {LAYOUT}.")
     classes, paths = picture_folder.class_files(root / "train", LAYOUT)
     train = picture_folder.interleave(paths, np.random.RandomState(0))

@@ -111,6 +111,6 @@ def _kit_classes(meta: Path) -> dict[str, str]:
 
 def _lines(file: Path) -> list[str]:
     try:
-        return [line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line]
+        return [line.strip() for line in file.read_text(encoding="utf-8-sig").splitlines() if line]
     except (OSError, ValueError) as error:
         raise SettingsError(f"{file} cannot be read as text ({error}); get it again.") from error

@@ -55,10 +55,10 @@ class ImageNetRetrainConfig(RetrainConfig):
     NO_EFFECT_ON_RESULT: ClassVar[frozenset[str]] = RunConfig.NO_EFFECT_ON_RESULT | {"workers"}
 
     dataset: Literal["folder"] = "folder"
-    image_size: int = Field(224, ge=64)
+    image_size: int = Field(224, ge=64, le=10_000)
     epochs: int = Field(250, ge=1)
-    channels: int = Field(48, ge=2, multiple_of=2)
-    layers: int = Field(14, ge=1)
+    channels: int = Field(48, ge=2, le=10_000, multiple_of=2)
+    layers: int = Field(14, ge=1, le=1000)
     batch_size: int = Field(128, ge=2)
     learning_rate: float = Field(0.1, gt=0)
     schedule: Literal["cosine", "exponential"] = "exponential"
@@ -67,12 +67,12 @@ class ImageNetRetrainConfig(RetrainConfig):
     drop_path: float = Field(0.0, ge=0, lt=1)
     cutout: Literal[0] = 0
     holdout: float = Field(0.0, ge=0, le=0)
-    workers: int = Field(8, ge=0)
+    workers: int = Field(8, ge=0, le=1024)
 
     @property
     def data_folder(self) -> Path:
         """Return the folder that has `train` and `val`."""
-        return Path(self.data_root).expanduser() if self.data_root else data_root() / "imagenet"
+        return super().data_folder if self.data_root else data_root() / "imagenet"
 
 
 def build_network(config: ImageNetRetrainConfig, classes: int) -> ImageNetNetwork:

@@ -7,6 +7,7 @@ to seed or to wait for, and a resumed run sees the same pictures as one that nev
 
 import dataclasses
 import difflib
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -81,7 +82,7 @@ def load_images(
     missing, broken or cannot be downloaded.
     """
     _check_request(dataset, size, max_images)
-    train, test, classes = _read(dataset, Path(data_root).expanduser(), size)
+    train, test, classes = _read(dataset, Path(os.path.expanduser(data_root)), size)
     mean, std = (CIFAR10_MEAN, CIFAR10_STD) if dataset == "cifar10" else statistics(train[0])
     images, labels = train if split == "train" else test
     # Four pixels for CIFAR and its like, an eighth of the side elsewhere: as much in proportion.

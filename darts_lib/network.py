@@ -69,7 +69,7 @@ class AuxiliaryHead(nn.Module):
     """A second classifier two thirds of the way, whose loss helps to train the first cells.
 
     It was made for maps of `side` x `side`: there the published pooling takes a 5x5 window in each
-    corner; on any other size an adaptive pooling gives the same 2x2. The head for ImageNet goes
+    corner; on a map of any other size the windows are its four quarters. The head for ImageNet goes
     without the last normalisation (`last_norm`).
     """
 
@@ -91,12 +91,22 @@ class AuxiliaryHead(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return logits `(batch, classes)` from a map `(batch, channels, h, w)`."""
         x = self.features[0](x)
-        if tuple(x.shape[-2:]) == (self.side, self.side):
-            x = self.features[1](x)
-        else:
-            x = F.adaptive_avg_pool2d(x, 2)
+        published = tuple(x.shape[-2:]) == (self.side, self.side)
+        x = self.features[1](x) if published else quarters(x)
         logits: Tensor = self.classifier(self.features[2:](x).flatten(1))
         return logits
+
+
+def quarters(x: Tensor) -> Tensor:
+    """Return the means of the four quarters of a map, `(batch, channels, 2, 2)`.
+
+    Quarters of an odd side have its middle in common. The values are those of
+    `adaptive_avg_pool2d(x, 2)`, which Apple's GPUs have for even sides only, and CUDA not at all
+    where only deterministic algorithms are allowed.
+    """
+    height, width = (max(2, side) for side in x.shape[-2:])
+    x = x.expand(-1, -1, height, width)  # a side of one is both halves
+    return F.avg_pool2d(x, ((height + 1) // 2, (width + 1) // 2), (height // 2, width // 2))
 
 
 class CellStack(nn.Module):

@@ -1,9 +1,10 @@
 """What a notebook needs besides the lesson: its parameters checked, its exercises, its memory."""
 
 import ast
+import contextlib
 import gc
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,29 +23,47 @@ def read_parameters(namespace: Mapping[str, Any], config: type[Config]) -> Confi
     """Return the checked configuration from a notebook's parameter cell: call it right after.
 
     Known names are those of the parameter cell and the configuration's fields. Papermill only
-    warns about a misspelt name and goes on with the default; here it ends the notebook. Injected
-    cells begin with '# Parameters' and stand in `In`, IPython's list of executed sources.
+    warns about a misspelt name and goes on with the default; here it ends the notebook.
     """
-    names = set(_annotations(namespace)) | _injected(namespace.get("In", ()))
-    return config.create(**{name: namespace[name] for name in sorted(names)})
+    names = _written(namespace.get("In", ())) or _annotations(namespace)
+    return config.create(**{name: namespace[name] for name in sorted(names) if name in namespace})
+
+
+def _written(sources: Sequence[str]) -> set[str]:
+    """Return the names in the last parameter cell that was run, and in the cell injected after it.
+
+    `sources` is IPython's `In`, all cells that were run. Older ones do not count: a wrong name that
+    the reader has put right is still among the kernel's variables. A parameter cell is made of
+    assignments, some of them annotated; papermill's injected cells begin with '# Parameters'.
+    """
+    injected: set[str] = set()
+    for source in reversed(sources):
+        names, annotated = _assigned(source)
+        if source.startswith("# Parameters\n"):
+            injected = injected or names
+        elif annotated:
+            return names | injected
+    return set()
+
+
+def _assigned(source: str) -> tuple[set[str], bool]:
+    """Return the names that a cell of assignments sets, and whether one of them is annotated."""
+    with contextlib.suppress(SyntaxError):
+        cell = ast.parse(source).body
+        if all(isinstance(line, ast.Assign | ast.AnnAssign) for line in cell):
+            stored = [
+                node for line in cell for node in ast.walk(line) if isinstance(node, ast.Name)
+            ]
+            names = {node.id for node in stored if isinstance(node.ctx, ast.Store)}
+            return names, any(isinstance(line, ast.AnnAssign) for line in cell)
+    return set(), False
 
 
 def _annotations(namespace: Mapping[str, Any]) -> set[str]:
+    """Return the annotated names, where no cells are told: in nbval, or outside of IPython."""
     if "__annotations__" not in namespace and "__annotate__" in namespace:  # Python 3.14
         return set(namespace["__annotate__"](1))
     return set(namespace.get("__annotations__", ()))
-
-
-def _injected(sources: Any) -> set[str]:
-    return {
-        target.id
-        for source in sources
-        if source.startswith("# Parameters\n")
-        for statement in ast.parse(source).body
-        if isinstance(statement, ast.Assign)
-        for target in statement.targets
-        if isinstance(target, ast.Name)
-    }
 
 
 def check(attempt: object, test: Callable[[Any], None]) -> None:
@@ -82,8 +101,8 @@ def search_before(config: RunConfig, folder: str = "") -> SearchResult:
 
     At paper scale a missing search stops the chapter with the command that makes it.
     """
-    shared = ("scale", "dataset", "data_root", "image_size", "max_images", "seed", "device")
-    wanted = SearchConfig.create(**config.model_dump(include=set(shared)))
+    shared = {"scale", "dataset", "data_root", "image_size", "max_images", "seed", "device"}
+    wanted = SearchConfig.create(**config.model_dump(include={*shared, "deterministic"}))
     path = default_folder(wanted, "search")
     if folder:
         return read_search(_finished(folder))

@@ -6,10 +6,13 @@ Every operation maps `(batch, channels, height, width)` to the same shape at str
 
 import difflib
 from collections.abc import Callable
+from functools import cache
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from darts_lib.search_space import OWN_PRIMITIVES
 
 Build = Callable[[int, int, bool], nn.Module]
 """Builds an operation from (channels, stride, affine)."""
@@ -183,9 +186,21 @@ OPERATIONS: dict[str, Build] = {
     "dil_conv_5x5": lambda channels, stride, affine: DilatedConv(channels, 5, stride, affine),
     "conv_7x1_1x7": lambda channels, stride, affine: Conv7x1And1x7(channels, stride, affine),
 }
-"""Every operation by name. Add one here and it can be searched, drawn, trained and counted."""
+"""Every operation by name; `add_operation` takes one of your own."""
 
 POOLS = ("max_pool_3x3", "avg_pool_3x3")
+
+
+def add_operation(name: str, build: Build) -> None:
+    """Add an operation of your own: it can then be searched, derived, drawn, trained and counted.
+
+    Adding it again replaces it. Raises ValueError for a name of the library's own operations.
+    """
+    if name in OPERATIONS and name not in OWN_PRIMITIVES:
+        raise ValueError(f"the operation {name!r} is there already; choose another name.")
+    if name not in OWN_PRIMITIVES:
+        OWN_PRIMITIVES.append(name)
+    OPERATIONS[name] = build
 
 
 def build_operation(
@@ -193,15 +208,32 @@ def build_operation(
 ) -> nn.Module:
     """Build one operation; an unknown name is refused with the nearest known one.
 
+    So is an operation that puts out another shape than its neighbours on the edge, with which the
+    sum of a mixed operation would fail later, naming nobody.
     With `pool_norm` a pool ends in a normalisation, as every convolution does.
     """
     if name not in OPERATIONS:
         near = difflib.get_close_matches(name, OPERATIONS, n=1) or sorted(OPERATIONS)
         raise ValueError(f"unknown primitive {name!r}; did you mean {' or '.join(near)}?")
+    _check_shape(name, OPERATIONS[name], channels, stride)
     operation = OPERATIONS[name](channels, stride, affine)
     if pool_norm and name in POOLS:
         return nn.Sequential(operation, batch_norm(channels, affine))
     return operation
+
+
+@cache
+def _check_shape(name: str, build: Build, channels: int, stride: int) -> None:
+    """Raise ValueError if an operation breaks the rule above; `meta` tensors have only a shape."""
+    image = (2, channels, 7, 6)
+    with torch.device("meta"), torch.no_grad():
+        found = tuple(build(channels, stride, True)(torch.empty(image)).shape)
+    wanted = (2, channels, *(-(-side // stride) for side in image[2:]))
+    if found != wanted:
+        raise ValueError(
+            f"operation {name!r} at stride {stride} turns {image} into {found}, not {wanted}: keep "
+            "the channels, and pad so that a side becomes ceil(side / stride)."
+        )
 
 
 def build_candidate(name: str, channels: int, stride: int) -> nn.Module:

@@ -1,5 +1,6 @@
 """A folder of your own pictures as a data set: a subfolder a class, any size, grey or colour."""
 
+import os
 import statistics
 from collections.abc import Iterable
 from pathlib import Path
@@ -56,7 +57,7 @@ def read(root: Path, size: int = 0) -> tuple[Pictures, Pictures, tuple[str, ...]
 
 def _find(root: Path) -> tuple[Labelled, Labelled, tuple[str, ...]]:
     """Return training files, test files and classes, found in either layout."""
-    if not root.is_dir():
+    if not os.path.isdir(root):  # unlike its own is_dir, for a name of any length
         raise SettingsError(f"the folder of pictures {root} is not there; expected: {LAYOUT}.")
     rng = np.random.RandomState(0)  # its numbers are the same in every version of NumPy
     if not subfolders(root / "train"):
@@ -86,7 +87,7 @@ def check_same_classes(
 
 def subfolders(folder: Path) -> list[Path]:
     """Return the folders in a folder in order of name, hidden ones left out."""
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         return []
     found = (path for path in folder.iterdir() if path.is_dir())
     return sorted(path for path in found if not path.name.startswith((".", "__MACOSX")))

@@ -1,12 +1,17 @@
-"""What a person sees while a run goes on: a line an epoch, and a bar where somebody looks on."""
+"""What a person sees of a run: a line an epoch, a bar for those who look on, how it stopped."""
 
+import contextlib
+import gc
 import math
 import os
 import sys
 import time
-from collections.abc import Iterable, Sequence
-from typing import TypeVar
+import traceback
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Self, TypeVar
 
+import torch
 from tqdm import tqdm
 
 Item = TypeVar("Item")
@@ -53,6 +58,74 @@ def live(steps: Sequence[Item]) -> Iterable[Item]:
     The Jupyter server sets JPY_SESSION_NAME; papermill, nbval and nbconvert do not, so no bar gets
     into a log or a stored output. The bar is gone when the epoch's line is printed.
     """
-    watched = sys.stderr.isatty() or "JPY_SESSION_NAME" in os.environ
-    bar: Iterable[Item] = tqdm(steps, "step", leave=False, disable=not watched)
+    bar: Iterable[Item] = tqdm(steps, "step", leave=False, disable=not watched())
     return bar
+
+
+def watched() -> bool:
+    """Say whether a person looks on, for whom a bar may move."""
+    return sys.stderr.isatty() or "JPY_SESSION_NAME" in os.environ
+
+
+class TransferLines:
+    """Tells a download in lines, where tqdm's bar would fill a log; used as tqdm is."""
+
+    SECONDS = 20
+    """Between two lines."""
+
+    def __init__(self, total: int | None = None, **_: object) -> None:
+        self.total, self.done = total, 0
+        self.started = self.told = time.monotonic()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def update(self, count: int) -> None:
+        """Print `12 of 170 MB, 0.07 MB/s, 38 min left` if the last line is old enough."""
+        self.done += count
+        now = time.monotonic()
+        if now - self.told < self.SECONDS:
+            return
+        self.told, speed = now, self.done / (now - self.started)
+        size = f" of {self.total / 1e6:.0f}" if self.total else ""
+        left = f", {duration((self.total - self.done) / speed)} left" if self.total else ""
+        print(f"{self.done / 1e6:.0f}{size} MB, {speed / 1e6:.2f} MB/s{left}", flush=True)
+
+
+@contextlib.contextmanager
+def tidy_end(path: Path) -> Iterator[None]:
+    """Free what a run in folder `path` held when it ends, and tell a Ctrl-C in one line.
+
+    A kernel keeps its last error, and with the error's frames the supernet and its gradients: a
+    smaller run after it would not fit beside them. So these frames are emptied, for a debugger too.
+    """
+    try:
+        yield
+    except BaseException as error:
+        _empty_frames(error)
+        gc.collect()  # a run holds its own step: a ring, which only this frees at once
+        if isinstance(error, KeyboardInterrupt):
+            raise _stopped(path) from None
+        raise
+    if torch.cuda.is_available():  # elsewhere Python's own collections come soon enough
+        gc.collect()
+
+
+def _empty_frames(error: BaseException) -> None:
+    """Clear the variables of all functions that an error has left, and of the errors before it."""
+    chain = [error]
+    for found in chain:
+        traceback.clear_frames(found.__traceback__)
+        before = (found.__cause__, found.__context__)
+        chain += [one for one in before if one and all(one is not other for other in chain)]
+
+
+def _stopped(path: Path) -> KeyboardInterrupt:
+    """Return a Ctrl-C that says how to go on; IPython shows its one line and no traceback."""
+    said = f"stopped; finished epochs are kept in {path}: run the same cell or command to go on."
+    error = KeyboardInterrupt(said)
+    error._render_traceback_ = lambda: [f"KeyboardInterrupt: {said}"]  # type: ignore[attr-defined]
+    return error

@@ -20,7 +20,7 @@ from darts_lib.run_files import Row, read_history, read_json
 from darts_lib.runs import Progress, RunFolder, opened, stored_config
 from darts_lib.settings import RunConfig, SettingsError
 from darts_lib.step_cost import trace
-from darts_lib.training import chance_warning
+from darts_lib.training import a_class, chance_warning
 from darts_lib.weight_files import load_weights, read_weights, save_weights
 
 __all__ = ["RetrainConfig", "RetrainResult", "evaluate", "evaluate_run", "retrain"]
@@ -122,13 +122,16 @@ def describe(run: RetrainEpoch) -> None:
     cost = trace(run, _a_step)
     seconds = run.seconds_with_batch(cost.seconds(run.device)) * steps * config.epochs
     madds = multiply_adds(run.net, (images.channels, *images.size))
-    print(f"{len(images)} training images, {steps} steps an epoch on {run.device}, {run.fast}")
+    balance = a_class(images.labels, len(images.classes))
+    print(
+        f"{len(images)} training images ({balance}), {steps} steps an epoch on {run.device}, "
+        f"{run.fast}"
+    )
     print(
         f"network: {count_parameters(run.net, without='auxiliary_head'):,} weights "
         f"({count_parameters(run.net):,} with the auxiliary head), {madds / 1e6:,.1f} M multiply-"
-        f"adds an image; a step adds about {cost.memory(run.device) / 2**20:,.0f} MiB (less with a "
-        f"smaller batch_size, channels or layers); about {duration(seconds)} for "
-        f"{config.epochs} epochs"
+        f"adds an image; a step adds about {cost.memory(run.device) / 2**20:,.0f} MiB (less with "
+        f"{run.LESS_MEMORY}); about {duration(seconds)} for {config.epochs} epochs"
     )
 
 

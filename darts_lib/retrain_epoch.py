@@ -27,6 +27,10 @@ class TrainingSet(Protocol):
         """Return the names of the classes."""
 
     @property
+    def labels(self) -> Tensor:
+        """Return the class of each picture, int64 `(n,)`."""
+
+    @property
     def channels(self) -> int:
         """Return the number of channels."""
 
@@ -44,6 +48,7 @@ class RetrainEpoch(RetrainStep):
     """
 
     train: TrainingSet
+    LESS_MEMORY = "accumulate, or a smaller batch_size, channels or layers"
 
     def __init__(
         self, config: RetrainConfig, train: TrainingSet, device: torch.device, folder: object

@@ -1,10 +1,11 @@
 """The settings of a retraining, and one step of it: the derived network learns from scratch."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationInfo, field_validator
 from torch import Tensor, nn
 
 from darts_lib.acceleration import Acceleration
@@ -43,8 +44,8 @@ class RetrainConfig(RunConfig):
     }
 
     genotype: str = "DARTS_V2"
-    channels: int = Field(36, ge=2)
-    layers: int = Field(20, ge=1)
+    channels: int = Field(36, ge=2, le=10_000)
+    layers: int = Field(20, ge=1, le=1000)
     batch_size: int = Field(96, ge=2)
     learning_rate: float = Field(0.025, gt=0)
     schedule: Literal["cosine", "exponential"] = "cosine"
@@ -61,15 +62,12 @@ class RetrainConfig(RunConfig):
     accumulate: int = Field(1, ge=1)
     sync_batch_norm: bool = False
 
-    @model_validator(mode="before")
+    @field_validator("genotype", mode="before")
     @classmethod
-    def _name_to_cell(cls, given: dict[str, Any]) -> dict[str, Any]:
-        name = str(given.get("genotype", "DARTS_V2"))
-        if not name:  # chapter 05 fills it with the cell that chapter 03 found
-            return given
-        seed = given.get("seed", 0)
-        cell = find_genotype(name, seed if isinstance(seed, int) else 0)
-        return {**given, "genotype": str(cell)}
+    def _name_to_cell(cls, name: object, info: ValidationInfo) -> object:
+        if not isinstance(name, str | Genotype | Path) or not str(name):
+            return name  # empty: chapter 05 fills it with the cell that chapter 03 found
+        return str(find_genotype(str(name), info.data.get("seed", 0)))
 
     @property
     def cell(self) -> Genotype:
@@ -138,8 +136,7 @@ class RetrainStep:
         """Take a step as it is written: what a graph records."""
         self.optimiser.zero_grad()
         total = torch.zeros(3, device=self.device)
-        parts = self.config.accumulate
-        for part, its_labels in zip(images.chunk(parts), labels.chunk(parts), strict=True):
+        for part, its_labels in zip(*self._parts(images, labels), strict=True):
             loss, found = self._add_gradients(part, its_labels, len(its_labels) / len(labels))
             total += found
         self._share_gradients()
@@ -148,6 +145,11 @@ class RetrainStep:
         self.optimiser.step()
         self.guard.count()
         return total
+
+    def _parts(self, *batch: Tensor) -> tuple[Sequence[Tensor], ...]:
+        """Cut a batch into `accumulate` parts, or fewer: one picture alone has no statistics."""
+        parts = max(1, min(self.config.accumulate, len(batch[0]) // 2))
+        return tuple(tensor.tensor_split(parts) for tensor in batch)
 
     def _add_gradients(self, images: Tensor, labels: Tensor, share: float) -> tuple[Tensor, Tensor]:
         """Add a part's gradients, times its share of the batch; return its loss and figures."""

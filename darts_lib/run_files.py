@@ -1,7 +1,6 @@
 """The files of a run folder, written whole and read with care."""
 
 import json
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -27,7 +26,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """Read a JSON object; a damaged file is named with its line."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise SettingsError(f"{path} cannot be read as JSON ({error}): name another.") from error
     if not isinstance(content, dict):
         raise SettingsError(f"{path} must hold a JSON object, not {type(content).__name__}.")
@@ -41,8 +40,15 @@ def read_history(path: Path) -> list[Row]:
         raise SettingsError(f"{path} is not a run folder: it has no history.jsonl.")
     try:
         return [dict(json.loads(line)) for line in file.read_text(encoding="utf-8").splitlines()]
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, RecursionError) as error:
         raise _damaged(file, error) from error
+
+
+def last_row(path: Path, history: Sequence[Row]) -> Row:
+    """Return the last row of a run folder's history; one without an epoch is named."""
+    if not history:
+        raise SettingsError(f"{path} has no finished epoch: run it again.")
+    return history[-1]
 
 
 def read_alphas(path: Path) -> dict[str, Tensor]:
@@ -53,7 +59,7 @@ def read_alphas(path: Path) -> dict[str, Tensor]:
     try:
         with np.load(file, allow_pickle=False) as stored:
             return {kind: torch.from_numpy(stored[kind]) for kind in stored.files}
-    except (ValueError, EOFError, OSError, zipfile.BadZipFile) as error:
+    except Exception as error:  # any reader's complaint means the same: not our file any more
         raise _damaged(file, error) from error
 
 

@@ -24,10 +24,19 @@ import torch
 from torch import Tensor
 
 from darts_lib import __version__
+from darts_lib.acceleration import warn_of_unused_gpu
 from darts_lib.files import DamagedFileError, locked, pack, sweep, unpack, write_whole
+from darts_lib.progress import tidy_end
 from darts_lib.ranks import Ranks
 from darts_lib.run_files import Row, read_json, write_json
-from darts_lib.settings import RunConfig, SettingsError, machine, runs_root
+from darts_lib.settings import (
+    RunConfig,
+    SettingsError,
+    deterministic_algorithms,
+    machine,
+    resolve_device,
+    runs_root,
+)
 
 FORMAT = 1
 Config = TypeVar("Config", bound=RunConfig)
@@ -140,16 +149,18 @@ def opened(config: RunConfig, kind: str) -> Iterator[RunFolder]:
 
     Raises `SettingsError` if the folder is in use, of another kind or format, or was made with
     other settings. `resume=False` moves an earlier run aside, never deletes it. Of several ranks
-    the first opens it for all.
+    the first opens it for all. With `deterministic` torch is so while the folder is open.
     """
     path = Path(config.run_dir).expanduser() if config.run_dir else default_folder(config, kind)
     path = path.resolve()  # one folder has one name, and so one lock
-    ranks = Ranks.current()
-    if not ranks.first:
-        ranks.wait()
-        yield RunFolder(path)
-        return
+    ranks, device = Ranks.current(), resolve_device(config.device)
     with contextlib.ExitStack() as stack:
+        stack.enter_context(tidy_end(path))
+        stack.enter_context(deterministic_algorithms(config.deterministic, device))
+        if not ranks.first:
+            ranks.wait()
+            yield RunFolder(path)
+            return
         try:
             path.mkdir(parents=True, exist_ok=True)
             stack.enter_context(locked(path.parent / f".{path.name}.lock", f"run folder {path}"))
@@ -161,6 +172,7 @@ def opened(config: RunConfig, kind: str) -> Iterator[RunFolder]:
             ) from error
         sweep(path)
         _claim(path, config, kind)
+        warn_of_unused_gpu(config.device)
         ranks.wait()
         yield RunFolder(path)
 
@@ -168,10 +180,17 @@ def opened(config: RunConfig, kind: str) -> Iterator[RunFolder]:
 def stored_config(path: Path, kind: type[Config], places: RunConfig | None = None) -> Config:
     """Return the settings that a run folder was made with.
 
-    `places` may give another `data_root` or `device` than this machine's own.
+    `places` may give another `data_root` or `device` than this machine's own. The folder itself
+    names no place: neither one to read or write, nor a file with its cell.
     """
-    settings = dict(read_json(path / "config.json")["settings"])
-    settings.pop("kind")
+    file = path / "config.json"
+    stored, left_out = read_json(file).get("settings"), {"kind", *kind.NO_EFFECT_ON_RESULT}
+    if not isinstance(stored, dict):
+        raise SettingsError(f"{file} holds no settings; name another run folder.")
+    settings = {name: value for name, value in stored.items() if name not in left_out}
+    cell = str(settings.get("genotype", ""))
+    if cell and not cell.startswith("Genotype"):
+        raise SettingsError(f"{file}: genotype={cell!r:.60} is not the text of a cell; restore it.")
     here = places.model_dump(include={"data_root", "device"}) if places else {}
     return kind.create(**{**settings, **here})
 

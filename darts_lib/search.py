@@ -14,22 +14,28 @@ from darts_lib.epochs import run_epochs
 from darts_lib.files import unpack
 from darts_lib.genotype import Genotype
 from darts_lib.images import epoch_batches
+from darts_lib.operations import build_operation
 from darts_lib.progress import duration
 from darts_lib.ranks import Ranks
-from darts_lib.run_files import Row, read_alphas, read_history
+from darts_lib.run_files import Row, last_row, read_alphas, read_history
 from darts_lib.runs import Progress, RunFolder, opened, stored_config
 from darts_lib.search_epoch import Search
 from darts_lib.search_step import SearchConfig
 from darts_lib.settings import RunConfig, SettingsError
 from darts_lib.step_cost import trace
-from darts_lib.training import chance_warning, clean_batch, restore
+from darts_lib.training import a_class, chance_warning, clean_batch, restore
 
 __all__ = ["SearchConfig", "SearchResult", "load_search", "read_search", "search", "warnings_of"]
 
 COLLAPSE = 3
 """So many skip connections among a normal cell's eight edges are a sign of collapse."""
+LITTLE = 0.1
+"""Alphas that move less leave every softmax weight, 1/8 at the start, between 0.10 and 0.15."""
 
-PRINTED = ("train_loss", "valid_loss", "valid_accuracy", "entropy_normal", "skips", "seconds")
+PRINTED = (
+    *("train_loss", "valid_loss", "valid_accuracy"),
+    *("entropy_normal", "alpha_change", "skips", "seconds"),
+)
 
 
 @dataclass(frozen=True)
@@ -59,9 +65,8 @@ def search(config: SearchConfig, on_epoch: Callable[[Row], None] | None = None) 
 def read_search(path: Path) -> SearchResult:
     """Read a search folder: the genotype after its last finished epoch, history and alphas."""
     history = read_history(path)
-    return SearchResult(
-        path, Genotype.from_dict(history[-1]["genotype"]), history, read_alphas(path)
-    )
+    genotype = Genotype.from_dict(last_row(path, history).get("genotype"))
+    return SearchResult(path, genotype, history, read_alphas(path))
 
 
 def load_search(path: Path, config: RunConfig | None = None) -> Search:
@@ -81,7 +86,8 @@ def _run(config: SearchConfig, folder: RunFolder, on_epoch: Callable[[Row], None
     run = Search(config, folder.path)
     describe(run)
     progress = run_epochs(run, folder, config.epochs, PRINTED, on_epoch, run.alphas)
-    for warning in warnings_of(progress.history, len(run.train.classes)):
+    found = Genotype.from_dict(progress.history[-1]["genotype"])
+    for warning in warnings_of(progress.history, len(run.train.classes)) + poor_cell(found):
         print(f"warning: {warning}")
     folder.finish(_result(run, progress))
 
@@ -106,15 +112,18 @@ def describe(run: Search) -> None:
     steps = len(epoch_batches(len(run.train), config.batch_size, None)[: config.max_steps or None])
     cost = trace(run, _a_step)
     seconds = cost.seconds(run.device) * steps * config.epochs
+    balance = a_class(run.train.labels, len(run.train.classes))
     print(
-        f"{len(run.train)} images for the weights, {len(run.valid)} for the alphas, "
+        f"{len(run.train)} images for the weights ({balance}), {len(run.valid)} for the alphas, "
         f"{steps} steps an epoch on {run.device}, {run.fast}"
     )
     print(
         f"supernet: {count_parameters(run.net):,} weights; a step adds about "
-        f"{cost.memory(run.device) / 2**20:,.0f} MiB (less with recompute, or a smaller batch_size,"
-        f" channels, layers or nodes); about {duration(seconds)} for {config.epochs} epochs"
+        f"{cost.memory(run.device) / 2**20:,.0f} MiB (less with {run.LESS_MEMORY}); "
+        f"about {duration(seconds)} for {config.epochs} epochs"
     )
+    for warning in reach_warning(config, steps):
+        print(f"warning: {warning}")
 
 
 def _a_step(run: Search) -> None:
@@ -124,6 +133,18 @@ def _a_step(run: Search) -> None:
     indices = torch.arange(count)
     train, valid = clean_batch(run.train, indices), clean_batch(run.valid, indices)
     run.eager_step(*train, *valid)
+
+
+def reach_warning(config: SearchConfig, steps: int) -> list[str]:
+    """Warn if the alphas cannot get far in so many steps an epoch; Adam moves by about its rate."""
+    reach = steps * config.epochs * config.alpha_learning_rate
+    if reach >= LITTLE:
+        return []
+    return [
+        f"{steps * config.epochs} steps of about {config.alpha_learning_rate:g} move an alpha by "
+        f"{reach:.2g} at most, so the cell found will be noise: raise alpha_learning_rate or "
+        "epochs, or lower batch_size."
+    ]
 
 
 def warnings_of(history: Sequence[Row], classes: int) -> list[str]:
@@ -140,6 +161,18 @@ def warnings_of(history: Sequence[Row], classes: int) -> list[str]:
             "the alphas never moved, so the cell found is noise; check alpha_learning_rate."
         )
     return warnings
+
+
+def poor_cell(genotype: Genotype) -> list[str]:
+    """Say so if no edge of the normal cell has weights: a cell of pools and skip connections."""
+    with torch.device("meta"):  # draws nothing from the generator
+        operations = [build_operation(name, 2, 1, affine=True) for name, _ in genotype.normal]
+    if any(count_parameters(operation) for operation in operations):
+        return []
+    return [
+        "no edge of the normal cell has weights, only pools and skip connections, so the network "
+        "can learn little: search with other seeds, for another number of epochs, or with max_skip."
+    ]
 
 
 if __name__ == "__main__":

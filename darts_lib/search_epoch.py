@@ -21,6 +21,8 @@ from darts_lib.training import Batch, augmented_batch, clean_batch, cosine, figu
 class Search(SearchStep):
     """The state of a search between two epochs, with its data, and the epoch itself."""
 
+    LESS_MEMORY = "recompute, or a smaller batch_size, channels, layers or nodes"
+
     def __init__(self, config: SearchConfig, folder: object = "the run folder") -> None:
         device = config.open_device()
         images = load_images(

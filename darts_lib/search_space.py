@@ -23,6 +23,9 @@ PRIMITIVES = (
 EXTRA_PRIMITIVES = ("sep_conv_7x7", "conv_7x1_1x7")
 """Operations that only the NASNet and AmoebaNet cells use; the search does not offer them."""
 
+OWN_PRIMITIVES: list[str] = []
+"""Operations that a reader added with `operations.add_operation`."""
+
 INPUTS = 2
 """A cell reads two states: the outputs of the two cells before it."""
 

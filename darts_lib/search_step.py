@@ -27,6 +27,7 @@ from darts_lib.expected_cost import edge_costs, expected_cost
 from darts_lib.finite_guard import FiniteGuard
 from darts_lib.fused import FusedSupernet
 from darts_lib.ranks import Ranks
+from darts_lib.refusals import show
 from darts_lib.relaxation import initial_alphas
 from darts_lib.settings import RunConfig, SettingsError
 from darts_lib.training import Batch, figures, follow, laid_out_like, momentum_sgd
@@ -56,9 +57,9 @@ class SearchConfig(RunConfig):
 
     order: int = Field(2, ge=1, le=2)
     route: str = ""
-    channels: int = Field(16, ge=2)
-    layers: int = Field(8, ge=1)
-    nodes: int = Field(4, ge=1)
+    channels: int = Field(16, ge=2, le=10_000)
+    layers: int = Field(8, ge=1, le=1000)
+    nodes: int = Field(4, ge=1, le=100)
     learning_rate: float = Field(0.025, gt=0)
     final_learning_rate: float = Field(0.001, ge=0)
     momentum: float = Field(0.9, ge=0, lt=1)
@@ -74,7 +75,7 @@ class SearchConfig(RunConfig):
     @model_validator(mode="after")
     def _check_route(self) -> Self:
         if self.route and self.route not in ROUTES:
-            raise ValueError(f"unknown route {self.route!r}; choose one of {', '.join(ROUTES)}")
+            raise ValueError(f"unknown route {show(self.route)}; choose one of {', '.join(ROUTES)}")
         for switch in ("compile", "graph"):
             if getattr(self, switch) == "on" and not self.capturable:
                 raise ValueError(

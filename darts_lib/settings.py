@@ -1,13 +1,17 @@
 """What every run shares: roots, device, seeds and the base configuration."""
 
+import contextlib
 import difflib
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Literal, Self
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
+
+from darts_lib.refusals import StrictModel, is_unset, readable, show, unknown
 
 DATASETS = ("digits", "cifar10", "cifar100", "fashion_mnist", "svhn", "folder")
 """The image data sets: `digits` ships with scikit-learn, `folder` is a folder of your pictures."""
@@ -63,7 +67,7 @@ def resolve_device(name: str) -> torch.device:
     except RuntimeError:
         device = None
     if device is None or (device.index or 0) >= present.get(device.type, 0):
-        raise SettingsError(f"device {name!r} is not there; use 'auto' or 'cpu'.")
+        raise SettingsError(f"device {show(name)} is not there; use 'auto' or 'cpu'.")
     return device
 
 
@@ -79,6 +83,46 @@ def seed_epoch(seed: int, epoch: int, device: torch.device, attempt: int = 0) ->
     return torch.Generator(device=device).manual_seed(mixed)
 
 
+WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"
+FIXED_WORKSPACES = (":4096:8", ":16:8")
+"""The two values with which cuBLAS adds up in one order; torch knows no others."""
+
+
+@contextlib.contextmanager
+def deterministic_algorithms(wanted: bool, device: torch.device) -> Iterator[None]:
+    """Let torch use only algorithms that give the same bits each time inside, if `wanted`.
+
+    The switches of torch and cuDNN are put back, also after an error. The variable of cuBLAS stays:
+    it is read once, when CUDA starts. Raises SettingsError where CUDA has started without it.
+    """
+    if not wanted:
+        yield
+        return
+    if device.type == "cuda":
+        _fix_workspace()
+    cudnn, enabled = torch.backends.cudnn, torch.are_deterministic_algorithms_enabled()
+    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    before = cudnn.deterministic, cudnn.benchmark
+    torch.use_deterministic_algorithms(True)
+    cudnn.deterministic, cudnn.benchmark = True, False
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(enabled, warn_only=warn_only)
+        cudnn.deterministic, cudnn.benchmark = before
+
+
+def _fix_workspace() -> None:
+    if os.environ.get(WORKSPACE) in FIXED_WORKSPACES:
+        return
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        raise SettingsError(
+            f"deterministic=True comes too late: CUDA was started without {WORKSPACE}; set "
+            f"{WORKSPACE}={FIXED_WORKSPACES[0]} in the environment and start the process again."
+        )
+    os.environ[WORKSPACE] = FIXED_WORKSPACES[0]
+
+
 def machine() -> dict[str, str | int]:
     """Describe where a figure was measured: device, threads and versions."""
     cuda = torch.cuda.is_available()
@@ -92,13 +136,10 @@ def machine() -> dict[str, str | int]:
 
 # The base configuration -----------------------------------------------------------------------
 
-SWITCH = "^(auto|on|off)$"
-
-UNSET = ("", 0, "auto", None)
-"""Values of the parameter cell that mean 'the scale's own'."""
+Switch = Literal["auto", "on", "off"]
 
 
-class RunConfig(BaseModel):
+class RunConfig(StrictModel):
     """Settings that searching and retraining share. The field defaults are the paper's.
 
     `scale` chooses the defaults of everything that is not given: `paper`, `laptop`, or `auto`,
@@ -106,9 +147,13 @@ class RunConfig(BaseModel):
     data are read. `threads` of the CPU change the last bits of a sum, and so the run; 0 leaves
     them as torch has them. `amp` is bfloat16, `compile` compiled cells, `graph` the step as one
     CUDA graph; `acceleration` says what `auto` makes of them.
-    """
 
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+    On the CPU the same seed gives the same bits each time. On a GPU sums are added up in any order;
+    `deterministic` allows only algorithms that keep to one, which are slower, during the run. Even
+    so the bits are those of one machine: another model of GPU or CPU, another number of threads or
+    ranks and another version of torch give others. An operation without such an algorithm raises
+    torch's error, which names it.
+    """
 
     LAPTOP: ClassVar[dict[str, Any]] = {}
     FILLED_BY_SCALE: ClassVar[tuple[str, ...]] = ("epochs", "dataset", "batch_size")
@@ -119,42 +164,41 @@ class RunConfig(BaseModel):
     scale: str = Field("auto", pattern="^(auto|laptop|paper)$")
     dataset: str = "cifar10"
     data_root: str = ""
-    image_size: int = Field(0, ge=0)
+    image_size: int = Field(0, ge=0, le=10_000)
     max_images: int = Field(0, ge=0)
     run_dir: str = ""
     device: str = "auto"
-    threads: int = Field(0, ge=0)
+    threads: int = Field(0, ge=0, le=1024)
     seed: int = Field(0, ge=0, lt=2**31)
+    deterministic: bool = False
     resume: bool = True
     epochs: int = Field(1, ge=1)
     batch_size: int = Field(64, ge=2)
     max_steps: int = Field(0, ge=0)
-    amp: str = Field("auto", pattern=SWITCH)
-    compile: str = Field("auto", pattern=SWITCH)
-    graph: str = Field("auto", pattern=SWITCH)
+    amp: Switch = "auto"
+    compile: Switch = "auto"
+    graph: Switch = "auto"
 
     @model_validator(mode="before")
     @classmethod
     def _fill_from_scale(cls, given: dict[str, Any]) -> dict[str, Any]:
-        for name in set(given) - set(cls.model_fields):
-            near = difflib.get_close_matches(name, cls.model_fields, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(cls.model_fields)}"
-            raise ValueError(f"unknown setting {name!r}; {hint}")
-        kept = {
-            name: value
-            for name, value in given.items()
-            if not (name in cls.FILLED_BY_SCALE and value in UNSET and value is not False)
-        }
+        for name in given:
+            if name not in cls.model_fields:
+                raise ValueError(unknown("setting", name, cls.model_fields))
+        own = [name for name in cls.FILLED_BY_SCALE if is_unset(given.get(name))]
+        kept = {name: value for name, value in given.items() if name not in own}
         scale = kept.get("scale", "auto")
-        if scale == "auto":
-            scale = "paper" if torch.cuda.is_available() else "laptop"
-        return {**(cls.LAPTOP if scale == "laptop" else {}), **kept, "scale": scale}
+        named = scale if isinstance(scale, str) else ""
+        if named == "auto":
+            scale = named = "paper" if torch.cuda.is_available() else "laptop"
+        return {**(cls.LAPTOP if named == "laptop" else {}), **kept, "scale": scale}
 
     @model_validator(mode="after")
     def _check_dataset_and_device(self) -> Self:
         if self.dataset not in DATASETS:
             near = difflib.get_close_matches(self.dataset, DATASETS, n=1) or DATASETS
-            raise ValueError(f"unknown dataset {self.dataset!r}; did you mean {' or '.join(near)}?")
+            given = show(self.dataset)
+            raise ValueError(f"unknown dataset {given}; did you mean {' or '.join(near)}?")
         device = resolve_device(self.device)  # refuses what is absent
         if self.graph == "on" and device.type != "cuda":
             raise ValueError(f"graph='on' needs CUDA, not {device.type!r}; use 'auto' or 'off'")
@@ -166,18 +210,18 @@ class RunConfig(BaseModel):
         return True
 
     @classmethod
-    def create(cls, **given: object) -> Self:
+    def create(cls, /, **given: object) -> Self:
         """Build the configuration; raise `SettingsError` with one readable line if it is wrong."""
         try:
             return cls.model_validate(given)
         except ValidationError as error:
-            lines = [_readable(dict(problem)) for problem in error.errors()]
+            lines = [readable(problem) for problem in error.errors()]
             raise SettingsError("; ".join(lines)) from None
 
     @property
     def data_folder(self) -> Path:
         """Return where the data set lies: `data_root` if given, else the project's data folder."""
-        return Path(self.data_root).expanduser() if self.data_root else data_root()
+        return Path(os.path.expanduser(self.data_root)) if self.data_root else data_root()
 
     def open_device(self) -> torch.device:
         """Return the device to compute on, after setting the CPU's threads."""
@@ -186,11 +230,9 @@ class RunConfig(BaseModel):
         return resolve_device(self.device)
 
     def settings_that_matter(self) -> dict[str, Any]:
-        """Return the settings that change the result; two runs with equal ones are the same run."""
-        return self.model_dump(mode="json", exclude=set(self.NO_EFFECT_ON_RESULT))
+        """Return the settings that change the result; two runs with equal ones are the same run.
 
-
-def _readable(problem: dict[str, Any]) -> str:
-    place = ".".join(str(part) for part in problem["loc"])
-    message = str(problem["msg"]).removeprefix("Value error, ")
-    return f"{place}={problem['input']!r}: {message}" if place else message
+        `deterministic` is one of them only where it is on: so runs from before that switch go on.
+        """
+        off = [] if self.deterministic else ["deterministic"]
+        return self.model_dump(mode="json", exclude={*self.NO_EFFECT_ON_RESULT, *off})

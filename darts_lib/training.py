@@ -30,6 +30,13 @@ def clean_batch(images: ImageSet, indices: Tensor) -> Batch:
     return normalise(chosen.images, images.mean, images.std), chosen.labels
 
 
+def a_class(labels: Tensor, classes: int) -> str:
+    """Say how many examples a class has, from the fewest to the most: how even the classes are."""
+    counts = labels.bincount(minlength=classes)
+    fewest, most = int(counts.min()), int(counts.max())
+    return f"{most} a class" if fewest == most else f"{fewest} to {most} a class"
+
+
 def figures(logits: Tensor, labels: Tensor) -> Tensor:
     """Return (summed cross-entropy, correct, count) on the device, without waiting for it.
 

@@ -195,6 +195,12 @@ def test_a_file_without_weights(content: object, words: str, tmp_path: Path) -> 
     assert words in refusal(tmp_path / "weights.pt", V2)
 
 
+def test_the_number_of_cells_is_not_taken_from_a_name_alone(tmp_path: Path) -> None:
+    state = {**small().state_dict(), "cells.999999999.x": torch.zeros(1)}
+    torch.save(state, tmp_path / "weights.pt")
+    assert "names cell 999999999 but holds" in refusal(tmp_path / "weights.pt", V2)
+
+
 class Malicious:
     """What a harmful pickle does: it names a function to call when it is read."""
 

@@ -4,6 +4,7 @@ import errno
 import hashlib
 import http.server
 import os
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -189,7 +190,7 @@ def test_complete_data_on_a_read_only_disk_are_used(
         (errno.EROFS, Path, "mkdir"),
         (errno.EACCES, os, "open"),
         (errno.ENOSPC, utils, "_urlretrieve"),
-        (errno.ENOSPC, utils, "extract_archive"),
+        (errno.ENOSPC, shutil, "copyfileobj"),
         (errno.EROFS, Path, "replace"),
     ],
 )

@@ -143,6 +143,7 @@ def test_the_last_of_two_injected_cells_wins() -> None:
 
 def test_annotations_are_found_where_python_computes_them_late() -> None:
     namespace = after_cells()
+    del namespace["In"]
     namespace.pop("__annotations__", None)
     namespace["__annotate__"] = lambda _: {"epochs": int, "scale": str}  # Python 3.14
     assert read_parameters(namespace, SearchConfig) == SearchConfig.create(scale="laptop")

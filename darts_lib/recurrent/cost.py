@@ -14,6 +14,9 @@ from darts_lib.step_cost import trace
 class TextRun(Protocol):
     """A search or a retraining of recurrent cells."""
 
+    LESS_MEMORY: str
+    """What to change for less memory, as words that follow `less with`."""
+
     @property
     def config(self) -> TextConfig:
         """Return its settings."""
@@ -56,6 +59,6 @@ def cost_line(run: Run, step: Callable[[Run, Tensor], object], steps: int) -> st
     memory, seconds = expected_cost(run, step)
     epochs = run.config.epochs
     return (
-        f"a step adds about {memory / 2**20:,.0f} MiB (less with a smaller batch_size, width or "
-        f"bptt); about {duration(seconds * steps * epochs)} for {epochs} epochs"
+        f"a step adds about {memory / 2**20:,.0f} MiB (less with {run.LESS_MEMORY}); about "
+        f"{duration(seconds * steps * epochs)} for {epochs} epochs"
     )

@@ -17,11 +17,18 @@ import torch
 from torch import Tensor
 
 from darts_lib.recurrent.relaxation import Alphas, SearchCell, masked
-from darts_lib.recurrent.search_space import KIND, edges
+from darts_lib.recurrent.search_space import KIND, NODES, edges
 
 
 class FusedSearchCell(SearchCell):
     """`SearchCell`, source by source. Equal to rounding, in value and in both gradients."""
+
+    def __init__(self, width: int, nodes: int = NODES) -> None:
+        super().__init__(width, nodes)
+        sources = [source for source, _ in edges(nodes)]
+        for source in range(nodes):  # on the device: a list would be copied there in each pass
+            rows = torch.tensor([row for row, other in enumerate(sources) if other == source])
+            self.register_buffer(f"rows_{source}", rows, persistent=False)
 
     def forward(
         self,
@@ -72,9 +79,8 @@ class FusedSearchCell(SearchCell):
         """
         weights = torch.softmax(alphas[KIND], dim=-1)[:, 1:]
         weights = torch.cat([weights, weights.sum(dim=1, keepdim=True)], dim=1)
-        sources = [source for source, _ in edges(self.nodes)]
-        rows = [[r for r, s in enumerate(sources) if s == j] for j in range(self.nodes)]
-        return [weights[row].t()[:, :, None] for row in rows]
+        rows = (self.get_buffer(f"rows_{source}") for source in range(self.nodes))
+        return [weights.index_select(0, row).t()[:, :, None] for row in rows]
 
 
 def mix(state: Tensor, product: Tensor, share: Tensor) -> Tensor:

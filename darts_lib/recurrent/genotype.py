@@ -24,6 +24,7 @@ from darts_lib.recurrent.search_space import (
     nodes_of,
     row_offset,
 )
+from darts_lib.refusals import show
 
 FIELDS = ("recurrent", "concat")
 
@@ -54,10 +55,14 @@ class RecurrentGenotype:
         return {"recurrent": [list(pair) for pair in self.recurrent], "concat": list(self.concat)}
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, object]) -> Self:
+    def from_dict(cls, values: object) -> Self:
         """Build from JSON's lists; a missing, unknown or malformed field is named."""
+        if not isinstance(values, Mapping):
+            raise GenotypeError(
+                f"a genotype must be an object with {list(FIELDS)}, not {show(values)}."
+            )
         if set(values) != set(FIELDS):
-            odd = sorted(set(values) ^ set(FIELDS))
+            odd = show(sorted(set(values) ^ set(FIELDS)))
             raise GenotypeError(
                 f"recurrent genotype fields must be {list(FIELDS)}; missing or unknown: {odd}."
             )
@@ -75,16 +80,18 @@ def _check(pairs: Sequence[Pair], concat: Sequence[int]) -> None:
         raise GenotypeError("recurrent: no pairs; a cell needs at least one node.")
     for node, (name, source) in enumerate(pairs, 1):
         if name not in ACTIVATIONS:
-            raise GenotypeError(f"recurrent, node {node}: unknown activation {name!r}{_hint(name)}")
+            raise GenotypeError(
+                f"recurrent, node {node}: unknown activation {show(name)}{_hint(name)}"
+            )
         if not 0 <= source < node:
             raise GenotypeError(
-                f"recurrent, node {node}: source {source} is not an earlier state; use 0 to "
+                f"recurrent, node {node}: source {show(source)} is not an earlier state; use 0 to "
                 f"{node - 1}."
             )
     wrong = [state for state in concat if not 1 <= state <= len(pairs)]
     if wrong or not concat or len(set(concat)) != len(concat):
         raise GenotypeError(
-            f"concat={list(concat)} must list distinct nodes from 1 to {len(pairs)}."
+            f"concat={show(list(concat))} must list distinct nodes from 1 to {len(pairs)}."
         )
 
 
@@ -97,13 +104,13 @@ def _hint(name: str) -> str:
 
 def _listed(name: str, value: object) -> Sequence[object]:
     if not isinstance(value, list | tuple):
-        raise GenotypeError(f"{name} must be a list, not {value!r}.")
+        raise GenotypeError(f"{name} must be a list, not {show(value)}.")
     return value
 
 
 def _state(item: object) -> int:
     if type(item) is not int:
-        raise GenotypeError(f"concat: {item!r} is not a state number.")
+        raise GenotypeError(f"concat: {show(item)} is not a state number.")
     return item
 
 
@@ -112,7 +119,7 @@ def _pair(item: object) -> Pair:
         name, source = item
         if isinstance(name, str) and type(source) is int:
             return name, source
-    raise GenotypeError(f"recurrent: {item!r} is not a pair ('tanh', source).")
+    raise GenotypeError(f"recurrent: {show(item)} is not a pair ('tanh', source).")
 
 
 def derive(alphas: Mapping[str, Tensor]) -> RecurrentGenotype:

@@ -144,7 +144,7 @@ class Output(NamedTuple):
 
 
 class LanguageModel(nn.Module):
-    """Predicts the next word. Names of weights are the original's (protocol, section 11.3).
+    """Predicts the next word. Names of weights are the original's.
 
     Embedding and hidden state have one width, since both are the same matrix.
     """

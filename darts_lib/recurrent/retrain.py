@@ -109,8 +109,11 @@ def load_network(path: Path) -> LanguageModel:
         tensors = load_file(file)
     except (SafetensorError, OSError, ValueError) as error:
         raise SettingsError(f"{file} is damaged ({error}); finish the retraining again.") from error
-    genotype = RecurrentGenotype.from_dict(read_json(path / "result.json")["genotype"])
-    vocabulary, width = tensors["encoder.weight"].shape
+    encoder = tensors.get("encoder.weight")
+    if encoder is None or encoder.dim() != 2:
+        raise SettingsError(f"{file} holds no language model: it lacks the matrix encoder.weight.")
+    genotype = RecurrentGenotype.from_dict(read_json(path / "result.json").get("genotype"))
+    vocabulary, width = encoder.shape
     net = derived_network(genotype, width, vocabulary)
     load_weights(net, tensors, file)
     return net

@@ -9,10 +9,11 @@ code goes back too, to its best checkpoint.
 import copy
 import time
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 from torch import Tensor, nn
 
 from darts_lib.finite_guard import EVERY, FiniteGuard
@@ -55,7 +56,7 @@ class RecurrentRetrainConfig(TextConfig):
     }
 
     genotype: str = "DARTS_V2"
-    width: int = Field(850, ge=1)
+    width: int = Field(850, ge=1, le=100_000)
     epochs: int = Field(8000, ge=1)
     batch_size: int = Field(64, ge=1)
     valid_batch_size: int = Field(10, ge=1)
@@ -64,15 +65,12 @@ class RecurrentRetrainConfig(TextConfig):
     spread: float = Field(5.0, ge=0)
     patience: int = Field(5, ge=1)
 
-    @model_validator(mode="before")
+    @field_validator("genotype", mode="before")
     @classmethod
-    def _name_to_cell(cls, given: dict[str, Any]) -> dict[str, Any]:
-        name = str(given.get("genotype", "DARTS_V2"))
-        if not name:  # a chapter fills it with the cell that its search found
-            return given
-        seed = given.get("seed", 0)
-        cell = find_genotype(name, seed if isinstance(seed, int) else 0)
-        return {**given, "genotype": str(cell)}
+    def _name_to_cell(cls, name: object, info: ValidationInfo) -> object:
+        if not isinstance(name, str | RecurrentGenotype | Path) or not str(name):
+            return name  # empty: a chapter fills it with the cell that its search found
+        return str(find_genotype(str(name), info.data.get("seed", 0)))
 
     @model_validator(mode="after")
     def _check_graph(self) -> Self:
@@ -91,11 +89,15 @@ class RecurrentRetrainConfig(TextConfig):
 class RecurrentRetraining(AveragedWeights):
     """The state of a retraining between two epochs, with its text, and the epoch itself."""
 
+    LESS_MEMORY = "a smaller batch_size, width or bptt"
+
     def __init__(self, config: RecurrentRetrainConfig, folder: object = "the run folder") -> None:
         self.config, self.folder, self.device = config, folder, config.open_device()
         self.corpus = load_text(config.dataset, config.data_folder).first(config.max_tokens)
         self.train = batchify(self.corpus.train, config.batch_size).to(self.device)
-        self.valid = batchify(self.corpus.valid, config.valid_batch_size).to(self.device)
+        self.valid = batchify(self.corpus.valid, config.valid_batch_size, "valid_batch_size").to(
+            self.device
+        )
         seed_epoch(config.seed, -1, self.device)
         words = len(self.corpus.words)
         self.net = derived_network(config.cell, config.width, words).to(self.device)

@@ -16,8 +16,8 @@ from darts_lib.recurrent.genotype import RecurrentGenotype
 from darts_lib.recurrent.search_epoch import RecurrentSearch
 from darts_lib.recurrent.search_step import RecurrentSearchConfig
 from darts_lib.recurrent.text import segments
-from darts_lib.run_files import Row, read_alphas, read_history, read_json
-from darts_lib.runs import Progress, RunFolder, opened
+from darts_lib.run_files import Row, last_row, read_alphas, read_history
+from darts_lib.runs import Progress, RunFolder, opened, stored_config
 from darts_lib.settings import RunConfig, SettingsError
 from darts_lib.training import restore
 
@@ -56,7 +56,7 @@ def search(
 def read_search(path: Path) -> RecurrentSearchResult:
     """Read a search folder: the genotype after its last finished epoch, history and alphas."""
     history = read_history(path)
-    genotype = RecurrentGenotype.from_dict(history[-1]["genotype"])
+    genotype = RecurrentGenotype.from_dict(last_row(path, history).get("genotype"))
     return RecurrentSearchResult(path, genotype, history, read_alphas(path))
 
 
@@ -67,10 +67,7 @@ def load_search(path: Path, config: RunConfig | None = None) -> RecurrentSearch:
     """
     if not (path / "checkpoint.pt").is_file():
         raise SettingsError(f"{path} holds no checkpoint.pt; run chapter 06's search there first.")
-    settings = dict(read_json(path / "config.json")["settings"])
-    settings.pop("kind")
-    places = config.model_dump(include={"data_root", "device"}) if config else {}
-    run = RecurrentSearch(RecurrentSearchConfig.create(**{**settings, **places}))
+    run = RecurrentSearch(stored_config(path, RecurrentSearchConfig, config))
     state: Any = unpack(path / "checkpoint.pt")["state"]
     restore(run, state, path)
     return run

@@ -31,6 +31,8 @@ class RecurrentSearch(RecurrentSearchStep):
     The alphas learn from the validation text, as in the original; the test text is never read.
     """
 
+    LESS_MEMORY = "a smaller batch_size, width or bptt"
+
     def __init__(self, config: RecurrentSearchConfig, folder: object = "the run folder") -> None:
         device = config.open_device()
         corpus = load_text(config.dataset, config.data_folder).first(config.max_tokens)

@@ -33,6 +33,7 @@ from darts_lib.recurrent.network import Masks, Output, supernet
 from darts_lib.recurrent.relaxation import initial_alphas
 from darts_lib.recurrent.search_space import KIND, NODES
 from darts_lib.recurrent.settings import TextConfig
+from darts_lib.refusals import show
 from darts_lib.training import follow, laid_out_like
 
 Words = tuple[Tensor, Tensor]
@@ -62,7 +63,7 @@ class RecurrentSearchConfig(TextConfig):
 
     order: int = Field(2, ge=1, le=2)
     route: str = ""
-    nodes: int = Field(NODES, ge=1)
+    nodes: int = Field(NODES, ge=1, le=100)
     epochs: int = Field(50, ge=1)
     batch_size: int = Field(256, ge=2)
     alpha_learning_rate: float = Field(3e-3, ge=0)
@@ -71,7 +72,7 @@ class RecurrentSearchConfig(TextConfig):
     @model_validator(mode="after")
     def _check_route(self) -> Self:
         if self.route and self.route not in ROUTES:
-            raise ValueError(f"unknown route {self.route!r}; choose one of {', '.join(ROUTES)}")
+            raise ValueError(f"unknown route {show(self.route)}; choose one of {', '.join(ROUTES)}")
         if self.graph == "on" and self.chosen_route in DOUBLE_BACKWARD:
             raise ValueError(
                 f"graph='on' cannot be with route={self.route!r}, which differentiates twice; use "

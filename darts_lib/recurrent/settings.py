@@ -7,6 +7,7 @@ from pydantic import Field, model_validator
 
 from darts_lib.recurrent.network import Dropout
 from darts_lib.recurrent.text import TEXTS
+from darts_lib.refusals import show
 from darts_lib.settings import RunConfig, resolve_device
 
 OF_IMAGES = ("image_size", "max_images")
@@ -27,7 +28,7 @@ class TextConfig(RunConfig):
 
     dataset: str = "penn"
     max_tokens: int = Field(0, ge=0)
-    width: int = Field(300, ge=1)
+    width: int = Field(300, ge=1, le=100_000)
     bptt: int = Field(35, ge=2)
     learning_rate: float = Field(20.0, gt=0)
     weight_decay: float = Field(5e-7, ge=0)
@@ -45,7 +46,8 @@ class TextConfig(RunConfig):
         """Stand in for the check of image data sets: a text is wanted here."""
         if self.dataset not in TEXTS:
             near = difflib.get_close_matches(self.dataset, TEXTS, n=1) or TEXTS
-            raise ValueError(f"unknown text {self.dataset!r}; did you mean {' or '.join(near)}?")
+            given = show(self.dataset)
+            raise ValueError(f"dataset: unknown text {given}; did you mean {' or '.join(near)}?")
         for name in OF_IMAGES:
             if getattr(self, name):
                 raise ValueError(f"{name} is for images; for text use max_tokens")

@@ -93,13 +93,16 @@ def load_text(dataset: str, root: Path) -> Corpus:
 def _read(file: Path, dataset: str) -> list[str]:
     """Return the words of a file with `<eos>` at the end of each line, an empty one included."""
     try:
-        lines = file.read_text(encoding="utf-8").split("\n")
+        content = file.read_text(encoding="utf-8-sig")  # some editors put a mark before the text
     except UnicodeDecodeError as error:
         raise SettingsError(f"{file} is not UTF-8 text ({error}); save it as UTF-8.") from None
     except OSError as error:
         raise SettingsError(
             f"{file} cannot be read ({error.strerror}): {_way_out(dataset)}."
         ) from None
+    if "\0" in content:
+        raise SettingsError(f"{file} is not UTF-8 text (NUL, as in UTF-16); save it as UTF-8.")
+    lines = content.split("\n")
     if not lines[-1].strip():
         lines.pop()  # what follows the last line's end
     words = [word for line in lines for word in [*line.split(), END]]
@@ -170,16 +173,17 @@ def _tokens(text: str) -> list[str]:
 # Columns and segments ----------------------------------------------------------------------------
 
 
-def batchify(tokens: Tensor, batch: int) -> Tensor:
+def batchify(tokens: Tensor, batch: int, setting: str = "batch_size") -> Tensor:
     """Fold tokens into columns: `(rows, batch)`, each column a stretch of the text in order.
 
-    What does not fill a row is left out. Raises SettingsError where not even two rows are full.
+    What does not fill a row is left out. Raises SettingsError, which names the `setting`, where not
+    even two rows are full.
     """
     rows = len(tokens) // batch
     if rows < 2:
         raise SettingsError(
-            f"a text of {len(tokens):,} tokens is too short for batch_size={batch}: two rows are "
-            "the least; use a smaller batch_size or more text."
+            f"a text of {len(tokens):,} tokens is too short for {setting}={batch}: two rows are "
+            f"the least; use a smaller {setting} or more text."
         )
     return tokens[: rows * batch].reshape(batch, rows).t().contiguous()
 
@@ -207,7 +211,7 @@ def _length(bptt: int, generator: torch.Generator, spread: float) -> int:
     uniform = float(torch.rand((), generator=generator))
     normal = float(torch.randn((), generator=generator))
     middle = bptt if uniform < 0.95 else bptt / 2
-    return min(max(SHORTEST, int(middle + spread * normal)), bptt + 20)
+    return int(min(max(SHORTEST, middle + spread * normal), bptt + 20))
 
 
 def inputs_and_targets(columns: Tensor, segment: Segment) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,87 @@
+"""What no setting may be, and how a message shows a value: on one line, short, whatever it is."""
+
+import difflib
+import os
+import reprlib
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator
+
+LONGEST = 200
+"""The most characters of a value that a message shows."""
+
+UNSET = ("", 0, "auto", None)
+"""Values of the parameter cell that mean 'the scale's own'."""
+
+PLACES = ("data_root", "run_dir")
+"""Settings that name a folder."""
+
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = 100
+_SHORT.maxlist = _SHORT.maxtuple = _SHORT.maxset = _SHORT.maxdict = 20
+_SHORT.maxlevel = 4
+
+
+def show(value: object) -> str:
+    """Return a short repr of a value, however long or deep it is, on one line."""
+    try:
+        text = _SHORT.repr(value)
+    except Exception:  # of an integer of more than 4300 digits, or of a class of the caller
+        return "a huge number" if isinstance(value, int) else f"a {type(value).__name__}"
+    if len(text.splitlines()) > 1:  # a tensor or an array
+        text = " ".join(text.split())
+    return text if len(text) <= LONGEST else text[:LONGEST] + "..."
+
+
+def unknown(what: str, name: str, known: Collection[str]) -> str:
+    """Say that a name is not known, and which was meant or which there are."""
+    near = difflib.get_close_matches(name, known, n=1)
+    hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
+    return f"unknown {what} {show(name)}; {hint}"
+
+
+def readable(problem: Mapping[str, Any]) -> str:
+    """Return one line for a problem that pydantic found: the setting, its value, what is wrong."""
+    place = ".".join(str(part) for part in problem["loc"])
+    message, value = str(problem["msg"]).removeprefix("Value error, "), show(problem["input"])
+    if not place or (place in message and value in message):
+        return message
+    return f"{place}={value}: {message}"
+
+
+def is_unset(value: object) -> bool:
+    """Say whether a value of the parameter cell stands for the scale's own."""
+    plain = isinstance(value, str | int | float | None) and not isinstance(value, bool)
+    return plain and value in UNSET
+
+
+class StrictModel(BaseModel):
+    """Settings that refuse unknown names, numbers that are none, and what cannot be used."""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False
+    )
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _refuse_truth(cls, value: object, info: ValidationInfo) -> object:
+        """Refuse True for a number, which pydantic would take for 1."""
+        kind = cls.model_fields[str(info.field_name)].annotation
+        if isinstance(value, bool) and kind in (int, float):
+            raise ValueError("a number is wanted here, not true or false")
+        return value
+
+    @field_validator("*")
+    @classmethod
+    def _refuse_unusable(cls, value: object, info: ValidationInfo) -> object:
+        """Refuse what torch or the system could not take, before it fails there without a name."""
+        if isinstance(value, int) and abs(value) >= 2**31:
+            raise ValueError(f"the largest number is {2**31 - 1}")
+        if isinstance(value, str) and "\0" in value:
+            raise ValueError("a text has no NUL character")
+        if info.field_name in PLACES:
+            os.fsencode(str(value))  # a ValueError for half a character
+        if info.field_name in PLACES and os.path.expanduser(str(value)).startswith("~"):
+            raise ValueError("there is no such user; write the whole path")
+        return value
