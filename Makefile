@@ -84,14 +84,23 @@ gpu: $(INSTALLED_DEV)  ## tests that need CUDA, where CUDA is found
 	fi
 
 # DARTS_LIB_TORTURE=20 CUDA_VISIBLE_DEVICES= OMP_NUM_THREADS=1 pytest tests/test_kills.py -k at_random -s
-torture: $(INSTALLED_DEV)  ## kill each kind of run 20 times at random moments: the same bits at the end
-	@$(FRESH) && DARTS_LIB_TORTURE=20 OMP_NUM_THREADS=1 \
-		$(PY) -m pytest tests/test_kills.py -k at_random -s
+# DARTS_LIB_LONG_STEPS=2000 CUDA_VISIBLE_DEVICES= OMP_NUM_THREADS=1 pytest tests/test_long_runs.py
+torture: $(INSTALLED_DEV)  ## kill each kind of run 20 times at random, then take 2,000 steps of each order
+	@$(FRESH) && export OMP_NUM_THREADS=1 && \
+		DARTS_LIB_TORTURE=20 $(PY) -m pytest tests/test_kills.py -k at_random -s && \
+		DARTS_LIB_LONG_STEPS=2000 $(PY) -m pytest tests/test_long_runs.py
+
+# The chapters that go on from the search of 03, and at the same time those that stand alone.
+AFTER_SEARCH := notebooks/03_search.ipynb notebooks/04_genotype.ipynb notebooks/05_retrain.ipynb \
+	notebooks/07_transfer.ipynb
+ALONE := $(filter-out $(AFTER_SEARCH),$(sort $(wildcard notebooks/*.ipynb)))
 
 # DARTS_LIB_RUNS=$(mktemp -d) CUDA_VISIBLE_DEVICES= pytest --nbval notebooks
-chapters: $(INSTALLED_DEV)  ## run every notebook and compare with the stored outputs, in two processes
-	@$(FRESH) && PYTHONPATH=tests OMP_NUM_THREADS=1 \
-		$(PY) -m pytest --nbval notebooks -n 2 --dist loadgroup -p chapter_groups
+chapters: $(INSTALLED_DEV)  ## run every notebook and compare with the stored outputs
+	@$(FRESH) && export OMP_NUM_THREADS=1 && \
+	{ $(PY) -m pytest --nbval $(ALONE) & alone=$$!; \
+	  $(PY) -m pytest --nbval $(AFTER_SEARCH); search=$$?; \
+	  wait $$alone && [ $$search = 0 ]; }
 
 # export DARTS_LIB_RUNS=$(mktemp -d) CUDA_VISIBLE_DEVICES=
 # jupyter nbconvert --to notebook --execute --inplace \

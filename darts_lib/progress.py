@@ -1,17 +1,12 @@
-"""What a person sees of a run: a line an epoch, a bar for those who look on, how it stopped."""
+"""What a person sees while a run goes on: a line an epoch, and a bar where somebody looks on."""
 
-import contextlib
-import gc
 import math
 import os
 import sys
 import time
-import traceback
-from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Iterable, Sequence
 from typing import Self, TypeVar
 
-import torch
 from tqdm import tqdm
 
 Item = TypeVar("Item")
@@ -93,39 +88,3 @@ class TransferLines:
         size = f" of {self.total / 1e6:.0f}" if self.total else ""
         left = f", {duration((self.total - self.done) / speed)} left" if self.total else ""
         print(f"{self.done / 1e6:.0f}{size} MB, {speed / 1e6:.2f} MB/s{left}", flush=True)
-
-
-@contextlib.contextmanager
-def tidy_end(path: Path) -> Iterator[None]:
-    """Free what a run in folder `path` held when it ends, and tell a Ctrl-C in one line.
-
-    A kernel keeps its last error, and with the error's frames the supernet and its gradients: a
-    smaller run after it would not fit beside them. So these frames are emptied, for a debugger too.
-    """
-    try:
-        yield
-    except BaseException as error:
-        _empty_frames(error)
-        gc.collect()  # a run holds its own step: a ring, which only this frees at once
-        if isinstance(error, KeyboardInterrupt):
-            raise _stopped(path) from None
-        raise
-    if torch.cuda.is_available():  # elsewhere Python's own collections come soon enough
-        gc.collect()
-
-
-def _empty_frames(error: BaseException) -> None:
-    """Clear the variables of all functions that an error has left, and of the errors before it."""
-    chain = [error]
-    for found in chain:
-        traceback.clear_frames(found.__traceback__)
-        before = (found.__cause__, found.__context__)
-        chain += [one for one in before if one and all(one is not other for other in chain)]
-
-
-def _stopped(path: Path) -> KeyboardInterrupt:
-    """Return a Ctrl-C that says how to go on; IPython shows its one line and no traceback."""
-    said = f"stopped; finished epochs are kept in {path}: run the same cell or command to go on."
-    error = KeyboardInterrupt(said)
-    error._render_traceback_ = lambda: [f"KeyboardInterrupt: {said}"]  # type: ignore[attr-defined]
-    return error

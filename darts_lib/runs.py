@@ -26,8 +26,8 @@ from torch import Tensor
 from darts_lib import __version__
 from darts_lib.acceleration import warn_of_unused_gpu
 from darts_lib.files import DamagedFileError, locked, pack, sweep, unpack, write_whole
-from darts_lib.progress import tidy_end
 from darts_lib.ranks import Ranks
+from darts_lib.run_end import tidy_end
 from darts_lib.run_files import Row, read_json, write_json
 from darts_lib.settings import (
     RunConfig,

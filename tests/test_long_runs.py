@@ -30,7 +30,7 @@ from darts_lib.search_step import SearchConfig
 from darts_lib.settings import RunConfig, seed_epoch
 
 STEPS = int(os.environ.get("DARTS_LIB_LONG_STEPS", "300"))
-"""Two thousand take minutes and showed no more: DARTS_LIB_LONG_STEPS=2000 pytest ..."""
+"""`make torture` takes two thousand, which is minutes."""
 EVERY = STEPS // 40
 MOST = 512 * STEPS
 """Bytes by which a process may grow over half of the steps: 1 KiB a step."""

@@ -20,6 +20,7 @@ FLOORS = {
     "genotype": 2,
     "settings": 2,
     "progress": 2,
+    "run_end": 2,
     "markdown": 2.5,
     "derivation": 2.5,
     "files": 2.5,
