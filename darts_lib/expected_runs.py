@@ -119,7 +119,7 @@ def rows(runs: Sequence[Run]) -> list[dict[str, str]]:
 def main() -> None:
     """Write the table into the README."""
     here = machine()
-    said = f"Expected, not measured; this CPU: {here['device']}, {here['threads']} threads."
+    said = f"Expected, not measured; this CPU: {here['device']}, threads: {here['threads']}."
     put_between_marks(
         project_root() / "README.md", "expected", f"{said}\n\n{table(rows(full_scale()))}"
     )
