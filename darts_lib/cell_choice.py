@@ -4,8 +4,9 @@ import contextlib
 import difflib
 import os
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
-from typing import Protocol, Self, TypeVar
+from typing import TypeVar
 
 from darts_lib.derivation import random_genotype
 from darts_lib.dialects import read
@@ -13,20 +14,7 @@ from darts_lib.genotype import PUBLISHED, Genotype, GenotypeError
 from darts_lib.refusals import show
 from darts_lib.run_files import read_json
 
-
-class Cell(Protocol):
-    """A genotype of either kind: read from its text or from JSON's lists."""
-
-    @classmethod
-    def from_text(cls, text: str) -> Self:
-        """Read the original's `Genotype(...)` text."""
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, object]) -> Self:
-        """Build from JSON's lists."""
-
-
-AnyCell = TypeVar("AnyCell", bound=Cell)
+AnyCell = TypeVar("AnyCell")
 
 
 def find_genotype(name: str, seed: int = 0) -> Genotype:
@@ -37,32 +25,35 @@ def find_genotype(name: str, seed: int = 0) -> Genotype:
     for each node or a weight in each pair. Raises GenotypeError with the valid names for anything
     else.
     """
-    if name.lstrip().startswith("Genotype"):
-        return read(name)
-    return find_cell(name, Genotype, PUBLISHED, lambda: random_genotype(seed), "genotype")
+    draw = partial(random_genotype, seed)
+    return find_cell(name, Genotype.from_dict, read, PUBLISHED, draw, "genotype")
 
 
 def find_cell(
     name: str,
-    kind: type[AnyCell],
+    from_dict: Callable[[Mapping[str, object]], AnyCell],
+    from_text: Callable[[str], AnyCell],
     published: Mapping[str, AnyCell],
     draw: Callable[[], AnyCell],
     called: str,
 ) -> AnyCell:
-    """Return the cell of a kind that `name` stands for; `called` is what the kind is called."""
+    """Return the cell of a kind that `name` stands for; `called` is what the kind is called.
+
+    `from_dict` reads JSON's lists, `from_text` a `Genotype(...)` text, `draw` gives a random cell.
+    """
     if name in published:
         return published[name]
     if name == "random":
         return draw()
     if name.lstrip().startswith("Genotype"):
-        return kind.from_text(name)
+        return from_text(name)
     path = name
     with contextlib.suppress(ValueError):  # no user is called by a NUL or by half a character
         path = os.path.expanduser(name)
     if os.path.isdir(path):
         path = os.path.join(path, "genotype.json")
     if os.path.isfile(path):  # unlike Path's, it takes any text, however long
-        return kind.from_dict(read_json(Path(path)))
+        return from_dict(read_json(Path(path)))
     known = {cell.lower(): cell for cell in (*published, "random")}
     near = difflib.get_close_matches(name.lower(), known, n=1)
     hint = f"did you mean {known[near[0]]!r}? " if near else ""

@@ -10,6 +10,7 @@ from torch import Tensor
 from torchvision import datasets
 
 from darts_lib.downloads import OTHER_WAYS, Archive, DataFile, prepare
+from darts_lib.refusals import one_line
 from darts_lib.settings import SettingsError
 
 CIFAR = {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}
@@ -43,10 +44,9 @@ def read_downloaded(dataset: str, root: Path) -> Splits:
     try:
         return _read_files(dataset, root)
     except Exception as error:  # the right size or even the right bytes, and yet no pictures
-        reason = " ".join(str(error).split()) or type(error).__name__
         raise SettingsError(
-            f"{dataset} in {root} cannot be read ({reason}): move its files away and run again to "
-            f"download them, or {OTHER_WAYS}."
+            f"{dataset} in {root} cannot be read ({one_line(error)}): move its files away and run "
+            f"again to download them, or {OTHER_WAYS}."
         ) from error
 
 

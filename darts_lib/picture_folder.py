@@ -12,6 +12,7 @@ from torch import Tensor
 from torchvision.datasets.folder import IMG_EXTENSIONS
 from torchvision.transforms import functional
 
+from darts_lib.refusals import one_line
 from darts_lib.settings import SettingsError
 
 LARGEST = 64
@@ -189,5 +190,6 @@ def in_channels(picture: Image.Image, channels: int) -> Image.Image:
 
 def unreadable(path: Path, error: Exception) -> SettingsError:
     """Return the error for a file that cannot be read as a picture."""
-    reason = " ".join(str(error).split()) or type(error).__name__
-    return SettingsError(f"{path} cannot be read as a picture ({reason}): repair or remove it.")
+    return SettingsError(
+        f"{path} cannot be read as a picture ({one_line(error)}): repair or remove it."
+    )

@@ -34,6 +34,11 @@ def show(value: object) -> str:
     return text if len(text) <= LONGEST else text[:LONGEST] + "..."
 
 
+def one_line(error: Exception) -> str:
+    """Return what an error says, on one line, or its kind where it says nothing."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
 def unknown(what: str, name: str, known: Collection[str]) -> str:
     """Say that a name is not known, and which was meant or which there are."""
     near = difflib.get_close_matches(name, known, n=1)

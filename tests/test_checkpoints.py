@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from malicious import Malicious
 from torch import Tensor
 
 from darts_lib.checkpoints import load_network, main
@@ -199,16 +200,6 @@ def test_the_number_of_cells_is_not_taken_from_a_name_alone(tmp_path: Path) -> N
     state = {**small().state_dict(), "cells.999999999.x": torch.zeros(1)}
     torch.save(state, tmp_path / "weights.pt")
     assert "names cell 999999999 but holds" in refusal(tmp_path / "weights.pt", V2)
-
-
-class Malicious:
-    """What a harmful pickle does: it names a function to call when it is read."""
-
-    def __init__(self, mark: Path) -> None:
-        self.mark = mark
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return Path.touch, (self.mark,)
 
 
 def test_a_file_that_would_run_code_does_not(tmp_path: Path) -> None:

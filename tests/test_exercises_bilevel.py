@@ -1,19 +1,18 @@
 """Chapter 03's exercises: folded solutions pass, typical wrong answers get the hint that fits."""
 
-import json
 import re
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
+from chapter_solutions import chapter_cells, solutions
 from torch import Tensor
 
 from darts_lib.exercises import bilevel as checks
 from darts_lib.gradient_bugs import BUGS
 from darts_lib.smooth_problem import relative_error, smooth_problem
 
-NOTEBOOK = Path(__file__).resolve().parent.parent / "notebooks" / "03_search.ipynb"
+CHAPTER = "03_search"
 TESTS: dict[str, Callable[[Any], None]] = {
     "end": checks.end_of_toy,
     "product": checks.mixed_product,
@@ -23,26 +22,13 @@ TESTS: dict[str, Callable[[Any], None]] = {
 Slope = Callable[[Tensor], Tensor]
 
 
-def cells(kind: str) -> list[str]:
-    notebook = json.loads(NOTEBOOK.read_text(encoding="utf-8"))
-    return ["".join(c["source"]) for c in notebook["cells"] if c["cell_type"] == kind]
-
-
-def solutions() -> dict[str, Any]:
-    folded = re.findall(r"^```python\n(.*?)^```", "\n".join(cells("markdown")), re.M | re.S)
-    namespace: dict[str, Any] = {}
-    for code in folded:
-        exec(code, namespace)
-    return namespace
-
-
 @pytest.mark.parametrize("name", TESTS)
 def test_the_folded_solution_passes(name: str) -> None:
-    TESTS[name](solutions()[name])
+    TESTS[name](solutions(CHAPTER)[name])
 
 
 def test_every_exercise_starts_without_an_answer() -> None:
-    code = "\n".join(cells("code"))
+    code = "\n".join(chapter_cells(CHAPTER, "code"))
     for name, test in TESTS.items():
         assert f"{name} = None" in code
         assert f"check({name}, checks.{test.__name__})" in code
@@ -54,7 +40,7 @@ def test_the_shown_formula_is_the_named_bug_and_no_other(letter: str) -> None:
     namespace: dict[str, Any] = {}
     exec(
         "import torch\nfrom darts_lib.bilevel import ArchitectureGradient, gradients\n"
-        + "\n".join(cell for cell in cells("code") if cell.startswith(wanted)),
+        + "\n".join(cell for cell in chapter_cells(CHAPTER, "code") if cell.startswith(wanted)),
         namespace,
     )
     arguments = smooth_problem(learning_rate=0.5).arguments

@@ -1,19 +1,17 @@
 """The checks of chapter 04: its folded solutions pass, typical wrong answers get a fitting hint."""
 
-import json
-import re
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from chapter_solutions import solutions
 from torch import Tensor
 
 from darts_lib.exercises import genotype as checks
 from darts_lib.search_space import PRIMITIVES
 
-NOTEBOOK = Path(__file__).parents[1] / "notebooks" / "04_genotype.ipynb"
+CHAPTER = "04_genotype"
 ANSWERS: dict[str, Callable[[Any], None]] = {
     "strength_of": checks.edge_strength,
     "choose": checks.node_choice,
@@ -21,19 +19,9 @@ ANSWERS: dict[str, Callable[[Any], None]] = {
 }
 
 
-def solutions() -> dict[str, Any]:
-    """Run the folded solutions of the chapter and return what they define."""
-    cells = json.loads(NOTEBOOK.read_text(encoding="utf-8"))["cells"]
-    markdown = "\n".join("".join(c["source"]) for c in cells if c["cell_type"] == "markdown")
-    namespace: dict[str, Any] = {"torch": torch}
-    for code in re.findall(r"^```python\n(.*?)^```", markdown, re.M | re.S):
-        exec(code, namespace)  # our own text: the chapter's solutions
-    return namespace
-
-
 @pytest.mark.parametrize("name", ANSWERS)
 def test_the_folded_solution_passes(name: str) -> None:
-    ANSWERS[name](solutions()[name])
+    ANSWERS[name](solutions(CHAPTER, torch=torch)[name])
 
 
 def _others(names: Sequence[str]) -> list[int]:
@@ -62,7 +50,7 @@ def test_wrong_strengths_get_a_hint(
 
 
 def _right(alphas: Tensor, names: Sequence[str]) -> list[tuple[str, int]]:
-    chosen: list[tuple[str, int]] = solutions()["choose"](alphas, names)
+    chosen: list[tuple[str, int]] = solutions(CHAPTER, torch=torch)["choose"](alphas, names)
     return chosen
 
 

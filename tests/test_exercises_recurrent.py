@@ -1,20 +1,18 @@
 """The checks of chapter 06: its folded solutions pass, typical wrong answers get a fitting hint."""
 
-import json
 import math
-import re
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from chapter_solutions import solutions
 from torch import Tensor
 
 from darts_lib.exercises import recurrent as checks
 from darts_lib.recurrent.search_space import ACTIVATIONS, PRIMITIVES
 
-NOTEBOOK = Path(__file__).parents[1] / "notebooks" / "06_recurrent_cells.ipynb"
+CHAPTER = "06_recurrent_cells"
 ANSWERS: dict[str, Callable[[Any], None]] = {
     "choose": checks.node_choice,
     "perplexity_of": checks.text_perplexity,
@@ -22,20 +20,9 @@ ANSWERS: dict[str, Callable[[Any], None]] = {
 }
 
 
-def solutions() -> dict[str, Any]:
-    """Run the folded solutions of the chapter and return what they define."""
-    cells = json.loads(NOTEBOOK.read_text(encoding="utf-8"))["cells"]
-    markdown = "\n".join("".join(c["source"]) for c in cells if c["cell_type"] == "markdown")
-    namespace: dict[str, Any] = {"torch": torch, "math": math, "PRIMITIVES": PRIMITIVES}
-    folded = re.findall(r"<details>.*?</details>", markdown, re.S)
-    for code in re.findall(r"^```python\n(.*?)^```", "\n".join(folded), re.M | re.S):
-        exec(code, namespace)  # our own text: the chapter's solutions
-    return namespace
-
-
 @pytest.mark.parametrize("name", ANSWERS)
 def test_the_folded_solution_passes(name: str) -> None:
-    ANSWERS[name](solutions()[name])
+    ANSWERS[name](solutions(CHAPTER, torch=torch, math=math, PRIMITIVES=PRIMITIVES)[name])
 
 
 def _best(scores: Tensor, by: Tensor, names: tuple[str, ...] = ACTIVATIONS) -> tuple[str, int]:

@@ -1,18 +1,15 @@
 """The checks of chapter 02: its folded solutions pass, typical wrong answers get a fitting hint."""
 
-import json
-import re
 from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
+from chapter_solutions import solutions
 from torch import Tensor, nn
 
 from darts_lib.exercises import relaxation as checks
 
-NOTEBOOK = Path(__file__).parents[1] / "notebooks" / "02_continuous_relaxation.ipynb"
+CHAPTER = "02_continuous_relaxation"
 ANSWERS = {
     "count": checks.mixed_operation_count,
     "soften": checks.weights_at_temperature,
@@ -21,19 +18,9 @@ ANSWERS = {
 }
 
 
-def solutions() -> dict[str, Any]:
-    """Run the folded solutions of the chapter and return what they define."""
-    cells = json.loads(NOTEBOOK.read_text(encoding="utf-8"))["cells"]
-    markdown = "\n".join("".join(c["source"]) for c in cells if c["cell_type"] == "markdown")
-    namespace: dict[str, Any] = {"torch": torch}
-    for code in re.findall(r"^```python\n(.*?)^```", markdown, re.M | re.S):
-        exec(code, namespace)  # our own text: the chapter's solutions
-    return namespace
-
-
 @pytest.mark.parametrize("name", ANSWERS)
 def test_the_folded_solution_passes(name: str) -> None:
-    ANSWERS[name](solutions()[name])
+    ANSWERS[name](solutions(CHAPTER, torch=torch)[name])
 
 
 @pytest.mark.parametrize(

@@ -1,18 +1,16 @@
 """The checks of chapter 05: its folded solutions pass, typical wrong answers get a fitting hint."""
 
-import json
-import re
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from chapter_solutions import solutions
 from torch import Tensor
 
 from darts_lib.exercises import retrain as checks
 
-NOTEBOOK = Path(__file__).parents[1] / "notebooks" / "05_retrain.ipynb"
+CHAPTER = "05_retrain"
 ANSWERS: dict[str, Callable[[Any], None]] = {
     "node": checks.dropped_node,
     "area": checks.cutout_area,
@@ -20,19 +18,9 @@ ANSWERS: dict[str, Callable[[Any], None]] = {
 }
 
 
-def solutions() -> dict[str, Any]:
-    """Run the folded solutions of the chapter and return what they define."""
-    cells = json.loads(NOTEBOOK.read_text(encoding="utf-8"))["cells"]
-    markdown = "\n".join("".join(c["source"]) for c in cells if c["cell_type"] == "markdown")
-    namespace: dict[str, Any] = {"torch": torch}
-    for code in re.findall(r"^```python\n(.*?)^```", markdown, re.M | re.S):
-        exec(code, namespace)  # our own text: the chapter's solutions
-    return namespace
-
-
 @pytest.mark.parametrize("name", ANSWERS)
 def test_the_folded_solution_passes(name: str) -> None:
-    ANSWERS[name](solutions()[name])
+    ANSWERS[name](solutions(CHAPTER, torch=torch)[name])
 
 
 def _mask(x: Tensor, probability: float, *shape: int) -> Tensor:
@@ -69,7 +57,7 @@ def test_wrong_nodes_get_a_hint(node: checks.Node, hint: str) -> None:
 
 
 def _rows(side: int, length: int) -> float:
-    area: float = solutions()["area"](side, length)
+    area: float = solutions(CHAPTER, torch=torch)["area"](side, length)
     return area**0.5
 
 
@@ -88,7 +76,7 @@ def test_wrong_areas_get_a_hint(area: Callable[[int, int], float], hint: str) ->
 
 
 def test_the_covered_area_of_the_paper() -> None:
-    assert solutions()["area"](32, 16) == pytest.approx(0.191, abs=5e-4)
+    assert solutions(CHAPTER, torch=torch)["area"](32, 16) == pytest.approx(0.191, abs=5e-4)
 
 
 def _head(c: int, k: int, norms: int = 2, bias: int = 1, side: int = 4, conv: int = 0) -> int:

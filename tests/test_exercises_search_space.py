@@ -1,38 +1,29 @@
 """Chapter 01's exercises: each folded solution passes, each usual mistake gets its hint."""
 
-import json
 import re
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 import torch
+from chapter_solutions import folded_solutions
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from darts_lib.exercises import search_space as checks
 from darts_lib.operations import batch_norm
 
-NOTEBOOK = Path(__file__).resolve().parent.parent / "notebooks" / "01_search_space.ipynb"
+CHAPTER = "01_search_space"
 CHECKS = [checks.separable_parameters, checks.first_row, checks.cells, checks.own_primitive]
 
 
-def solutions() -> list[str]:
-    """Return the code of the folded solutions, in order."""
-    cells = json.loads(NOTEBOOK.read_text(encoding="utf-8"))["cells"]
-    prose = "\n".join("".join(c["source"]) for c in cells if c["cell_type"] == "markdown")
-    folded = re.findall(r"<details><summary>Solution.*?</details>", prose, re.DOTALL)
-    return ["\n".join(re.findall(r"^```python\n(.*?)^```", f, re.M | re.S)) for f in folded]
-
-
 def test_every_check_has_a_solution() -> None:
-    assert len(solutions()) == len(CHECKS)
+    assert len(folded_solutions(CHAPTER)) == len(CHECKS)
 
 
 @pytest.mark.parametrize("number", range(len(CHECKS)))
 def test_the_solution_passes(number: int) -> None:
     namespace: dict[str, Callable[..., object]] = {}
-    exec(solutions()[number], namespace)
+    exec(folded_solutions(CHAPTER)[number], namespace)
     CHECKS[number](namespace["answer"])
 
 

@@ -1,20 +1,24 @@
 """The checks of chapter 07: its folded solutions pass, typical wrong answers get a fitting hint."""
 
-import json
-import re
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from chapter_solutions import solutions
 
 from darts_lib.complexity import multiply_adds
 from darts_lib.exercises import transfer as checks
 from darts_lib.imagenet_network import ImageNetNetwork
 from darts_lib.search_space import reductions
 
-NOTEBOOK = Path(__file__).parents[1] / "notebooks" / "07_transfer.ipynb"
+CHAPTER = "07_transfer"
+AT_HAND = {
+    "torch": torch,
+    "reductions": reductions,
+    "multiply_adds": multiply_adds,
+    "ImageNetNetwork": ImageNetNetwork,
+}
 ANSWERS: dict[str, Callable[[Any], None]] = {
     "target": checks.smoothed_target,
     "sides": checks.cell_sides,
@@ -22,25 +26,9 @@ ANSWERS: dict[str, Callable[[Any], None]] = {
 }
 
 
-def solutions() -> dict[str, Any]:
-    """Run the folded solutions of the chapter and return what they define."""
-    cells = json.loads(NOTEBOOK.read_text(encoding="utf-8"))["cells"]
-    markdown = "\n".join("".join(c["source"]) for c in cells if c["cell_type"] == "markdown")
-    namespace: dict[str, Any] = {
-        "torch": torch,
-        "reductions": reductions,
-        "multiply_adds": multiply_adds,
-        "ImageNetNetwork": ImageNetNetwork,
-    }
-    for folded in re.findall(r"<details>.*?</details>", markdown, re.S):
-        for code in re.findall(r"^```python\n(.*?)^```", folded, re.M | re.S):
-            exec(code, namespace)  # our own text: the chapter's solutions
-    return namespace
-
-
 @pytest.mark.parametrize("name", ANSWERS)
 def test_the_folded_solution_passes(name: str) -> None:
-    ANSWERS[name](solutions()[name])
+    ANSWERS[name](solutions(CHAPTER, **AT_HAND)[name])
 
 
 def _target(label: int, classes: int, top: float, rest: float) -> list[float]:

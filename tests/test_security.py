@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from malicious import Malicious
 from safetensors.torch import save, save_file
 from scipy.io import savemat
 from test_downloads import Server, md5
@@ -174,16 +175,6 @@ def test_its_harmless_neighbour_passes(source: str) -> None:
 
 
 # Files that would run code ----------------------------------------------------------------------
-
-
-class Malicious:
-    """What a harmful pickle does: it names a function to call when it is read."""
-
-    def __init__(self, mark: Path) -> None:
-        self.mark = mark
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return Path.touch, (self.mark,)
 
 
 @pytest.fixture

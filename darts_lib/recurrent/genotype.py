@@ -8,6 +8,7 @@ import difflib
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Self
 
 import torch
@@ -170,9 +171,8 @@ def find_genotype(name: str, seed: int = 0) -> RecurrentGenotype:
     `genotype.json` or of a search's run folder, or a `Genotype(...)` text. Raises GenotypeError
     with the valid names for anything else.
     """
-    return find_cell(
-        name, RecurrentGenotype, PUBLISHED, lambda: random_genotype(seed), "recurrent genotype"
-    )
+    kind, draw = RecurrentGenotype, partial(random_genotype, seed)
+    return find_cell(name, kind.from_dict, kind.from_text, PUBLISHED, draw, "recurrent genotype")
 
 
 def _cell(pairs: str, concat: Sequence[int]) -> RecurrentGenotype:
