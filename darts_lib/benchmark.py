@@ -169,9 +169,12 @@ def compare_predictions(sizes: Sequence[Size], repeats: int, device: torch.devic
     rows: list[Row] = []
     for size in sizes:
         run = size.start(device, order=2)
-        cost = trace(run, partial(random_step, size))
-        step = partial(random_step, size, run)
-        found = {"seconds": (cost.seconds(device), medians({"": step}, repeats, device)[""])}
+        cost, step = trace(run, partial(random_step, size)), partial(random_step, size, run)
+        step()
+        # In turns, as elsewhere: the machine of the prediction must be that of the step.
+        turns = [(cost.seconds(device), _seconds(step, device)) for _ in range(repeats)]
+        predicted, measured = (statistics.median(column) for column in zip(*turns, strict=True))
+        found = {"seconds": (predicted, measured)}
         found["memory, MiB"] = (
             cost.memory(device) / 2**20,
             measured_memory(size, device) / 2**20,

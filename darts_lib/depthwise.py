@@ -1,12 +1,13 @@
 """Depthwise convolutions whose gradients cost about what their values cost.
 
-On the CPU two gradients have no fast kernel (torch 2.14, oneDNN): those of a dilated depthwise
-convolution, and that for the weights where the window is wider than the image. They take 5 to 50
-times as long as the convolution itself. Both are easily said in operations that are fast:
+On the CPU a depthwise convolution has a fast gradient only if its window is not dilated and at most
+three pixels wide (torch 2.14, oneDNN); any other takes 5 to 50 times as long as the convolution
+itself. Both gradients are easily said in convolutions that are fast:
 
 - for the input: the gradient, convolved with the kernel turned by half a turn;
-- for the weight at one place of the window: the gradient times the input moved by that much, summed
-  over batch and pixels.
+- for the weight: a wide window is cut into windows three columns wide, each over the input moved by
+  as much; a dilated one does not mix every second row and column with the others (for dilation 2),
+  so these are pictures of their own, and the window on them is not dilated.
 """
 
 from typing import Any
@@ -14,6 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.nn.grad import conv2d_weight
+
+FAST_WIDTH = 3
+"""The widest window, in pixels, for which the weight's gradient has a fast kernel."""
 
 
 def depthwise(x: Tensor, weight: Tensor, dilation: int = 1) -> Tensor:
@@ -21,8 +26,11 @@ def depthwise(x: Tensor, weight: Tensor, dilation: int = 1) -> Tensor:
 
     `x` is `(batch, channels, h, w)` and `weight` `(channels, 1, k, k)` with an odd `k`.
     """
-    slow = dilation > 1 or weight.shape[-1] > min(x.shape[2:])
+    slow = dilation > 1 or weight.shape[-1] > FAST_WIDTH
     if slow and x.device.type == "cpu":
+        if torch.is_autocast_enabled("cpu"):  # one type for values and gradients
+            kind = torch.get_autocast_dtype("cpu")
+            x, weight = x.to(kind), weight.to(kind)
         out: Tensor = _Depthwise.apply(x, weight, dilation)
         return out
     return _convolve(x, weight, dilation)
@@ -40,7 +48,8 @@ class _Depthwise(torch.autograd.Function):
         x, weight = ctx.saved_tensors
         wants_x, wants_weight, _ = ctx.needs_input_grad
         grad_x = depthwise(grad, weight.flip(2, 3), ctx.dilation) if wants_x else None
-        grad_weight = _weight_gradient(x, weight, grad, ctx.dilation) if wants_weight else None
+        side = weight.shape[-1]
+        grad_weight = _weight_gradient(x, grad, side, ctx.dilation) if wants_weight else None
         return grad_x, grad_weight, None
 
 
@@ -49,19 +58,26 @@ def _convolve(x: Tensor, weight: Tensor, dilation: int) -> Tensor:
     return F.conv2d(x, weight, None, 1, padding, dilation, x.shape[1])
 
 
-def _weight_gradient(x: Tensor, weight: Tensor, grad: Tensor, dilation: int) -> Tensor:
-    reach = dilation * (weight.shape[-1] // 2)
-    moves = range(-reach, reach + 1, dilation)
-    places = []
-    for down in moves:
-        rows, grad_rows = _overlap(x, 2, down), _overlap(grad, 2, -down)
-        for right in moves:
-            product = _overlap(rows, 3, right) * _overlap(grad_rows, 3, -right)
-            places.append(product.sum((0, 2, 3)))
-    return torch.stack(places, dim=1).view_as(weight)
+def _weight_gradient(x: Tensor, grad: Tensor, side: int, dilation: int) -> Tensor:
+    """Return the gradient for a weight `(channels, 1, side, side)`, in strips of its columns."""
+    reach = dilation * (side // 2)
+    down, right = (-size % dilation for size in x.shape[2:])
+    padded = _phases(F.pad(x, (reach, reach + right, reach, reach + down)), dilation)
+    if down or right:
+        grad = F.pad(grad, (0, right, 0, down))
+    grad = _phases(grad, dilation)
+    channels, width = grad.shape[1], grad.shape[3]
+    strips = []
+    for first in range(0, side, FAST_WIDTH):
+        columns = min(FAST_WIDTH, side - first)
+        moved = padded.narrow(3, first, width + columns - 1)
+        shape = (channels, 1, side, columns)
+        strips.append(conv2d_weight(moved, shape, grad, groups=channels))  # type: ignore[no-untyped-call]
+    return torch.cat(strips, dim=3)
 
 
-def _overlap(x: Tensor, axis: int, move: int) -> Tensor:
-    """Return the part of `x` that a copy moved along `axis` meets; empty where none does."""
-    size = x.shape[axis]
-    return x.narrow(axis, min(max(move, 0), size), max(size - abs(move), 0))
+def _phases(x: Tensor, step: int) -> Tensor:
+    """Return the pictures of every `step`-th row and column, side by side in the batch."""
+    if step == 1:
+        return x
+    return torch.cat([x[:, :, i::step, j::step] for i in range(step) for j in range(step)])

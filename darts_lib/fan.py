@@ -8,6 +8,7 @@ mixing costs nothing more, and `none` costs nothing at all.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -50,6 +51,22 @@ def normalise(x: Tensor, gain: Tensor | None = None) -> Tensor:
     gradient without a word (torch 2.14).
     """
     return F.batch_norm(x, None, None, gain, training=True)
+
+
+class _Contiguous(torch.autograd.Function):
+    """The identity, whose gradient lies in one piece.
+
+    What `cat` hands back is a slice, and normalising the gradient of a slice takes twelve times as
+    long on the CPU as copying it first.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        return grad.contiguous(memory_format=torch.channels_last)
 
 
 class Round(nn.Module):
@@ -120,7 +137,10 @@ class Fan(nn.Module):
         if not parts:  # only `none`
             small = state[:, :, :: self.stride, :: self.stride]
             return torch.zeros_like(small).repeat(1, self.count, 1, 1)
-        return sum(parts[1:], start=parts[0])
+        total, *rest = parts
+        for part in rest:  # in place: no backward pass asks for what a part was
+            total.add_(part)
+        return total
 
     def _gain(self, weights: Tensor, name: str) -> Tensor:
         """Spread one candidate's weights on the edges over their channels; contiguous."""
@@ -140,7 +160,8 @@ class Fan(nn.Module):
 
     def _plain(self, state: Tensor, weights: Tensor) -> Iterator[Tensor]:
         """Mix pools and identity: all edges share them, so one small product does."""
-        stack = [normalise(self._pool(name, state)) for name in self.pools]
+        pooled = [normalise(self._pool(name, state)) for name in self.pools]
+        stack: list[Tensor] = [_Contiguous.apply(pool) for pool in pooled]
         names = list(self.pools)
         if self.skips and self.stride == 1:
             stack.append(state)

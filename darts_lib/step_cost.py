@@ -2,13 +2,15 @@
 
 The step runs once on fake tensors, which have a shape and a device but no content. Every operation
 that reaches torch's dispatcher is counted, and every storage is followed from birth to death. For
-the seconds each distinct operation is timed by itself on the machine at hand.
+the seconds each distinct operation is timed by itself on the machine at hand, with its results held
+for a while: as in a step, the next one is written to memory that is not in the cache.
 """
 
 import copy
+import statistics
 import time
 import weakref
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -19,6 +21,9 @@ from torch._subclasses.fake_tensor import FakeCopyMode, FakeTensorMode
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from darts_lib.fan import Fan
+from darts_lib.search_space import PRIMITIVES
+
 WITHOUT_FAKE = ("_fused_sgd_", "_fused_adam_")
 """Operations that only change their arguments and have no fake form: counted, not run."""
 
@@ -26,6 +31,12 @@ Run = TypeVar("Run")
 
 BRIEF = 5e-4
 """Seconds for which an operation is repeated to be timed."""
+
+HELD = 40, 100 * 2**20
+"""How many results are held while operations are timed, and how many bytes of one operation's."""
+
+REPEATS = 5
+"""Times that the overhead is measured; the median counts."""
 
 CPU_ALLOCATOR = (1.2, 25 * 2**20)
 """Resident bytes are about a * peak + b: the C library keeps freed pieces, kernels need scratch.
@@ -88,50 +99,66 @@ class StepCost:
         """Return the seconds of a step: each distinct operation timed here, times its count.
 
         Python and autograd take their time for each operation too; that is measured here on a
-        chain of the smallest operations.
+        fan of the smallest images.
         """
         return self._kernels(device) + self.operations * _overhead(device)
 
     def _kernels(self, device: torch.device) -> float:
+        held: deque[object] = deque(maxlen=1)
+        seconds = 0.0
         with torch.no_grad(), torch.random.fork_rng():
-            return sum(count * self._time(call, device) for call, count in self.calls.items())
+            for call, count in self.calls.items():
+                one, held = self._time(call, device, held)
+                seconds += count * one
+        return seconds
 
-    def _time(self, call: Call, device: torch.device) -> float:
+    def _time(
+        self, call: Call, device: torch.device, held: deque[object]
+    ) -> tuple[float, deque[object]]:
+        """Return the seconds of an operation, and what to hold while the next one is timed."""
         leaves = [leaf.tensor(device) if isinstance(leaf, Like) else leaf for leaf in call.leaves]
         args, kwargs = pytree.tree_unflatten(leaves, self.specs[call.structure])
-        call.operation(*args, **kwargs)
+        first = call.operation(*args, **kwargs)
+        size = sum(leaf.nbytes for leaf in pytree.tree_leaves(first) if isinstance(leaf, Tensor))
+        held = deque([*held, first], maxlen=max(1, min(HELD[0], HELD[1] // max(size, 1))))
         _wait(device)
         start, runs, spent = time.perf_counter(), 0, 0.0
         while spent < BRIEF:
-            call.operation(*args, **kwargs)
+            held.append(call.operation(*args, **kwargs))
             runs += 1
             if runs & (runs - 1) == 0:  # after 1, 2, 4, ... runs, so that a GPU is kept busy
                 _wait(device)
             spent = time.perf_counter() - start
-        return spent / runs
+        return spent / runs, held
 
 
 def _overhead(device: torch.device) -> float:
     """Return the seconds an operation that Python and autograd add to its kernel."""
     with torch.random.fork_rng():
-        return _chain_overhead(device)
+        return _fan_overhead(device)
 
 
-def _chain_overhead(device: torch.device) -> float:
-    links = [part for _ in range(40) for part in (nn.ReLU(), nn.Conv2d(1, 1, 1, bias=False))]
-    chain = nn.Sequential(*links).to(device)
+def _fan_overhead(device: torch.device) -> float:
+    fan = Fan(4, 3, 1, PRIMITIVES).to(device)
+    for weight in fan.parameters():
+        nn.init.ones_(weight)
 
-    def step(net: nn.Module) -> None:
-        out = net(torch.ones(1, 1, 1, 1, device=device))
-        torch.autograd.grad(out.sum(), list(net.parameters()))
+    def step(net: nn.Module) -> None:  # a pass for the weights, one for what mixes
+        images = torch.ones(2, 4, 4, 4, device=device)
+        mix = torch.ones(3, len(PRIMITIVES), device=device, requires_grad=True)
+        torch.autograd.grad(net(images, mix.detach()).sum(), list(net.parameters()))
+        torch.autograd.grad(net(images, mix).sum(), mix)
 
-    cost = trace(chain, step)
-    step(chain)
-    _wait(device)
-    start = time.perf_counter()
-    step(chain)
-    _wait(device)
-    return max(0.0, time.perf_counter() - start - cost._kernels(device)) / cost.operations
+    cost = trace(fan, step)
+    step(fan)
+    spent = []
+    for _ in range(REPEATS):
+        _wait(device)
+        start = time.perf_counter()
+        step(fan)
+        _wait(device)
+        spent.append(time.perf_counter() - start - cost._kernels(device))
+    return max(0.0, statistics.median(spent)) / cost.operations
 
 
 def _wait(device: torch.device) -> None:

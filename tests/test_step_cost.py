@@ -71,7 +71,7 @@ def test_the_backward_pass_and_what_it_keeps_are_counted() -> None:
 
 
 def test_seconds_are_counts_times_the_time_of_each_call(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(StepCost, "_time", lambda *_: 2.0)
+    monkeypatch.setattr(StepCost, "_time", lambda *_: (2.0, None))
     monkeypatch.setattr("darts_lib.step_cost._overhead", lambda _: 0.25)
     assert cost_of(lambda x: [x + 1, x + 1, x * 2]).seconds(CPU) == 3 * 2.25
 

@@ -37,7 +37,7 @@ FLOORS = {
     "imagenet_labels": 2.5,
     "imagenet_data": 3.2,
     "complexity": 3,
-    "step_cost": 3,
+    "step_cost": 3.6,
     "images": 3,
     "run_files": 2.8,
     "runs": 3,
