@@ -19,6 +19,7 @@ import torch
 from torch import nn
 
 from darts_lib.complexity import saved_bytes
+from darts_lib.heap import keep_freed_memory
 from darts_lib.markdown import table
 from darts_lib.original_steps import OriginalSteps
 from darts_lib.recurrent.search_step import RecurrentSearchConfig, RecurrentSearchStep
@@ -194,6 +195,7 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--json", type=Path, metavar="FILE")
     given = parser.parse_args(arguments)
     device = resolve_device(given.device)
+    keep_freed_memory()  # as a run does
     sizes, predicted = (SMALL, SMALL) if given.small else (SIZES, PREDICTED)
     width, words = (8, 50) if given.small else (100, 10_000)
     tables = {

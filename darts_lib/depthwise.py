@@ -60,24 +60,34 @@ def _convolve(x: Tensor, weight: Tensor, dilation: int) -> Tensor:
 
 def _weight_gradient(x: Tensor, grad: Tensor, side: int, dilation: int) -> Tensor:
     """Return the gradient for a weight `(channels, 1, side, side)`, in strips of its columns."""
-    reach = dilation * (side // 2)
-    down, right = (-size % dilation for size in x.shape[2:])
-    padded = _phases(F.pad(x, (reach, reach + right, reach, reach + down)), dilation)
-    if down or right:
-        grad = F.pad(grad, (0, right, 0, down))
-    grad = _phases(grad, dilation)
-    channels, width = grad.shape[1], grad.shape[3]
+    x, grad = _phases(x, dilation), _phases(grad, dilation)
+    reach = side // 2
+    if side <= FAST_WIDTH:
+        return _strip(x, grad, side, side, reach)
+    padded = F.pad(x, (reach, reach, reach, reach))
     strips = []
     for first in range(0, side, FAST_WIDTH):
         columns = min(FAST_WIDTH, side - first)
-        moved = padded.narrow(3, first, width + columns - 1)
-        shape = (channels, 1, side, columns)
-        strips.append(conv2d_weight(moved, shape, grad, groups=channels))  # type: ignore[no-untyped-call]
+        moved = padded.narrow(3, first, grad.shape[3] + columns - 1)
+        strips.append(_strip(moved, grad, side, columns, 0))
     return torch.cat(strips, dim=3)
 
 
+def _strip(x: Tensor, grad: Tensor, rows: int, columns: int, padding: int) -> Tensor:
+    channels = x.shape[1]
+    shape = (channels, 1, rows, columns)
+    strip: Tensor = conv2d_weight(x, shape, grad, padding=padding, groups=channels)  # type: ignore[no-untyped-call]
+    return strip
+
+
 def _phases(x: Tensor, step: int) -> Tensor:
-    """Return the pictures of every `step`-th row and column, side by side in the batch."""
+    """Return the pictures of every `step`-th row and column, side by side in the batch.
+
+    A picture that `step` does not divide gets rows and columns of zeros, which add nothing.
+    """
     if step == 1:
         return x
+    down, right = (-size % step for size in x.shape[2:])
+    if down or right:
+        x = F.pad(x, (0, right, 0, down))
     return torch.cat([x[:, :, i::step, j::step] for i in range(step) for j in range(step)])

@@ -26,11 +26,6 @@ class Separable:
     dilation: int
     repeats: int
 
-    @property
-    def padding(self) -> int:
-        """Return the padding that keeps the size at stride 1."""
-        return self.dilation * (self.kernel - 1) // 2
-
 
 SEPARABLE = {
     "sep_conv_3x3": Separable(3, 1, 2),
@@ -72,12 +67,15 @@ class _Contiguous(torch.autograd.Function):
 class Round(nn.Module):
     """A depthwise and a pointwise convolution of one candidate, on all edges at once.
 
-    Channels are ordered by edge: `(batch, edges * channels, h, w)` in and out.
+    Channels are ordered by edge: `(batch, edges * channels, h, w)` in and out. A window with as
+    much dilation as stride reads every `step`-th row and column only, and no others need to come.
     """
 
     def __init__(self, form: Separable, channels: int, edges: int, stride: int) -> None:
         super().__init__()
-        self.form, self.edges, self.stride = form, edges, stride
+        self.edges = edges
+        self.step = stride if stride == form.dilation else 1
+        self.stride, self.dilation = stride // self.step, form.dilation // self.step
         width = edges * channels
         self.depthwise = nn.Parameter(torch.empty(width, 1, form.kernel, form.kernel))
         self.pointwise = nn.Parameter(torch.empty(width, channels, 1, 1))
@@ -87,12 +85,10 @@ class Round(nn.Module):
         return F.conv2d(self._spread(x), self.pointwise, groups=self.edges)
 
     def _spread(self, x: Tensor) -> Tensor:
-        form = self.form
         if self.stride == 1:
-            return depthwise(x, self.depthwise, form.dilation)
-        if self.stride == form.dilation:  # every second pixel is read, by an ordinary convolution
-            return depthwise(x[:, :, :: self.stride, :: self.stride], self.depthwise)
-        return F.conv2d(x, self.depthwise, None, self.stride, form.padding, groups=x.shape[1])
+            return depthwise(x, self.depthwise, self.dilation)
+        reach = self.dilation * (self.depthwise.shape[-1] // 2)
+        return F.conv2d(x, self.depthwise, None, self.stride, reach, self.dilation, x.shape[1])
 
 
 class Fan(nn.Module):
@@ -147,14 +143,17 @@ class Fan(nn.Module):
         return weights[:, self.column[name]].repeat_interleave(self.channels)
 
     def _separable(self, rectified: Tensor, weights: Tensor) -> Iterator[Tensor]:
-        if not self.separable:
-            return
-        # Joined by cat, since repeat would leave channels_last.
-        repeated = torch.cat([rectified] * self.count, dim=1)
+        repeated: dict[int, Tensor] = {}
         for name, rounds in self.separable.items():
             assert isinstance(rounds, nn.ModuleList)
-            out: Tensor = rounds[0](repeated)
-            for again in rounds[1:]:
+            first, *more = rounds
+            assert isinstance(first, Round)
+            step = first.step
+            if step not in repeated:  # joined by cat, since repeat would leave channels_last
+                thinned = rectified if step == 1 else rectified[:, :, ::step, ::step]
+                repeated[step] = torch.cat([thinned] * self.count, dim=1)
+            out: Tensor = first(repeated[step])
+            for again in more:
                 out = again(F.relu(normalise(out)))
             yield normalise(out, self._gain(weights, name))
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 
+from darts_lib.heap import keep_freed_memory
 from darts_lib.search_step import SearchConfig, SearchStep
 from darts_lib.training import Batch
 
@@ -65,6 +66,7 @@ def _grown(size: Size, recompute: bool) -> int:
     """Return by how many bytes this process grows in two steps."""
     cpu = torch.device("cpu")
     torch.set_num_threads(1)
+    keep_freed_memory()  # as a run does
     tiny = Size(2, 1, 8, 2)  # libraries load what they need
     random_step(tiny, tiny.start(cpu, order=2))
     run = size.start(cpu, order=2, recompute=recompute)

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import torch
 
+from darts_lib.heap import give_back_memory
+
 
 @contextlib.contextmanager
 def tidy_end(path: Path) -> Iterator[None]:
@@ -24,6 +26,8 @@ def tidy_end(path: Path) -> Iterator[None]:
         if isinstance(error, KeyboardInterrupt):
             raise _stopped(path) from None
         raise
+    finally:
+        give_back_memory()
     if torch.cuda.is_available():  # elsewhere Python's own collections come soon enough
         gc.collect()
 

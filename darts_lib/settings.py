@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Literal, Self
 import torch
 from pydantic import Field, ValidationError, model_validator
 
+from darts_lib.heap import keep_freed_memory
 from darts_lib.refusals import StrictModel, is_unset, readable, show, unknown
 
 DATASETS = ("digits", "cifar10", "cifar100", "fashion_mnist", "svhn", "folder")
@@ -224,9 +225,10 @@ class RunConfig(StrictModel):
         return Path(os.path.expanduser(self.data_root)) if self.data_root else data_root()
 
     def open_device(self) -> torch.device:
-        """Return the device to compute on, after setting the CPU's threads."""
+        """Return the device to compute on, after setting the CPU's threads and its heap."""
         if self.threads:
             torch.set_num_threads(self.threads)
+        keep_freed_memory()
         return resolve_device(self.device)
 
     def settings_that_matter(self) -> dict[str, Any]:

@@ -16,6 +16,7 @@ FLOORS = {
     "__init__": 0,
     "search_space": 1,
     "refusals": 1,
+    "heap": 1,
     "operations": 2,
     "genotype": 2,
     "settings": 2,
