@@ -116,7 +116,7 @@ notebooks: $(INSTALLED_DEV)  ## run all chapters in order and store their output
 		--extra-keys "metadata.language_info.version" notebooks/*.ipynb
 
 # python -m darts_lib.benchmark --json runs/benchmark.json
-benchmark: $(INSTALLED)  ## plain against fused, predicted against measured: about ten minutes on two cores
+benchmark: $(INSTALLED)  ## plain against fused, predicted against measured: about a quarter of an hour on two cores
 	@mkdir -p runs
 	$(PY) -m darts_lib.benchmark --json runs/benchmark.json
 

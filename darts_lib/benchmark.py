@@ -2,14 +2,15 @@
 
     python -m darts_lib.benchmark [--small] [--repeats N] [--device auto] [--json FILE]
 
-The plain side is `original_steps` and `recurrent_original_steps`. Variants take turns, so that a
-busy minute strikes all of them; figures are medians.
+The plain side is `original_steps` and `recurrent_original_steps`. Variants take turns, and so do
+the kinds of step, so that a busy minute strikes all of them; figures are medians.
 """
 
 import argparse
 import statistics
 import sys
 import time
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -34,6 +35,8 @@ from darts_lib.training import Batch
 
 Step = Callable[[], object]
 Row = dict[str, float | str]
+Kinds = Mapping[str, Mapping[str, Step]]
+"""For each kind of step, by its name in the table, the variants of it."""
 
 
 SMALL = (Size(4, 3, 8, 16),)
@@ -41,20 +44,29 @@ SIZES = (Size(8, 4, 16, 64), Size(16, 8, 32, 16))
 PREDICTED = (Size(4, 3, 8, 64), *SIZES)
 
 
-def medians(steps: Mapping[str, Step], repeats: int, device: torch.device) -> dict[str, float]:
+def medians(kinds: Kinds, repeats: int, device: torch.device) -> dict[str, dict[str, float]]:
     """Return each step's median seconds; they take turns, and the first round does not count.
 
-    A step that is k times as fast as the slowest gets k turns a round, up to four: what disturbs
-    the machine for a second would else decide its median.
+    A step that is k times as fast as the slowest of its kind gets k turns a round, up to four: what
+    disturbs the machine for a second would else decide its median.
     """
+    turns = {what: _turns(steps, device) for what, steps in kinds.items()}
+    seconds: dict[tuple[str, str], list[float]] = defaultdict(list)
+    for _ in range(repeats):
+        for what, steps in kinds.items():
+            for name, step in steps.items():
+                taken = range(turns[what][name])
+                seconds[what, name] += [_seconds(step, device) for _ in taken]
+    return {
+        what: {name: statistics.median(seconds[what, name]) for name in steps}
+        for what, steps in kinds.items()
+    }
+
+
+def _turns(steps: Mapping[str, Step], device: torch.device) -> dict[str, int]:
     first = {name: _seconds(step, device) for name, step in steps.items()}
     slowest = max(first.values())
-    turns = {name: max(1, int(min(4, slowest / max(own, 1e-9)))) for name, own in first.items()}
-    seconds: dict[str, list[float]] = {name: [] for name in steps}
-    for _ in range(repeats):
-        for name, step in steps.items():
-            seconds[name] += [_seconds(step, device) for _ in range(turns[name])]
-    return {name: statistics.median(values) for name, values in seconds.items()}
+    return {name: max(1, int(min(4, slowest / max(own, 1e-9)))) for name, own in first.items()}
 
 
 def _seconds(step: Step, device: torch.device) -> float:
@@ -78,16 +90,17 @@ def compare(size: Size, repeats: int, device: torch.device) -> list[Row]:
         return size.start(device, order=order, recompute=recompute)
 
     runs = {"fused": ours(1, False), "recomputed": ours(1, True)}
-    passes: dict[str, Step] = {"plain": partial(plain.gradients, batches[0])}
-    passes |= {name: partial(both_gradients, run, batches[0]) for name, run in runs.items()}
-    add("forward + backward, s", medians(passes, repeats, device))
-    steps: dict[str, Step] = {"plain": partial(plain.first_order, *batches)}
-    steps |= {name: partial(run.step, *batches) for name, run in runs.items()}
-    add("first-order step, s", medians(steps, repeats, device))
     second = {"fused": ours(2, False), "recomputed": ours(2, True)}
-    steps = {"plain": partial(plain.second_order, *batches)}
-    steps |= {name: partial(run.step, *batches) for name, run in second.items()}
-    add("second-order step, s", medians(steps, repeats, device))
+    kinds: dict[str, dict[str, Step]] = {
+        "forward + backward, s": {"plain": partial(plain.gradients, batches[0])}
+        | {name: partial(both_gradients, run, batches[0]) for name, run in runs.items()},
+        "first-order step, s": {"plain": partial(plain.first_order, *batches)}
+        | {name: partial(run.step, *batches) for name, run in runs.items()},
+        "second-order step, s": {"plain": partial(plain.second_order, *batches)}
+        | {name: partial(run.step, *batches) for name, run in second.items()},
+    }
+    for what, found in medians(kinds, repeats, device).items():
+        add(what, found)
     costs = {"plain": trace(plain, lambda twin: twin.gradients(size.batch_of(device)))}
     for name, run in runs.items():
         costs[name] = trace(run, lambda twin: both_gradients(twin, size.batch_of(device)))
@@ -132,8 +145,14 @@ def compare_retraining(repeats: int, device: torch.device) -> list[Row]:
             steps[name] = partial(plain_retraining, run, optimiser, size.batch_of(device))
         else:
             steps[name] = partial(run.step, size.batch_of(device))
-    row: Row = {"size": str(size), "what": "retraining step, s", **medians(steps, repeats, device)}
-    return [row | _ratios(row, "plain")]
+    return _timed(str(size), {"retraining step, s": steps}, repeats, device)
+
+
+def _timed(size: str, kinds: Kinds, repeats: int, device: torch.device) -> list[Row]:
+    """Return a row for each kind of step, with the ratios to the plain one."""
+    found = medians(kinds, repeats, device)
+    rows: list[Row] = [{"size": size, "what": what, **seconds} for what, seconds in found.items()]
+    return [row | _ratios(row, "plain") for row in rows]
 
 
 def plain_retraining(run: RetrainStep, optimiser: torch.optim.Optimizer, batch: Batch) -> None:
@@ -149,7 +168,7 @@ def plain_retraining(run: RetrainStep, optimiser: torch.optim.Optimizer, batch: 
 
 def compare_recurrent(repeats: int, device: torch.device, width: int, words: int) -> list[Row]:
     """Compare the steps of a recurrent search with the original's, in both orders."""
-    rows: list[Row] = []
+    kinds: dict[str, dict[str, Step]] = {}
     for order, what in ((1, "first-order step, s"), (2, "second-order step, s")):
         given = {"scale": "laptop", "width": width, "batch_size": 16, "order": order}
         config = RecurrentSearchConfig.create(**given)
@@ -158,11 +177,10 @@ def compare_recurrent(repeats: int, device: torch.device, width: int, words: int
         segments = [torch.randint(words, (2, config.bptt, 16), device=device) for _ in range(2)]
         arguments = [(tokens[0], tokens[1]) for tokens in segments]
         taken = plain.first_order if order == 1 else plain.second_order
-        steps: dict[str, Step] = {"plain": partial(taken, *arguments)}
-        steps["fused"] = partial(fused.step, *arguments)
-        size = f"width {width}, batch 16, {config.bptt} words, vocabulary {words:,}"
-        rows.append({"size": size, "what": what, **medians(steps, repeats, device)})
-    return [row | _ratios(row, "plain") for row in rows]
+        steps = (partial(taken, *arguments), partial(fused.step, *arguments))
+        kinds[what] = dict(zip(("plain", "fused"), steps, strict=True))
+    size = f"width {width}, batch 16, {config.bptt} words, vocabulary {words:,}"
+    return _timed(size, kinds, repeats, device)
 
 
 def compare_predictions(sizes: Sequence[Size], repeats: int, device: torch.device) -> list[Row]:
@@ -190,7 +208,7 @@ def main(arguments: Sequence[str]) -> None:
     """Measure, print the tables, and write them as JSON with the machine's name if asked."""
     parser = argparse.ArgumentParser(prog="python -m darts_lib.benchmark", description=main.__doc__)
     parser.add_argument("--small", action="store_true", help="one tiny size, to see that it runs")
-    parser.add_argument("--repeats", type=int, default=3, help="rounds that count (default 3)")
+    parser.add_argument("--repeats", type=int, default=5, help="rounds that count (default 5)")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--json", type=Path, metavar="FILE")
     given = parser.parse_args(arguments)

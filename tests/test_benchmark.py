@@ -24,7 +24,8 @@ def test_variants_take_turns_the_fast_ones_more_often_and_the_first_round_does_n
 
     monkeypatch.setattr(benchmark.time, "perf_counter", lambda: now[0])
     steps = {name: partial(step, name) for name in ("a", "b")}
-    assert medians(steps, 2, torch.device("cpu")) == {"a": 3.0, "b": 5.0}
+    found = medians({"kind": steps}, 2, torch.device("cpu"))
+    assert found == {"kind": {"a": 3.0, "b": 5.0}}
     assert order == ["a", "b", *["a", "a", "b"] * 2]
 
 
@@ -33,8 +34,15 @@ def test_no_step_has_more_than_four_turns_however_fast(monkeypatch: pytest.Monke
     clock = iter([0.0, 0.0, 0.0, 9.0, *range(100)])
     monkeypatch.setattr(benchmark.time, "perf_counter", lambda: float(next(clock)))
     steps = {"a": lambda: order.append("a"), "b": lambda: order.append("b")}
-    medians(steps, 1, torch.device("cpu"))
+    medians({"kind": steps}, 1, torch.device("cpu"))
     assert order == ["a", "b", "a", "a", "a", "a", "b"]
+
+
+def test_kinds_of_step_take_turns_too() -> None:
+    order: list[str] = []
+    kinds = {name: {"plain": partial(order.append, name)} for name in ("pass", "step")}
+    medians(kinds, 2, torch.device("cpu"))
+    assert order == ["pass", "step"] * 3
 
 
 @pytest.mark.slow
