@@ -2,7 +2,6 @@
 
 import ast
 import contextlib
-import gc
 import random
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -87,13 +86,6 @@ def set_seed(seed: int) -> None:
     random.seed(seed)
     np.random.seed(seed)
     torch.manual_seed(seed)
-
-
-def free_memory() -> None:
-    """Give back what earlier cells no longer use, on the GPU too."""
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
 
 
 def search_before(config: RunConfig, folder: str = "") -> SearchResult:

@@ -216,8 +216,7 @@ class RunConfig(StrictModel):
         try:
             return cls.model_validate(given)
         except ValidationError as error:
-            lines = [readable(problem) for problem in error.errors()]
-            raise SettingsError("; ".join(lines)) from None
+            raise SettingsError("; ".join(map(readable, error.errors()))) from None
 
     @property
     def data_folder(self) -> Path:

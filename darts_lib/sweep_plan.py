@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from darts_lib import __version__
 from darts_lib.derivation import random_genotype
+from darts_lib.refusals import StrictModel, readable
 from darts_lib.retrain_step import RetrainConfig
 from darts_lib.run_files import read_json, write_json
 from darts_lib.search_step import SearchConfig
@@ -32,15 +33,13 @@ HERE_ONLY = ("device", "graph")
 """Settings that only the worker's machine can judge."""
 
 
-class SweepConfig(BaseModel):
+class SweepConfig(StrictModel):
     """How many cells and runs, and for how long; the field defaults are for the paper's scale.
 
     `holdout` is the share of the training images that the short retraining is judged on; the
     search's halves are 0.5. `retries` is how often a run that failed is tried again. `search` and
     `retrain` are further settings of chapters 03 and 05.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
 
     LAPTOP: ClassVar[dict[str, int]] = {
         "searches": 3,
@@ -79,11 +78,7 @@ class SweepConfig(BaseModel):
         try:
             return cls.model_validate(given)
         except ValidationError as error:
-            lines = [
-                f"{'.'.join(map(str, problem['loc']))}={problem['input']!r}: {problem['msg']}"
-                for problem in error.errors()
-            ]
-            raise SettingsError("; ".join(lines)) from None
+            raise SettingsError("; ".join(map(readable, error.errors()))) from None
 
     def with_settings(self, chapters: dict[str, dict[str, Any]]) -> Self:
         """Return the configuration with further settings of the chapters."""

@@ -11,7 +11,6 @@ import torch
 from darts_lib import notebook
 from darts_lib.notebook import (
     check,
-    free_memory,
     read_parameters,
     search_before,
     set_seed,
@@ -200,10 +199,6 @@ def test_one_seed_sets_all_three_generators() -> None:
         return [random.random(), float(np.random.rand()), float(torch.rand(()))]
 
     assert draws() == draws()
-
-
-def test_memory_is_freed_without_a_gpu_too() -> None:
-    free_memory()
 
 
 # Chapters that need the one before --------------------------------------------------------------
