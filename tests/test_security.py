@@ -292,15 +292,20 @@ def recurrent_safetensors_that_are_a_pickle(folder: Path, mark: Path) -> Callabl
     return lambda: load_recurrent_network(folder)
 
 
+RECURRENT_RESULT = json.dumps({"genotype": RECURRENT["DARTS_V2"].to_dict()})
+
+
 @plant
 def recurrent_safetensors_of_images(folder: Path, mark: Path) -> Callable[[], object]:
     (folder / "weights.safetensors").write_bytes(save({"stem.0.weight": torch.zeros(1)}))
+    (folder / "result.json").write_text(RECURRENT_RESULT)
     return lambda: load_recurrent_network(folder)
 
 
 @plant
 def recurrent_safetensors_of_another_shape(folder: Path, mark: Path) -> Callable[[], object]:
     (folder / "weights.safetensors").write_bytes(save({"encoder.weight": torch.zeros(4)}))
+    (folder / "result.json").write_text(RECURRENT_RESULT)
     return lambda: load_recurrent_network(folder)
 
 
