@@ -46,10 +46,10 @@ class ImageNetRetrainConfig(RetrainConfig):
         "image_size": 64,
         "channels": 16,
         "layers": 5,
-        "epochs": 4,
+        "epochs": 8,
         "threads": 1,
         "batch_size": 32,
-        "learning_rate": 0.025,  # a quarter of the batch, a quarter of the rate
+        "learning_rate": 0.01,  # 56 steps leave no time to come back from a step too far
         "workers": 0,
     }
     NO_EFFECT_ON_RESULT: ClassVar[frozenset[str]] = RunConfig.NO_EFFECT_ON_RESULT | {"workers"}

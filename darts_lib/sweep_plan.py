@@ -73,7 +73,7 @@ class SweepConfig(StrictModel):
         return {**(cls.LAPTOP if scale == "laptop" else {}), **given, "scale": scale}
 
     @classmethod
-    def create(cls, **given: object) -> Self:
+    def create(cls, /, **given: object) -> Self:
         """Build the configuration; raise `SettingsError` with one readable line if it is wrong."""
         try:
             return cls.model_validate(given)

@@ -100,6 +100,7 @@ RETRAIN_MORE = {
     **SHARED,
     **IMAGES,
     **RATES,
+    "gradient_clip": st.floats(1e-9, 10),  # three steps at rate 1 with any gradient run away
     "schedule": st.sampled_from(["cosine", "exponential"]),
     "rate_decay": st.floats(1e-9, 1),
     "label_smoothing": fractions(),
@@ -164,6 +165,27 @@ def assert_sound(tensors: Mapping[str, Tensor]) -> None:
         assert tensor.grad is None or tensor.grad.isfinite().all(), name
 
 
+TAKEN: list[bool] = []
+"""Whether each step taken here had a gradient that float32 holds."""
+
+
+def assert_taken(run: Any, tensors: Mapping[str, Tensor]) -> None:
+    """A step leaves sound weights behind; a gradient that overflowed is told and moved none.
+
+    Two pictures of one pixel may be the same in a channel. Normalising that multiplies gradients by
+    up to 316, and several normalisations in a row leave float32.
+    """
+    try:
+        run.guard.check(1, run.config.learning_rate, "here")
+    except FloatingPointError as error:
+        one_line(error, "was no number", "learning rate", "new run_dir")
+        TAKEN.append(False)
+        tensors = {name: tensor.detach() for name, tensor in tensors.items()}
+    else:
+        TAKEN.append(True)
+    assert_sound(tensors)
+
+
 def pictures(count: int, shape: tuple[int, ...], classes: int) -> tuple[Tensor, Tensor]:
     images = torch.randn(count, *shape)
     return images, torch.randint(classes, (count,))
@@ -186,8 +208,7 @@ def test_every_search_takes_a_step(
     run = SearchStep(config, classes, shape, CPU)
     batches = [pictures(config.batch_size, shape, classes) for _ in range(2)]
     total = run.step(*batches)
-    run.guard.check(1, config.learning_rate, "here")
-    assert_sound({**run.weights, **run.alphas})
+    assert_taken(run, {**run.weights, **run.alphas})
     assert total.isfinite().all()
     assert float(total[2]) == config.batch_size
 
@@ -210,8 +231,7 @@ def test_every_retraining_takes_a_step(
     for count in {2, config.batch_size, config.batch_size + 1}:
         total = run.step(pictures(count, shape, classes))
         assert float(total[2]) == count
-    run.guard.check(1, config.learning_rate, "here")
-    assert_sound({**dict(run.net.named_parameters())})
+    assert_taken(run, dict(run.net.named_parameters()))
     assert math.isfinite(config.rate(config.epochs - 1))
     with torch.no_grad():
         logits, auxiliary = run.net.eval()(pictures(1, shape, classes)[0])
@@ -233,8 +253,7 @@ def test_every_retraining_on_large_pictures_takes_a_step(
     config = checked(ImageNetRetrainConfig, {**values, "data_root": str(folder), "max_images": 6})
     run = ImageNetRetraining(config)
     run.step(next(run.batches(torch.Generator().manual_seed(0))))
-    run.guard.check(1, config.learning_rate, "here")
-    assert_sound(dict(run.net.named_parameters()))
+    assert_taken(run, dict(run.net.named_parameters()))
 
 
 WORDS = 11
@@ -257,8 +276,7 @@ def test_every_recurrent_search_takes_a_step(values: dict[str, Any], length: int
     run.train_masks.draw()
     run.valid_masks.draw()
     total = run.step(segment(config, length), segment(config, length))
-    run.guard.check(1, config.learning_rate, "here")
-    assert_sound({**run.weights, **run.alphas, "hidden": run.train_hidden})
+    assert_taken(run, {**run.weights, **run.alphas, "hidden": run.train_hidden})
     assert total.isfinite().all()
 
 
@@ -302,10 +320,14 @@ def test_every_recurrent_retraining_takes_a_step(
     generator = torch.Generator().manual_seed(0)
     run.masks.draw(generator)
     total = run.step(next(run._batches(generator)))
-    run.guard.check(1, config.learning_rate, "here")
     weights = dict(run.net.named_parameters())
-    assert_sound({**weights, **dict(zip("abcdefghijklmnopqrstuvwxyz", run.averages, strict=False))})
+    averages = dict(zip("abcdefghijklmnopqrstuvwxyz", run.averages, strict=False))
+    assert_taken(run, {**weights, **averages})
     assert total.isfinite().all()
+
+
+def test_hardly_any_of_these_steps_overflowed() -> None:
+    assert TAKEN.count(False) <= 1 + len(TAKEN) / 100
 
 
 # Invalid values ---------------------------------------------------------------------------------
@@ -405,7 +427,7 @@ def junk(draw: st.DrawFn, kind: type[RunConfig]) -> tuple[str, object]:
     return name, value
 
 
-def refusal(kind: type[RunConfig], **given: object) -> str:
+def refusal(kind: type[RunConfig], /, **given: object) -> str:
     with pytest.raises(SettingsError) as caught:
         kind.create(**given)
     return one_line(caught.value)
@@ -462,8 +484,9 @@ def test_a_file_of_settings_is_read_or_refused(
         read_config(file, SearchConfig)
     except SettingsError as error:
         one_line(error)
-    else:
-        assert content == {}
+    else:  # hypothesis tries the library's own words too, so a setting may be among them
+        assert isinstance(content, dict)
+        assert set(content) <= set(SearchConfig.model_fields)
 
 
 def _file(factory: pytest.TempPathFactory) -> Path:
