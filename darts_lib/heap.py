@@ -1,7 +1,7 @@
 """The C library's heap, told to keep what one step frees for the next.
 
-A step on the CPU takes and frees up to a gigabyte. glibc hands it back to the system each time, and
-taking it again costs a page fault for every 4 KiB: a tenth to a quarter of a fused step.
+A step on the CPU takes and frees up to a gigabyte. glibc hands a part of it back to the system each
+time, and taking it again costs a page fault for every 4 KiB: a tenth to a quarter of a fused step.
 """
 
 import ctypes
