@@ -81,10 +81,6 @@ def compare(size: Size, repeats: int, device: torch.device) -> list[Row]:
     """Compare the plain, the fused and the recomputed supernet in time, memory and operations."""
     batches = (size.batch_of(device), size.batch_of(device))
     plain = OriginalSteps(size.config(), device)
-    rows: list[Row] = []
-
-    def add(what: str, found: Mapping[str, float]) -> None:
-        rows.append({"size": str(size), "what": what, **found})
 
     def ours(order: int, recompute: bool) -> SearchStep:
         return size.start(device, order=order, recompute=recompute)
@@ -99,8 +95,12 @@ def compare(size: Size, repeats: int, device: torch.device) -> list[Row]:
         "second-order step, s": {"plain": partial(plain.second_order, *batches)}
         | {name: partial(run.step, *batches) for name, run in second.items()},
     }
-    for what, found in medians(kinds, repeats, device).items():
-        add(what, found)
+    rows = _timed(str(size), kinds, repeats, device)
+
+    def add(what: str, found: Mapping[str, float]) -> None:
+        row: Row = {"size": str(size), "what": what, **found}
+        rows.append(row | _ratios(row, "plain"))
+
     costs = {"plain": trace(plain, lambda twin: twin.gradients(size.batch_of(device)))}
     for name, run in runs.items():
         costs[name] = trace(run, lambda twin: both_gradients(twin, size.batch_of(device)))
@@ -110,7 +110,7 @@ def compare(size: Size, repeats: int, device: torch.device) -> list[Row]:
     kept["fused"] = saved_bytes(lambda: runs["fused"].loss(batch)(*runs["fused"].variables))
     add("kept for backward, MiB", {name: value / 2**20 for name, value in kept.items()})
     add("operations of forward + backward", {n: float(c.operations) for n, c in costs.items()})
-    return [row | _ratios(row, "plain") for row in rows]
+    return rows
 
 
 def both_gradients(run: SearchStep, batch: Batch) -> object:
@@ -177,8 +177,8 @@ def compare_recurrent(repeats: int, device: torch.device, width: int, words: int
         segments = [torch.randint(words, (2, config.bptt, 16), device=device) for _ in range(2)]
         arguments = [(tokens[0], tokens[1]) for tokens in segments]
         taken = plain.first_order if order == 1 else plain.second_order
-        steps = (partial(taken, *arguments), partial(fused.step, *arguments))
-        kinds[what] = dict(zip(("plain", "fused"), steps, strict=True))
+        kinds[what] = {"plain": partial(taken, *arguments)}
+        kinds[what]["fused"] = partial(fused.step, *arguments)
     size = f"width {width}, batch 16, {config.bptt} words, vocabulary {words:,}"
     return _timed(size, kinds, repeats, device)
 

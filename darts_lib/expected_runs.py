@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 
 from darts_lib import imagenet_retrain
+from darts_lib.heap import keep_freed_memory
 from darts_lib.imagenet_retrain import ImageNetRetrainConfig
 from darts_lib.markdown import put_between_marks, table
 from darts_lib.network import CellStack
@@ -118,6 +119,7 @@ def rows(runs: Sequence[Run]) -> list[dict[str, str]]:
 
 def main() -> None:
     """Write the table into the README."""
+    keep_freed_memory()  # as a run does
     here = machine()
     said = f"Expected, not measured; this CPU: {here['device']}, threads: {here['threads']}."
     put_between_marks(

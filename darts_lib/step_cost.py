@@ -22,7 +22,6 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from darts_lib.fan import Fan
-from darts_lib.heap import keep_freed_memory
 from darts_lib.search_space import PRIMITIVES
 
 WITHOUT_FAKE = ("_fused_sgd_", "_fused_adam_")
@@ -102,7 +101,6 @@ class StepCost:
         Python and autograd take their time for each operation too; that is measured here on a
         fan of the smallest images.
         """
-        keep_freed_memory()  # as a run does
         return self._kernels(device) + self.operations * _overhead(device)
 
     def _kernels(self, device: torch.device) -> float:

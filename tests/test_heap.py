@@ -1,6 +1,6 @@
 """What a step frees stays in the process for the next step, and a run's end gives it back.
 
-Each case has a process of its own: the setting is the whole process's, and cannot be taken back.
+Both ways have a process of their own: the setting is the whole process's, and cannot be taken back.
 """
 
 import platform

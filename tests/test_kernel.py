@@ -244,7 +244,7 @@ FULL: dict[str, dict[str, Any]] = {
     "07_transfer": {**TINY, "genotype": "DARTS_V2"},
 }
 FOLDERS = ("03_search", "04_genotype", "05_retrain", "06_recurrent_cells", "07_transfer")
-SEARCHED = {**TINY, "channels": 4, "layers": 3}
+SEARCHED = {"epochs": 1, "channels": 4, "layers": 3, "nodes": 4, "batch_size": 64}
 """The search that chapter 04 reads: its own would be the laptop's, of a minute."""
 LEFT_OUT = {
     "03_search": ("inner = InnerStep(", "= search(config)"),
@@ -268,7 +268,7 @@ def test_run_all_and_each_cell_twice_in_one_kernel_give_the_same_figures(
     kernel.run("%reset -f")
     given = {"run_dir": str(tmp_path / "run")} if name in FOLDERS else {}
     if name == "04_genotype":
-        kernel.good(short("03_search", tmp_path / "run", **SEARCHED, nodes=4, batch_size=64))
+        kernel.good(short("03_search", tmp_path / "run", **SEARCHED))
         kernel.run("%reset -f")
     cells = whole(name, **FULL[name], **given)[1:]
     if name in LEFT_OUT:
