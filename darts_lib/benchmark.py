@@ -20,6 +20,7 @@ import torch
 from torch import nn
 
 from darts_lib.complexity import saved_bytes
+from darts_lib.devices import machine, resolve_device
 from darts_lib.heap import keep_freed_memory
 from darts_lib.markdown import table
 from darts_lib.original_steps import OriginalSteps
@@ -29,7 +30,6 @@ from darts_lib.resident_memory import Size, measured_memory, random_step
 from darts_lib.retrain_step import RetrainConfig, RetrainStep
 from darts_lib.run_files import write_json
 from darts_lib.search_step import SearchStep
-from darts_lib.settings import machine, resolve_device
 from darts_lib.step_cost import trace
 from darts_lib.training import Batch
 

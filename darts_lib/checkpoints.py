@@ -19,6 +19,7 @@ from pathlib import Path
 from torch import Tensor
 
 from darts_lib.cell_choice import find_genotype
+from darts_lib.devices import resolve_device
 from darts_lib.genotype import Genotype, GenotypeError
 from darts_lib.imagenet_data import PictureFiles, find_pictures, read_batches
 from darts_lib.imagenet_network import ImageNetNetwork
@@ -26,8 +27,9 @@ from darts_lib.images import ImageSet, epoch_batches, load_images
 from darts_lib.mmrazor_names import as_main, mmrazor_names
 from darts_lib.network import CellStack, Network
 from darts_lib.onnx_files import export_onnx
+from darts_lib.places import data_root
+from darts_lib.refusals import SettingsError
 from darts_lib.retrain_epoch import evaluate, tested
-from darts_lib.settings import SettingsError, data_root, resolve_device
 from darts_lib.weight_files import load_weights, read_weights
 
 VAL_BATCH = 96

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import TypeVar
 
 from darts_lib.ranks import joined
-from darts_lib.refusals import show
+from darts_lib.refusals import SettingsError, show
 from darts_lib.run_files import read_json
-from darts_lib.settings import RunConfig, SettingsError
+from darts_lib.settings import RunConfig
 
 Config = TypeVar("Config", bound=RunConfig)
 

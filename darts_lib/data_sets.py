@@ -10,8 +10,7 @@ from torch import Tensor
 from torchvision import datasets
 
 from darts_lib.downloads import OTHER_WAYS, Archive, DataFile, prepare
-from darts_lib.refusals import one_line
-from darts_lib.settings import SettingsError
+from darts_lib.refusals import SettingsError, one_line
 
 CIFAR = {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}
 DOWNLOADED = ("cifar10", "cifar100", "fashion_mnist", "svhn")

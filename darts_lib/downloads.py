@@ -24,7 +24,7 @@ from torchvision.datasets import utils
 
 from darts_lib.files import locked
 from darts_lib.progress import TransferLines, watched
-from darts_lib.settings import SettingsError
+from darts_lib.refusals import SettingsError
 
 TIMEOUT = 60
 """Seconds without a byte after which a download counts as failed."""

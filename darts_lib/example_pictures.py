@@ -15,7 +15,7 @@ from PIL import Image
 from sklearn.datasets import load_sample_image
 
 from darts_lib.files import locked, write_whole
-from darts_lib.settings import SettingsError
+from darts_lib.refusals import SettingsError
 
 PHOTOGRAPHS = {"flower": "flower.jpg", "temple": "china.jpg"}
 """The classes, and the file of scikit-learn that each is cut from."""

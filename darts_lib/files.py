@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 
 from darts_lib.progress import duration
-from darts_lib.settings import SettingsError
+from darts_lib.refusals import SettingsError
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 

@@ -23,7 +23,7 @@ from darts_lib import picture_folder
 from darts_lib.imagenet_labels import find_labels, labelled
 from darts_lib.images import normalise
 from darts_lib.picture_folder import Labelled
-from darts_lib.settings import SettingsError
+from darts_lib.refusals import SettingsError
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Of ImageNet's training pictures, a figure a channel, pixels from 0 to 1; as published."""

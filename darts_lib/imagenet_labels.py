@@ -8,7 +8,7 @@ from scipy.io import loadmat
 from scipy.io.matlab import MatReadError
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
-from darts_lib.settings import SettingsError
+from darts_lib.refusals import SettingsError
 
 TRUTH = "ILSVRC2012_validation_ground_truth.txt"
 TEXTS = ("val_labels.txt", "LOC_val_solution.csv", "val_annotations.txt")

@@ -17,7 +17,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from darts_lib import data_sets, picture_folder
-from darts_lib.settings import DATASETS, SettingsError
+from darts_lib.refusals import SettingsError
+from darts_lib.settings import DATASETS
 
 FLIPPED = ("cifar10", "cifar100", "fashion_mnist", "folder")
 """Data sets whose pictures may be mirrored: a mirrored digit is another sign."""

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from darts_lib.settings import SettingsError
+from darts_lib.refusals import SettingsError
 
 Row = Mapping[str, float | str]
 

@@ -10,10 +10,11 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 
+from darts_lib.refusals import SettingsError
 from darts_lib.retrain import RetrainConfig
 from darts_lib.runs import default_folder
 from darts_lib.search import SearchConfig, SearchResult, read_search, search
-from darts_lib.settings import RunConfig, SettingsError
+from darts_lib.settings import RunConfig
 
 Config = TypeVar("Config", bound=RunConfig)
 

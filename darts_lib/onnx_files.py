@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from darts_lib.network import CellStack
-from darts_lib.settings import SettingsError
+from darts_lib.refusals import SettingsError
 
 
 class LogitsOnly(nn.Module):

@@ -12,8 +12,7 @@ from torch import Tensor
 from torchvision.datasets.folder import IMG_EXTENSIONS
 from torchvision.transforms import functional
 
-from darts_lib.refusals import one_line
-from darts_lib.settings import SettingsError
+from darts_lib.refusals import SettingsError, one_line
 
 LARGEST = 64
 """Side in pixels above which pictures are made smaller unless a size is asked for."""

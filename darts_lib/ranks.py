@@ -16,7 +16,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, distributed
 
-from darts_lib.settings import SettingsError
+from darts_lib.refusals import SettingsError
 
 T = TypeVar("T")
 

@@ -19,9 +19,10 @@ from darts_lib.complexity import count_parameters, multiply_adds
 from darts_lib.genotype import PUBLISHED, Genotype
 from darts_lib.markdown import put_between_marks, table
 from darts_lib.network import Network
+from darts_lib.places import project_root
 from darts_lib.progress import duration
+from darts_lib.refusals import SettingsError
 from darts_lib.run_files import genotypes_of, read_history, read_json, write_json
-from darts_lib.settings import SettingsError, project_root
 
 FIELDS = ("name", "kind", "library", "settings", "history", "result", "sha256")
 PRIVATE = ("data_root", "run_dir")

@@ -4,9 +4,9 @@ import difflib
 import os
 import reprlib
 from collections.abc import Collection, Mapping
-from typing import Any
+from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator
+from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator
 
 LONGEST = 200
 """The most characters of a value that a message shows."""
@@ -21,6 +21,10 @@ _SHORT = reprlib.Repr()
 _SHORT.maxstring = _SHORT.maxother = 100
 _SHORT.maxlist = _SHORT.maxtuple = _SHORT.maxset = _SHORT.maxdict = 20
 _SHORT.maxlevel = 4
+
+
+class SettingsError(ValueError):
+    """A setting or an input that cannot be used; one line that names it and the way out."""
 
 
 def show(value: object) -> str:
@@ -90,3 +94,11 @@ class StrictModel(BaseModel):
         if info.field_name in PLACES and os.path.expanduser(str(value)).startswith("~"):
             raise ValueError("there is no such user; write the whole path")
         return value
+
+    @classmethod
+    def create(cls, /, **given: object) -> Self:
+        """Build the settings; raise `SettingsError` with one readable line if it is wrong."""
+        try:
+            return cls.model_validate(given)
+        except ValidationError as error:
+            raise SettingsError("; ".join(map(readable, error.errors()))) from None

@@ -14,11 +14,12 @@ from darts_lib.genotype import Genotype
 from darts_lib.images import epoch_batches
 from darts_lib.progress import duration
 from darts_lib.ranks import Ranks
+from darts_lib.refusals import SettingsError
 from darts_lib.retrain_epoch import RetrainEpoch, Retraining, evaluate, judging_images
 from darts_lib.retrain_step import RetrainConfig, build_network
 from darts_lib.run_files import Row, read_history, read_json
 from darts_lib.runs import Progress, RunFolder, opened, stored_config
-from darts_lib.settings import RunConfig, SettingsError
+from darts_lib.settings import RunConfig
 from darts_lib.step_cost import trace
 from darts_lib.training import a_class, chance_warning
 from darts_lib.weight_files import load_weights, read_weights, save_weights

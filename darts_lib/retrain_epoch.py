@@ -8,14 +8,15 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from darts_lib.determinism import seed_epoch
 from darts_lib.finite_guard import EVERY
 from darts_lib.images import ImageSet, epoch_batches, load_images
 from darts_lib.network import CellStack
 from darts_lib.progress import live
 from darts_lib.ranks import Ranks
+from darts_lib.refusals import SettingsError
 from darts_lib.retrain_step import RetrainConfig, RetrainStep
 from darts_lib.run_files import Row
-from darts_lib.settings import SettingsError, seed_epoch
 from darts_lib.training import Batch, augmented_batch, clean_batch, figures
 
 

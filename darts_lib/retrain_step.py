@@ -14,7 +14,8 @@ from darts_lib.finite_guard import FiniteGuard
 from darts_lib.genotype import Genotype
 from darts_lib.network import CellStack, Network
 from darts_lib.ranks import Ranks
-from darts_lib.settings import RunConfig, SettingsError
+from darts_lib.refusals import SettingsError
+from darts_lib.settings import RunConfig
 from darts_lib.training import Batch, cosine, figures, follow, momentum_sgd
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from darts_lib.files import write_whole
 from darts_lib.genotype import Genotype
-from darts_lib.settings import SettingsError
+from darts_lib.refusals import SettingsError
 
 Row = dict[str, Any]
 """One epoch of the history: numbers, and the genotype as JSON's lists."""

@@ -25,18 +25,15 @@ from torch import Tensor
 
 from darts_lib import __version__
 from darts_lib.acceleration import warn_of_unused_gpu
+from darts_lib.determinism import deterministic_algorithms
+from darts_lib.devices import machine, resolve_device
 from darts_lib.files import DamagedFileError, locked, pack, sweep, unpack, write_whole
+from darts_lib.places import runs_root
 from darts_lib.ranks import Ranks
+from darts_lib.refusals import SettingsError
 from darts_lib.run_end import tidy_end
 from darts_lib.run_files import Row, read_json, write_json
-from darts_lib.settings import (
-    RunConfig,
-    SettingsError,
-    deterministic_algorithms,
-    machine,
-    resolve_device,
-    runs_root,
-)
+from darts_lib.settings import RunConfig
 
 FORMAT = 1
 Config = TypeVar("Config", bound=RunConfig)

@@ -17,11 +17,12 @@ from darts_lib.images import epoch_batches
 from darts_lib.operations import build_operation
 from darts_lib.progress import duration
 from darts_lib.ranks import Ranks
+from darts_lib.refusals import SettingsError
 from darts_lib.run_files import Row, last_row, read_alphas, read_history
 from darts_lib.runs import Progress, RunFolder, opened, stored_config
 from darts_lib.search_epoch import Search
 from darts_lib.search_step import SearchConfig
-from darts_lib.settings import RunConfig, SettingsError
+from darts_lib.settings import RunConfig
 from darts_lib.step_cost import trace
 from darts_lib.training import a_class, chance_warning, clean_batch, restore
 

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from darts_lib.derivation import derive
+from darts_lib.determinism import seed_epoch
 from darts_lib.finite_guard import EVERY
 from darts_lib.images import ImageSet, epoch_batches, halves, load_images
 from darts_lib.progress import live
@@ -14,7 +15,6 @@ from darts_lib.relaxation import Alphas
 from darts_lib.run_files import Row
 from darts_lib.search_space import KINDS
 from darts_lib.search_step import SearchConfig, SearchStep
-from darts_lib.settings import seed_epoch
 from darts_lib.training import Batch, augmented_batch, clean_batch, cosine, figures
 
 

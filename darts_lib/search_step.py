@@ -27,9 +27,9 @@ from darts_lib.expected_cost import edge_costs, expected_cost
 from darts_lib.finite_guard import FiniteGuard
 from darts_lib.fused import FusedSupernet
 from darts_lib.ranks import Ranks
-from darts_lib.refusals import show
+from darts_lib.refusals import SettingsError, show
 from darts_lib.relaxation import initial_alphas
-from darts_lib.settings import RunConfig, SettingsError
+from darts_lib.settings import RunConfig
 from darts_lib.training import Batch, figures, follow, laid_out_like, momentum_sgd
 
 

@@ -18,8 +18,9 @@ from typing import Any
 
 from darts_lib import __version__
 from darts_lib.files import locked
+from darts_lib.places import runs_root
+from darts_lib.refusals import SettingsError
 from darts_lib.run_files import write_json
-from darts_lib.settings import SettingsError, runs_root
 from darts_lib.sweep_cluster import GPU, Engine, connected, local_cluster, visible_gpus
 from darts_lib.sweep_figures import Final, Judged, Outcome, select, summary, tables
 from darts_lib.sweep_plan import KINDS, Plan, SweepConfig, chapter_settings

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from darts_lib.settings import SettingsError
+from darts_lib.refusals import SettingsError
 from darts_lib.sweep_figures import Outcome
 from darts_lib.sweep_run import Execute, Run, RunFailedError, run_chapter, run_to_end
 

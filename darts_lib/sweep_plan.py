@@ -12,16 +12,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
-import torch
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
 from darts_lib import __version__
 from darts_lib.derivation import random_genotype
-from darts_lib.refusals import StrictModel, readable
+from darts_lib.devices import auto_scale
+from darts_lib.places import project_root
+from darts_lib.refusals import SettingsError, StrictModel
 from darts_lib.retrain_step import RetrainConfig
 from darts_lib.run_files import read_json, write_json
 from darts_lib.search_step import SearchConfig
-from darts_lib.settings import RunConfig, SettingsError, project_root
+from darts_lib.settings import RunConfig
 from darts_lib.sweep_run import Run
 
 FORMAT = 1
@@ -69,16 +70,8 @@ class SweepConfig(StrictModel):
     def _fill_from_scale(cls, given: dict[str, Any]) -> dict[str, Any]:
         scale = given.get("scale", "auto")
         if scale == "auto":
-            scale = "paper" if torch.cuda.is_available() else "laptop"
+            scale = auto_scale()
         return {**(cls.LAPTOP if scale == "laptop" else {}), **given, "scale": scale}
-
-    @classmethod
-    def create(cls, /, **given: object) -> Self:
-        """Build the configuration; raise `SettingsError` with one readable line if it is wrong."""
-        try:
-            return cls.model_validate(given)
-        except ValidationError as error:
-            raise SettingsError("; ".join(map(readable, error.errors()))) from None
 
     def with_settings(self, chapters: dict[str, dict[str, Any]]) -> Self:
         """Return the configuration with further settings of the chapters."""

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from darts_lib.images import ImageSet, augment, normalise
-from darts_lib.settings import SettingsError
+from darts_lib.refusals import SettingsError
 
 Batch = tuple[Tensor, Tensor]
 """Images `(batch, channels, height, width)`, float32 and normalised, with labels `(batch,)`."""

@@ -3,9 +3,9 @@
 from darts_lib.cell_choice import find_genotype
 from darts_lib.example_pictures import example_pictures
 from darts_lib.imagenet_retrain import ImageNetRetrainConfig
+from darts_lib.places import runs_root
 from darts_lib.runs import default_folder
 from darts_lib.search import SearchConfig
-from darts_lib.settings import runs_root
 
 FALLBACK = "DARTS_V2"
 """The published cell that is taken where no search has finished."""

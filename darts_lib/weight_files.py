@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from darts_lib.files import write_whole
 from darts_lib.genotype import Genotype
-from darts_lib.settings import SettingsError
+from darts_lib.refusals import SettingsError
 
 SHOWN = 5
 """So many names of each kind stand in a message; a network has over a thousand."""

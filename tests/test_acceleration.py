@@ -8,9 +8,10 @@ from torch import Tensor
 
 from darts_lib.acceleration import Acceleration, Captured
 from darts_lib.fan import Fan
+from darts_lib.refusals import SettingsError
 from darts_lib.search_space import PRIMITIVES
 from darts_lib.search_step import SearchConfig
-from darts_lib.settings import RunConfig, SettingsError
+from darts_lib.settings import RunConfig
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 

@@ -8,7 +8,7 @@ import pytest
 from darts_lib.cell_choice import find_genotype
 from darts_lib.derivation import random_genotype
 from darts_lib.genotype import PUBLISHED, Genotype, GenotypeError
-from darts_lib.settings import SettingsError
+from darts_lib.refusals import SettingsError
 
 CELL = PUBLISHED["DARTS_V1"]
 

@@ -17,9 +17,9 @@ from darts_lib.imagenet_network import ImageNetNetwork
 from darts_lib.mmrazor_names import as_main, mmrazor_names
 from darts_lib.network import CellStack, Network
 from darts_lib.onnx_files import export_onnx
+from darts_lib.refusals import SettingsError
 from darts_lib.relaxation import Supernet
 from darts_lib.retrain import RetrainConfig, retrain
-from darts_lib.settings import SettingsError
 from darts_lib.weight_files import save_weights
 
 V2, ALIAS, RAZOR = (PUBLISHED[n] for n in ("DARTS_V2", "MMRAZOR_ALIAS", "MMRAZOR_9732"))

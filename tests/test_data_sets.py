@@ -15,7 +15,7 @@ from torchvision import datasets
 from torchvision.datasets import utils
 
 from darts_lib.data_sets import archives, read_digits, read_downloaded
-from darts_lib.settings import SettingsError
+from darts_lib.refusals import SettingsError
 
 BATCH = 20
 """Pictures in each file of the tiny CIFAR-10."""

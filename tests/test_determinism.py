@@ -27,14 +27,16 @@ import darts_lib.recurrent.search as recurrent_search
 import darts_lib.retrain as retraining
 import darts_lib.search as image_search
 from darts_lib import settings
+from darts_lib.determinism import WORKSPACE, deterministic_algorithms
 from darts_lib.files import unpack
 from darts_lib.notebook import read_parameters
 from darts_lib.recurrent.retrain_step import RecurrentRetrainConfig
 from darts_lib.recurrent.search_step import RecurrentSearchConfig
+from darts_lib.refusals import SettingsError
 from darts_lib.run_files import Row, read_json
 from darts_lib.runs import default_folder, opened, stored_config
 from darts_lib.search_step import SearchConfig
-from darts_lib.settings import WORKSPACE, RunConfig, SettingsError, deterministic_algorithms
+from darts_lib.settings import RunConfig
 
 COMMON = {"scale": "laptop", "device": "cpu", "epochs": 1, "max_steps": 1}
 IMAGES = {**COMMON, "channels": 8, "batch_size": 32}

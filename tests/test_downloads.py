@@ -18,7 +18,7 @@ from torchvision.datasets import utils
 
 from darts_lib import downloads
 from darts_lib.downloads import Archive, DataFile, prepare
-from darts_lib.settings import SettingsError
+from darts_lib.refusals import SettingsError
 
 
 def md5(content: bytes) -> str:

@@ -12,7 +12,7 @@ from sklearn.datasets import load_sample_image
 from darts_lib import example_pictures as module
 from darts_lib.example_pictures import CROPS, GREY, PHOTOGRAPHS, SIDE, crops, example_pictures
 from darts_lib.imagenet_data import find_pictures, read_batches
-from darts_lib.settings import SettingsError
+from darts_lib.refusals import SettingsError
 
 
 @pytest.fixture(scope="module")

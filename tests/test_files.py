@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from darts_lib.files import DamagedFileError, locked, pack, sweep, unpack, write_whole
-from darts_lib.settings import SettingsError
+from darts_lib.refusals import SettingsError
 
 STATE = {"weights": torch.arange(6.0).view(2, 3), "epoch": 3, "names": ["a", "b"]}
 

@@ -26,10 +26,10 @@ from darts_lib.imagenet_retrain import ImageNetRetrainConfig, ImageNetRetraining
 from darts_lib.recurrent.genotype import random_genotype as random_recurrent_genotype
 from darts_lib.recurrent.retrain_step import RecurrentRetrainConfig, RecurrentRetraining
 from darts_lib.recurrent.search_step import RecurrentSearchConfig, RecurrentSearchStep
-from darts_lib.refusals import show
+from darts_lib.refusals import SettingsError, show
 from darts_lib.retrain_step import RetrainConfig, RetrainStep
 from darts_lib.search_step import SearchConfig, SearchStep
-from darts_lib.settings import DATASETS, RunConfig, SettingsError
+from darts_lib.settings import DATASETS, RunConfig
 
 CPU = torch.device("cpu")
 KINDS = (

@@ -24,7 +24,7 @@ from darts_lib.imagenet_data import PictureFiles, Reader, find_pictures
 from darts_lib.images import ImageSet, augment, epoch_batches, halves, load_images
 from darts_lib.picture_folder import read
 from darts_lib.recurrent.text import END, SPLITS, batchify, load_text, segments
-from darts_lib.settings import SettingsError
+from darts_lib.refusals import SettingsError
 
 # What files hold --------------------------------------------------------------------------------
 

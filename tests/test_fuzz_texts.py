@@ -22,8 +22,8 @@ from darts_lib.genotype import LIMIT, PUBLISHED, Genotype, GenotypeError, litera
 from darts_lib.recurrent.genotype import PUBLISHED as RECURRENT
 from darts_lib.recurrent.genotype import RecurrentGenotype
 from darts_lib.recurrent.genotype import find_genotype as find_recurrent
+from darts_lib.refusals import SettingsError
 from darts_lib.search_space import KINDS, edges
-from darts_lib.settings import SettingsError
 
 V2 = PUBLISHED["DARTS_V2"]
 OLDER_NNI = json.dumps(

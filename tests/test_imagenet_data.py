@@ -24,7 +24,7 @@ from darts_lib.imagenet_data import (
     read_batches,
 )
 from darts_lib.imagenet_labels import TRUTH
-from darts_lib.settings import SettingsError
+from darts_lib.refusals import SettingsError
 
 CLASSES = {"n01": (200, 40, 40), "n02": (40, 200, 40), "n03": (40, 40, 200)}
 CPU = torch.device("cpu")

@@ -27,9 +27,9 @@ from darts_lib.imagenet_retrain import (
     build_network,
     retrain,
 )
+from darts_lib.refusals import SettingsError
 from darts_lib.retrain_step import RetrainConfig
 from darts_lib.run_files import read_history
-from darts_lib.settings import SettingsError
 
 CELL = (
     "Genotype(normal=[('sep_conv_3x3', 0), ('skip_connect', 1)], normal_concat=[2], "

@@ -24,7 +24,8 @@ from darts_lib.images import (
     normalise,
     statistics,
 )
-from darts_lib.settings import DATASETS, SettingsError
+from darts_lib.refusals import SettingsError
+from darts_lib.settings import DATASETS
 
 NOWHERE = Path("/nowhere")
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from darts_lib.markdown import put_between_marks, table
-from darts_lib.settings import SettingsError
+from darts_lib.refusals import SettingsError
 
 
 def test_rows_become_a_table_and_what_is_missing_is_blank() -> None:

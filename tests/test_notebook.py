@@ -16,10 +16,10 @@ from darts_lib.notebook import (
     set_seed,
     with_searched_cell,
 )
+from darts_lib.refusals import SettingsError
 from darts_lib.retrain import RetrainConfig
 from darts_lib.runs import default_folder
 from darts_lib.search import SearchConfig, SearchResult, search
-from darts_lib.settings import SettingsError
 
 CELL = """\
 epochs: int = 0  # 0: the scale's own

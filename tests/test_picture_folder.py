@@ -10,7 +10,7 @@ from PIL import Image
 
 from darts_lib.images import augment, epoch_batches, halves, load_images
 from darts_lib.picture_folder import read
-from darts_lib.settings import SettingsError
+from darts_lib.refusals import SettingsError
 
 
 def save(path: Path, mode: str = "RGB", size: tuple[int, int] = (12, 12), value: int = 102) -> None:

@@ -12,13 +12,13 @@ import torch
 from darts_lib.command_line import read_config, run_from_file
 from darts_lib.files import unpack
 from darts_lib.ranks import Ranks
+from darts_lib.refusals import SettingsError
 from darts_lib.retrain_epoch import Retraining
 from darts_lib.retrain_step import RetrainConfig
 from darts_lib.run_files import read_alphas
 from darts_lib.search import search
 from darts_lib.search_epoch import Search
 from darts_lib.search_step import SearchConfig
-from darts_lib.settings import SettingsError
 
 TINY = {"scale": "laptop", "channels": 2, "layers": 3, "nodes": 2, "batch_size": 8}
 TINY |= {"epochs": 3, "max_steps": 2, "device": "cpu"}

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from darts_lib.genotype import PUBLISHED
+from darts_lib.places import project_root
 from darts_lib.records import (
     FIELDS,
     benchmark_tables,
@@ -17,9 +18,9 @@ from darts_lib.records import (
     records_folder,
     results_table,
 )
+from darts_lib.refusals import SettingsError
 from darts_lib.retrain import RetrainConfig, retrain
 from darts_lib.run_files import read_json, write_json
-from darts_lib.settings import SettingsError, project_root
 
 
 @pytest.fixture(scope="module")

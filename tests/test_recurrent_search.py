@@ -29,7 +29,7 @@ from darts_lib.recurrent.search import (
 )
 from darts_lib.recurrent.search_epoch import RecurrentSearch, evaluate_columns, perplexity
 from darts_lib.recurrent.search_step import Words, activation_terms
-from darts_lib.settings import SettingsError
+from darts_lib.refusals import SettingsError
 
 TINY = {
     "scale": "laptop",

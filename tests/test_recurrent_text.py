@@ -15,7 +15,7 @@ from darts_lib.recurrent.text import (
     segments,
     unigram_perplexity,
 )
-from darts_lib.settings import SettingsError
+from darts_lib.refusals import SettingsError
 
 
 def lay(folder: Path, train: str = "a b\n\nc a\n", valid: str = "a\n", test: str = "d b\n") -> Path:

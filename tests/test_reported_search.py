@@ -34,6 +34,7 @@ from darts_lib.operations import OPERATIONS, add_operation
 from darts_lib.recurrent.retrain_step import RecurrentRetrainConfig, RecurrentRetraining
 from darts_lib.recurrent.search_epoch import RecurrentSearch, figures
 from darts_lib.recurrent.search_step import RecurrentSearchConfig, RecurrentSearchStep
+from darts_lib.refusals import SettingsError
 from darts_lib.relaxation import Supernet, initial_alphas
 from darts_lib.retrain import RetrainConfig, evaluate, retrain
 from darts_lib.retrain_epoch import Retraining
@@ -43,7 +44,6 @@ from darts_lib.search import SearchConfig, poor_cell, search
 from darts_lib.search_epoch import Search
 from darts_lib.search_space import KINDS, OWN_PRIMITIVES, PRIMITIVES, edges
 from darts_lib.search_step import SearchStep
-from darts_lib.settings import SettingsError
 from darts_lib.step_cost import WITHOUT_FAKE, StepCost, trace
 
 CPU = torch.device("cpu")

@@ -43,18 +43,20 @@ from darts_lib.downloads import Archive, DataFile, prepare
 from darts_lib.expected_cost import edge_costs, expected_cost
 from darts_lib.genotype import PUBLISHED
 from darts_lib.network import AuxiliaryHead, quarters
+from darts_lib.places import project_root
 from darts_lib.progress import TransferLines
 from darts_lib.recurrent.retrain import RecurrentRetrainConfig
 from darts_lib.recurrent.retrain_step import RecurrentRetraining
 from darts_lib.recurrent.search import RecurrentSearchConfig
 from darts_lib.recurrent.search_epoch import RecurrentSearch
+from darts_lib.refusals import SettingsError
 from darts_lib.retrain import RetrainConfig
 from darts_lib.retrain_epoch import Retraining, evaluate, judging_images
 from darts_lib.run_files import read_history
 from darts_lib.runs import default_folder, opened
 from darts_lib.search import SearchConfig
 from darts_lib.search_epoch import Search
-from darts_lib.settings import RunConfig, SettingsError, project_root
+from darts_lib.settings import RunConfig
 
 ROOT = Path(__file__).resolve().parent.parent
 LIBRARY = Path(darts_lib.__file__).parent

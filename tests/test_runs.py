@@ -20,9 +20,10 @@ from torch import Tensor
 from darts_lib import runs
 from darts_lib.files import pack, unpack
 from darts_lib.genotype import PUBLISHED
+from darts_lib.refusals import SettingsError
 from darts_lib.run_files import genotypes_of, read_alphas, read_history, read_json
 from darts_lib.runs import Progress, default_folder, opened
-from darts_lib.settings import RunConfig, SettingsError
+from darts_lib.settings import RunConfig
 
 CELL = PUBLISHED["DARTS_V2"].to_dict()
 

@@ -17,10 +17,10 @@ from torch import Tensor
 from darts_lib import runs
 from darts_lib.derivation import derive
 from darts_lib.files import unpack
+from darts_lib.refusals import SettingsError
 from darts_lib.relaxation import initial_alphas
 from darts_lib.search import SearchConfig, load_search, read_search, search, warnings_of
 from darts_lib.search_epoch import Search
-from darts_lib.settings import SettingsError
 
 TINY = {
     "scale": "laptop",

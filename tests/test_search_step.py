@@ -8,9 +8,9 @@ from step_tools import NoWaiting
 from torch import Tensor
 
 from darts_lib.bilevel import ROUTES
+from darts_lib.refusals import SettingsError
 from darts_lib.search_epoch import Search
 from darts_lib.search_step import SearchConfig
-from darts_lib.settings import SettingsError
 from darts_lib.training import Batch
 
 TINY = {"channels": 2, "layers": 3, "nodes": 2, "batch_size": 8, "scale": "laptop"}

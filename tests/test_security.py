@@ -43,12 +43,13 @@ from darts_lib.recurrent.genotype import PUBLISHED as RECURRENT
 from darts_lib.recurrent.retrain import load_network as load_recurrent_network
 from darts_lib.recurrent.search import read_search as read_recurrent_search
 from darts_lib.recurrent.text import load_text
+from darts_lib.refusals import SettingsError
 from darts_lib.retrain_step import RetrainConfig
 from darts_lib.run_files import genotypes_of, read_alphas, read_history, read_json
 from darts_lib.runs import Progress, opened, stored_config
 from darts_lib.search import load_search, read_search
 from darts_lib.search_step import SearchConfig
-from darts_lib.settings import RunConfig, SettingsError
+from darts_lib.settings import RunConfig
 from darts_lib.weight_files import read_weights
 
 NOTEBOOKS = sorted((LIBRARY.parent / "notebooks").glob("*.ipynb"))

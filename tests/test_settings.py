@@ -1,22 +1,12 @@
-"""Roots, devices, seeds, and the refusals of the base configuration."""
+"""The base configuration: its refusals, its scales, its folder of data."""
 
 from pathlib import Path
 
 import pytest
 import torch
 
-from darts_lib import settings
-from darts_lib.settings import (
-    RunConfig,
-    SettingsError,
-    data_root,
-    project_root,
-    resolve_device,
-    runs_root,
-    seed_epoch,
-)
-
-ROOT = Path(__file__).resolve().parent.parent
+from darts_lib.refusals import SettingsError
+from darts_lib.settings import RunConfig
 
 
 def refusal(**given: object) -> str:
@@ -31,90 +21,16 @@ def config(**given: object) -> RunConfig:
     return RunConfig.create(**{"scale": "laptop", "dataset": "digits", **given})
 
 
-# Roots ------------------------------------------------------------------------------------------
-
-
-def test_the_root_is_the_same_from_every_folder_of_the_project(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    for folder in (ROOT, ROOT / "notebooks", ROOT / "darts_lib"):
-        monkeypatch.chdir(folder)
-        assert project_root() == ROOT
-
-
-def test_another_projects_file_is_not_taken_for_ours(
+def test_the_data_folder_is_the_setting_or_the_projects(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "pyproject.toml").write_text('[project]\nname = "another"\n')
-    monkeypatch.chdir(tmp_path)
-    assert project_root() != tmp_path
-    monkeypatch.setattr(settings, "__file__", str(tmp_path / "site-packages" / "settings.py"))
-    assert project_root() == tmp_path, "nowhere in a project, so the current folder"
-
-
-def test_the_environment_overrides_the_roots(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("DARTS_LIB_RUNS", str(tmp_path / "r"))
     monkeypatch.setenv("DARTS_LIB_DATA", str(tmp_path / "d"))
-    assert (runs_root(), data_root()) == (tmp_path / "r", tmp_path / "d")
     assert config().data_folder == tmp_path / "d"
     assert config(data_root="/somewhere").data_folder == Path("/somewhere")
-    monkeypatch.delenv("DARTS_LIB_RUNS")
-    monkeypatch.delenv("DARTS_LIB_DATA")
-    assert (runs_root(), data_root()) == (ROOT / "runs", ROOT / "data")
 
 
-# Device and seed --------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def no_accelerator(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
-    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
-
-
-@pytest.mark.usefixtures("no_accelerator")
-def test_auto_is_the_cpu_where_nothing_else_is() -> None:
-    assert resolve_device("auto") == torch.device("cpu")
-    assert resolve_device("cpu") == torch.device("cpu")
-
-
-@pytest.mark.usefixtures("no_accelerator")
-@pytest.mark.parametrize("name", ["cuda", "cuda:0", "mps", "gpu", "", "cuda:x", "cpu:x", "xpu"])
-def test_an_absent_device_is_refused_in_one_line(name: str) -> None:
-    with pytest.raises(SettingsError, match=f"device '{name}' is not there; use 'auto' or 'cpu'"):
-        resolve_device(name)
-    assert f"device '{name}' is not there" in refusal(device=name), "before any data are read"
-
-
-def test_a_present_device_is_honoured(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    assert resolve_device("auto") == torch.device("cuda")
-    assert resolve_device("cuda:1") == torch.device("cuda", 1)
-    with pytest.raises(SettingsError, match="cuda:2"):
-        resolve_device("cuda:2")
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
-    assert resolve_device("auto") == torch.device("mps")
-
-
-def test_the_randomness_of_an_epoch_depends_on_seed_and_epoch_alone() -> None:
-    def draws(seed: int, epoch: int) -> list[float]:
-        generator = seed_epoch(seed, epoch, torch.device("cpu"))
-        return [*torch.rand(2).tolist(), *torch.rand(2, generator=generator).tolist()]
-
-    first = draws(0, 1)
-    torch.rand(7)
-    assert draws(0, 1) == first
-    different = [draws(seed, epoch) for seed in range(4) for epoch in range(-1, 4)]
-    assert len({tuple(values) for values in different}) == 20
-    draws(2**31 - 1, 600)
-
-
-# Configuration ----------------------------------------------------------------------------------
+def test_an_absent_device_is_refused_before_any_data_are_read() -> None:
+    assert "device 'xpu' is not there" in refusal(device="xpu")
 
 
 def test_an_unknown_name_is_refused_with_the_nearest() -> None:

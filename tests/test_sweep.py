@@ -19,11 +19,11 @@ from nbformat.v4 import new_code_cell, new_notebook
 
 from darts_lib.derivation import random_genotype
 from darts_lib.files import locked
+from darts_lib.refusals import SettingsError
 from darts_lib.retrain import RetrainConfig
 from darts_lib.run_files import read_history, read_json, write_json
 from darts_lib.runs import opened
 from darts_lib.search import SearchConfig
-from darts_lib.settings import SettingsError
 from darts_lib.sweep import parser, read_config, sweep
 from darts_lib.sweep_cluster import Engine, connected, local_cluster
 from darts_lib.sweep_figures import Final, Judged, Outcome, Spread, select, summary, tables

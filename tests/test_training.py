@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from darts_lib.images import ImageSet, load_images
-from darts_lib.settings import SettingsError
+from darts_lib.refusals import SettingsError
 from darts_lib.training import (
     augmented_batch,
     chance_warning,

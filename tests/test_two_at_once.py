@@ -33,9 +33,10 @@ from darts_lib.data_sets import read_downloaded
 from darts_lib.downloads import Archive, DataFile, prepare
 from darts_lib.files import unpack
 from darts_lib.recurrent.text import load_text
+from darts_lib.refusals import SettingsError
 from darts_lib.run_files import read_history
 from darts_lib.runs import Progress, opened
-from darts_lib.settings import RunConfig, SettingsError
+from darts_lib.settings import RunConfig
 
 # In the other processes -------------------------------------------------------------------------
 

@@ -18,9 +18,9 @@ from darts_lib.recurrent.network import LanguageModel, derived_network
 from darts_lib.recurrent.retrain_step import RecurrentRetrainConfig, RecurrentRetraining
 from darts_lib.recurrent.search_epoch import evaluate_columns, figures
 from darts_lib.recurrent.text import batchify, segments, unigram_perplexity
+from darts_lib.refusals import SettingsError
 from darts_lib.run_files import Row, read_history, read_json
 from darts_lib.runs import Progress, RunFolder, opened
-from darts_lib.settings import SettingsError
 from darts_lib.weight_files import load_weights
 
 __all__ = ["RecurrentRetrainConfig", "RecurrentRetrainResult", "load_network", "retrain"]

@@ -16,6 +16,7 @@ import torch
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 from torch import Tensor, nn
 
+from darts_lib.determinism import seed_epoch
 from darts_lib.finite_guard import EVERY, FiniteGuard
 from darts_lib.progress import live
 from darts_lib.recurrent.averaging import AveragedWeights
@@ -25,8 +26,8 @@ from darts_lib.recurrent.search_epoch import evaluate_columns, figures
 from darts_lib.recurrent.search_step import Words, activation_terms, cross_entropy, summed
 from darts_lib.recurrent.settings import TextConfig
 from darts_lib.recurrent.text import batchify, inputs_and_targets, load_text, segments
+from darts_lib.refusals import SettingsError
 from darts_lib.run_files import Row
-from darts_lib.settings import SettingsError, seed_epoch
 from darts_lib.training import follow
 
 ATTEMPTS = 3

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from darts_lib.determinism import seed_epoch
 from darts_lib.finite_guard import EVERY
 from darts_lib.progress import live
 from darts_lib.recurrent.genotype import derive
@@ -22,7 +23,6 @@ from darts_lib.recurrent.search_step import (
 )
 from darts_lib.recurrent.text import batchify, inputs_and_targets, load_text, segments
 from darts_lib.run_files import Row
-from darts_lib.settings import seed_epoch
 
 
 class RecurrentSearch(RecurrentSearchStep):

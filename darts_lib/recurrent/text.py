@@ -18,7 +18,7 @@ from pydoc_data.topics import topics
 import torch
 from torch import Tensor
 
-from darts_lib.settings import SettingsError
+from darts_lib.refusals import SettingsError
 
 TEXTS = ("topics", "penn", "wikitext-2", "folder")
 """The corpora: `topics` comes with Python, `folder` is a folder of your own three files."""

@@ -1,0 +1,44 @@
+"""The device to compute on, and the machine that a figure was measured on."""
+
+import os
+import sys
+
+import torch
+
+from darts_lib.refusals import SettingsError, show
+
+
+def resolve_device(name: str) -> torch.device:
+    """Return the device `auto`, `cpu`, `cuda`, `cuda:1` or `mps`; refuse what is absent."""
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    present = {
+        "cpu": 1,
+        "cuda": torch.cuda.device_count(),
+        "mps": int(torch.backends.mps.is_available()),
+    }
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = None
+    if device is None or (device.index or 0) >= present.get(device.type, 0):
+        raise SettingsError(f"device {show(name)} is not there; use 'auto' or 'cpu'.")
+    return device
+
+
+def auto_scale() -> str:
+    """Return the scale that `auto` means on this machine: `paper` where CUDA is found."""
+    return "paper" if torch.cuda.is_available() else "laptop"
+
+
+def machine() -> dict[str, str | int]:
+    """Describe where a figure was measured: device, threads and versions."""
+    cuda = torch.cuda.is_available()
+    return {
+        "device": torch.cuda.get_device_name() if cuda else f"CPU ({os.cpu_count()} cores)",
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "python": sys.version.split()[0],
+    }
