@@ -7,6 +7,9 @@ import torch
 
 from darts_lib.refusals import SettingsError, show
 
+POLICY = "OMP_WAIT_POLICY"
+"""How a thread of the CPU waits for another; OpenMP reads it when the process starts."""
+
 
 def resolve_device(name: str) -> torch.device:
     """Return the device `auto`, `cpu`, `cuda`, `cuda:1` or `mps`; refuse what is absent."""
@@ -34,11 +37,18 @@ def auto_scale() -> str:
 
 
 def machine() -> dict[str, str | int]:
-    """Describe where a figure was measured: device, threads and versions."""
+    """Describe where a figure was measured: device, threads and versions.
+
+    `OMP_WAIT_POLICY` is named where it is set: a step takes about twice as long on the CPU where
+    threads sleep while they wait (`PASSIVE`) in place of spinning, as torch has them.
+    """
     cuda = torch.cuda.is_available()
-    return {
+    found: dict[str, str | int] = {
         "device": torch.cuda.get_device_name() if cuda else f"CPU ({os.cpu_count()} cores)",
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "python": sys.version.split()[0],
     }
+    if POLICY in os.environ:
+        found[POLICY] = os.environ[POLICY]
+    return found

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from darts_lib.determinism import seed_epoch
-from darts_lib.devices import auto_scale, resolve_device
+from darts_lib.devices import POLICY, auto_scale, machine, resolve_device
 from darts_lib.refusals import SettingsError
 
 
@@ -57,3 +57,10 @@ def test_auto_scale_is_the_papers_where_cuda_is(monkeypatch: pytest.MonkeyPatch)
     for cuda, scale in ((False, "laptop"), (True, "paper")):
         monkeypatch.setattr(torch.cuda, "is_available", lambda cuda=cuda: cuda)
         assert auto_scale() == scale
+
+
+def test_a_machine_names_how_threads_wait_where_it_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(POLICY, raising=False)
+    assert set(machine()) == {"device", "threads", "torch", "python"}
+    monkeypatch.setenv(POLICY, "PASSIVE")
+    assert machine()["OMP_WAIT_POLICY"] == "PASSIVE"
