@@ -4,19 +4,25 @@
 name: they take minutes to compile, and the graph alone removes the launches.
 """
 
+import copy
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from darts_lib.ranks import Ranks
+from darts_lib.refusals import SettingsError
 from darts_lib.settings import RunConfig
 
 WARM_UPS = 3
 """Steps before a graph is recorded, so that libraries have chosen their kernels; torch's advice."""
+
+KINDS_OF_CELL = 64
+"""How many compiled forms of a cell are kept: of each shape, and with and without gradients."""
 
 
 @dataclass(frozen=True)
@@ -47,14 +53,16 @@ class Acceleration:
     def compiled(self, cells: nn.ModuleList) -> None:
         """Compile each cell, in place, if asked for: a region, not the whole network."""
         if self.compile:
+            # All cells share their code; torch would run those after the eighth kind eagerly.
+            torch._dynamo.config.recompile_limit = KINDS_OF_CELL
             for cell in cells:
                 cell.compile()
 
     def recorded(
-        self, step: Callable[..., Tensor], state: Callable[[], Sequence[Tensor]], required: bool
+        self, step: Callable[..., Tensor], state: Callable[[], Sequence[Tensor]]
     ) -> Callable[..., Tensor]:
         """Return the step itself, or where a graph is wanted the step as one."""
-        return Captured(step, state, required) if self.graph else step
+        return Captured(step, state) if self.graph else step
 
     def __str__(self) -> str:
         """Name what is on, for the line that describes a run."""
@@ -75,71 +83,80 @@ def warn_of_unused_gpu(name: str) -> None:
 
 @contextmanager
 def full_precision() -> Iterator[None]:
-    """IEEE float32 inside: no autocast, no TF32.
+    """IEEE float32 inside: no autocast, no TF32, no bfloat16 in place of float32.
 
     The finite difference moves each weight by about 1e-5 of itself; in bfloat16 or TF32 that
     drowns in rounding.
     """
-    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
-    before = matmul.allow_tf32, cudnn.allow_tf32
-    matmul.allow_tf32 = cudnn.allow_tf32 = False
+    backends: Any = torch.backends
+    places = [backends.cuda.matmul, backends.cudnn.conv, backends.cudnn.rnn]
+    places += [backends.mkldnn.matmul, backends.mkldnn.conv, backends.mkldnn.rnn]
+    # `allow_tf32` cannot be read where a caller has chosen by these names; they can always.
+    before = [place.fp32_precision for place in places]
+    for place in places:
+        place.fp32_precision = "ieee"
     try:
         with torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
             yield
     finally:
-        matmul.allow_tf32, cudnn.allow_tf32 = before
+        for place, precision in zip(places, before, strict=True):
+            place.fp32_precision = precision
 
 
 class Captured:
     """A step on CUDA, recorded as a graph and replayed: one launch in place of thousands.
 
     `step` takes tensors and returns one; `state` lists every tensor that it changes. Inputs are
-    copied into fixed buffers. Inputs of another shape (an epoch's last batch) run eagerly. Where
-    recording fails, a `required` graph raises; else the run says so and goes on eagerly.
+    copied into fixed buffers. Inputs of another shape than the first (an epoch's last batch) run
+    eagerly. Raises SettingsError where a step cannot be recorded: after a recording that broke off
+    torch's generator and allocator may still be in it, so no eager step is safe there.
     """
 
-    def __init__(
-        self,
-        step: Callable[..., Tensor],
-        state: Callable[[], Sequence[Tensor]],
-        required: bool = True,
-    ) -> None:
-        self.step, self.state, self.required = step, state, required
-        self.started = self.failed = False
+    def __init__(self, step: Callable[..., Tensor], state: Callable[[], Sequence[Tensor]]) -> None:
+        self.step, self.state = step, state
+        self.shapes: list[torch.Size] | None = None
         self.graph: torch.cuda.CUDAGraph | None = None
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Captured":
+        """Return the copy's own step, not recorded yet: a graph writes to one run's tensors."""
+        return Captured(copy.deepcopy(self.step, memo), copy.deepcopy(self.state, memo))
 
     def __call__(self, *inputs: Tensor) -> Tensor:
         """Take the step; the first is eager, so that the optimisers make their state."""
-        if not self.started or self.failed:
-            self.started = True
+        shapes = [x.shape for x in inputs]
+        if self.shapes is None or shapes != self.shapes:
+            self.shapes = self.shapes or shapes
             return self.step(*inputs)
         if self.graph is None:
-            self._record(inputs)
-        if self.graph is None or [x.shape for x in inputs] != [own.shape for own in self.inputs]:
-            return self.step(*inputs)
+            self.graph = self._recorded(inputs)
         for own, x in zip(self.inputs, inputs, strict=True):
             own.copy_(x)
         self.graph.replay()
         return self.output.clone()
 
-    def _record(self, inputs: Sequence[Tensor]) -> None:
-        """Warm up and record one step, and put back what the warm-up changed."""
+    def _recorded(self, inputs: Sequence[Tensor]) -> torch.cuda.CUDAGraph:
+        """Return a graph of one step, and put back what warming up has changed."""
         self.inputs = [x.clone() for x in inputs]
         before = [tensor.clone() for tensor in self.state()]
+        device = inputs[0].device
+        random = torch.cuda.get_rng_state(device)  # a drop path draws in the step
         try:
-            self.graph = self._recorded()
+            with torch.cuda.device(device):  # streams are the current device's, not the tensors'
+                graph = self._warmed_up_and_recorded()
+        except torch.OutOfMemoryError:
+            raise
         except RuntimeError as error:
-            if self.required:
-                raise
-            self.failed = True
-            first = str(error).partition("\n")[0]
-            print(f"the step cannot be a CUDA graph ({first}); going on without, as graph='off'.")
+            first = str(_root(error)).partition("\n")[0]
+            raise SettingsError(
+                f"the step cannot be a CUDA graph ({first}); start again with graph='off'."
+            ) from error
+        torch.cuda.set_rng_state(random, device)
         with torch.no_grad():
             for tensor, value in zip(self.state(), before, strict=True):
                 tensor.copy_(value)
+        return graph
 
-    def _recorded(self) -> torch.cuda.CUDAGraph:
-        """Return a graph of one step, after some on a stream of their own."""
+    def _warmed_up_and_recorded(self) -> torch.cuda.CUDAGraph:
         side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):
@@ -147,6 +164,14 @@ class Captured:
                 self.step(*self.inputs)
         torch.cuda.current_stream().wait_stream(side)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
+        # Only this thread is recorded: a loader's may ask CUDA for pinned memory meanwhile.
+        with torch.cuda.graph(graph, stream=side, capture_error_mode="thread_local"):
             self.output = self.step(*self.inputs)
         return graph
+
+
+def _root(error: BaseException) -> BaseException:
+    """Return what failed first: ending a broken recording fails too, and hides it."""
+    while error.__context__ is not None:
+        error = error.__context__
+    return error

@@ -103,8 +103,8 @@ class Ranks:
 def joined() -> Iterator[Ranks]:
     """Join the group that torchrun describes in the environment; alone, do nothing.
 
-    On CUDA each rank takes the GPU of its local number, and nccl carries the messages; gloo does
-    on the CPU. All ranks but the first print nothing.
+    On CUDA each rank takes the GPU of its local number, and nccl carries their messages; gloo
+    those of the CPU. All ranks but the first print nothing.
     """
     if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
         yield Ranks()
@@ -112,7 +112,7 @@ def joined() -> Iterator[Ranks]:
     cuda = torch.cuda.is_available()
     if cuda:
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
-    distributed.init_process_group("nccl" if cuda else "gloo")
+    distributed.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo")
     ranks = Ranks.current()
     quiet = contextlib.ExitStack()
     if not ranks.first:

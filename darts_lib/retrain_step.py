@@ -110,8 +110,7 @@ class RetrainStep:
         self.optimiser = momentum_sgd(
             self.net.parameters(), self.rate, config.momentum, config.weight_decay
         )
-        required = config.graph == "on"
-        self._take = self.fast.recorded(self.eager_step, self._changed, required)
+        self._take = self.fast.recorded(self.eager_step, self._changed)
 
     def build(self, classes: int, in_channels: int) -> CellStack:
         """Return the untrained network; another form of network is built by a subclass."""

@@ -30,7 +30,7 @@ from darts_lib.ranks import Ranks
 from darts_lib.refusals import SettingsError, show
 from darts_lib.relaxation import initial_alphas
 from darts_lib.settings import RunConfig
-from darts_lib.training import Batch, figures, follow, laid_out_like, momentum_sgd
+from darts_lib.training import Batch, figures, follow, laid_out_like, load_adam, momentum_sgd
 
 
 class SearchConfig(RunConfig):
@@ -135,8 +135,7 @@ class SearchStep:
             fused=True,
             capturable=self.fast.graph,
         )
-        required = config.graph == "on"
-        self._take = self.fast.recorded(self.eager_step, self._changed, required)
+        self._take = self.fast.recorded(self.eager_step, self._changed)
 
     def step(self, train: Batch, valid: Batch) -> Tensor:
         """Take one step of the alphas, then one of the weights on the same training batch.
@@ -242,4 +241,4 @@ class SearchStep:
                 value.copy_(state["alphas"][kind])
         self.optimiser.load_state_dict(state["optimiser"])
         follow(self.optimiser, self.rate)
-        self.alpha_optimiser.load_state_dict(state["alpha_optimiser"])
+        load_adam(self.alpha_optimiser, state["alpha_optimiser"], self.fast.graph)

@@ -97,6 +97,16 @@ def follow(optimiser: torch.optim.Optimizer, rate: Tensor) -> None:
     group["lr"] = rate
 
 
+def load_adam(optimiser: torch.optim.Adam, state: dict[str, Any], capturable: bool) -> None:
+    """Load an Adam's state; whether a graph may hold it is this run's matter, not the stored one's.
+
+    A search that began on a CPU may go on where its steps are recorded.
+    """
+    optimiser.load_state_dict(state)
+    for group in optimiser.param_groups:
+        group["capturable"] = capturable
+
+
 class Restorable(Protocol):
     """A search or a retraining: what takes a stored state back."""
 

@@ -5,7 +5,11 @@ from typing import Any
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-WAITING = (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.nonzero.default)
+WAITING = (
+    torch.ops.aten._local_scalar_dense.default,
+    torch.ops.aten.nonzero.default,
+    torch.ops.aten.lift_fresh.default,  # of a tensor made from Python's numbers, then sent
+)
 
 
 class NoWaiting(TorchDispatchMode):

@@ -1,6 +1,7 @@
 """What `auto` means on each device; compiled cells; a recorded step's bookkeeping."""
 
 import contextlib
+import copy
 
 import pytest
 import torch
@@ -106,15 +107,23 @@ def recorded(monkeypatch: pytest.MonkeyPatch) -> tuple[Captured, Tensor, list[st
             pass
 
     @contextlib.contextmanager
-    def recording(_: object):  # type: ignore[no-untyped-def]
+    def recording(_: object, stream: object, capture_error_mode: str):  # type: ignore[no-untyped-def]
+        assert isinstance(stream, Stream), "a stream of the tensors' device, not torch's own"
+        assert capture_error_mode == "thread_local", "a loader's threads may use CUDA meanwhile"
         events.append("record")
         yield
+
+    def restored(state: object, device: torch.device) -> None:
+        events.append(f"{state} of {device}")
 
     monkeypatch.setattr(torch.cuda, "Stream", Stream)
     monkeypatch.setattr(torch.cuda, "current_stream", Stream)
     monkeypatch.setattr(torch.cuda, "stream", lambda _: contextlib.nullcontext())
     monkeypatch.setattr(torch.cuda, "CUDAGraph", FakeGraph)
     monkeypatch.setattr(torch.cuda, "graph", recording)
+    monkeypatch.setattr(torch.cuda, "device", lambda _: contextlib.nullcontext())
+    monkeypatch.setattr(torch.cuda, "get_rng_state", lambda _: f"random after {len(events)}")
+    monkeypatch.setattr(torch.cuda, "set_rng_state", restored)
     return Captured(step, lambda: [weight]), weight, events
 
 
@@ -126,7 +135,7 @@ def test_a_recorded_step_begins_eagerly_then_warms_up_and_leaves_no_trace(
     assert events == ["step"]
     assert float(weight) == 1
     captured(torch.full((4,), 2.0))
-    assert events == ["step", "step", "step", "step", "record", "step"]
+    assert events == ["step", *["step"] * 3, "record", "step", "random after 1 of cpu"]
     assert float(weight) == 1, "the warm-up was put back; the fake replay adds nothing"
     assert captured.inputs[0].tolist() == [2.0] * 4
     captured(torch.full((4,), 3.0))
@@ -145,26 +154,49 @@ def test_a_smaller_last_batch_runs_eagerly(monkeypatch: pytest.MonkeyPatch) -> N
     assert float(weight) == 6
 
 
-@pytest.mark.parametrize("required", [False, True])
-def test_where_recording_fails_a_run_says_so_and_goes_on_unless_a_graph_is_required(
-    required: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_a_short_batch_before_the_recording_is_not_what_is_recorded(
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    captured, weight, _ = recorded(monkeypatch)
-    captured.required = required
+    captured, _, _ = recorded(monkeypatch)
+    for size in (4, 2, 4):
+        captured(torch.ones(size))
+    assert [len(x) for x in captured.inputs] == [4]
+
+
+def test_where_recording_fails_the_run_ends_with_the_first_error_and_the_way_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    captured, _, _ = recorded(monkeypatch)
 
     @contextlib.contextmanager
-    def refusing(_: object):  # type: ignore[no-untyped-def]
-        raise RuntimeError("operation not permitted when stream is capturing\nmore")
+    def refusing(*_: object, **__: object):  # type: ignore[no-untyped-def]
+        try:
+            raise RuntimeError("operation not permitted when stream is capturing\nmore")
+        finally:
+            raise RuntimeError("the recording was broken off")  # as ending it says
         yield
 
     monkeypatch.setattr(torch.cuda, "graph", refusing)
     captured(torch.ones(4))
-    if required:
-        with pytest.raises(RuntimeError, match="not permitted"):
-            captured(torch.ones(4))
-        return
+    with pytest.raises(SettingsError, match=r"\(operation not permitted.*graph='off'"):
+        captured(torch.ones(4))
+
+
+def test_no_memory_for_a_recording_is_told_as_such(monkeypatch: pytest.MonkeyPatch) -> None:
+    captured, _, _ = recorded(monkeypatch)
+
+    def full(*_: object, **__: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(torch.cuda, "graph", full)
+    captured(torch.ones(4))
+    with pytest.raises(torch.OutOfMemoryError):
+        captured(torch.ones(4))
+
+
+def test_a_copy_of_a_recorded_step_is_not_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
+    captured, _, _ = recorded(monkeypatch)
     for _ in range(2):
         captured(torch.ones(4))
-    assert float(weight) == 3, "the warm-up left no trace, and each call was one step"
-    said = capsys.readouterr().out
-    assert said.count("cannot be a CUDA graph (operation not permitted when stream") == 1
+    twin = copy.deepcopy(captured)
+    assert (twin.graph, twin.shapes) == (None, None)

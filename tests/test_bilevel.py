@@ -1,13 +1,15 @@
 """The architecture gradient: four routes, an independent one, and every known wrong formula."""
 
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from darts_lib.acceleration import full_precision
 from darts_lib.bilevel import (
     ROUTES,
     ArchitectureGradient,
@@ -224,29 +226,47 @@ def test_the_real_supernet_gives_the_published_finite_difference() -> None:
         torch.testing.assert_close(found.implicit[kind], by_hand, rtol=1e-3, atol=1e-4)
 
 
-def test_perturbed_passes_are_ieee_float32() -> None:
-    seen: list[tuple[bool, bool]] = []
+def precisions() -> list[str]:
+    backends = torch.backends
+    found = [backends.cuda.matmul, backends.cudnn.conv, backends.cudnn.rnn]
+    found += [backends.mkldnn.matmul, backends.mkldnn.conv, backends.mkldnn.rnn]
+    return [place.fp32_precision for place in found]
+
+
+ALLOWED = {
+    "the older names": "torch.backends.cuda.matmul.allow_tf32 = True",
+    "the newer names": "torch.backends.cuda.matmul.fp32_precision = 'tf32'",
+    "one convolution": "torch.backends.cudnn.conv.fp32_precision = 'ieee'",
+    "all at once": "torch.backends.fp32_precision = 'tf32'",
+    "bfloat16 products": "torch.set_float32_matmul_precision('medium')",
+}
+
+
+@pytest.mark.parametrize("how", ALLOWED)
+def test_perturbed_passes_are_ieee_float32_whatever_was_allowed(how: str) -> None:
+    """In a process of its own: torch refuses to mix the older and the newer names."""
+    code = f"import torch, test_bilevel\n{ALLOWED[how]}\ntest_bilevel.check_perturbed_passes()"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parent)
+
+
+def check_perturbed_passes() -> None:
+    """Assert that precision and autocast are right inside and as before afterwards."""
+    seen: list[tuple[bool, set[str]]] = []
     weights = {"w": torch.randn(3, requires_grad=True)}
     alphas = {"a": torch.randn(3, requires_grad=True)}
 
     def train(w: object, a: object) -> Tensor:
-        seen.append((torch.is_autocast_enabled("cpu"), torch.backends.cuda.matmul.allow_tf32))
+        seen.append((torch.is_autocast_enabled("cpu"), set(precisions())))
         return (weights["w"] * alphas["a"]).square().sum()
 
-    before = torch.backends.cuda.matmul.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = True
-    try:
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            architecture_gradient(
-                train, lambda w, a: w["w"].square().sum(), weights, alphas, InnerStep(0.1)
-            )
-            assert torch.is_autocast_enabled("cpu"), "autocast is put back"
-        assert torch.backends.cuda.matmul.allow_tf32, "TF32 is put back"
-        with full_precision():
-            assert not torch.backends.cudnn.allow_tf32
-    finally:
-        torch.backends.cuda.matmul.allow_tf32 = before
-    assert seen == [(True, True), (False, False), (False, False)]
+    before = precisions()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        architecture_gradient(
+            train, lambda w, a: w["w"].square().sum(), weights, alphas, InnerStep(0.1)
+        )
+        assert torch.is_autocast_enabled("cpu"), "autocast is put back"
+    assert precisions() == before, "what the caller allowed is put back"
+    assert seen == [(True, set(before)), (False, {"ieee"}), (False, {"ieee"})]
 
 
 def test_float32_is_enough_for_the_perturbed_passes_and_bfloat16_is_not() -> None:

@@ -34,7 +34,7 @@ from darts_lib.recurrent.relaxation import initial_alphas
 from darts_lib.recurrent.search_space import KIND, NODES
 from darts_lib.recurrent.settings import TextConfig
 from darts_lib.refusals import show
-from darts_lib.training import follow, laid_out_like
+from darts_lib.training import follow, laid_out_like, load_adam
 
 Words = tuple[Tensor, Tensor]
 """The words of a segment and the words that follow them, both `(time, batch)`."""
@@ -210,7 +210,7 @@ class RecurrentSearchStep:
                 value.copy_(state["alphas"][kind])
         self.optimiser.load_state_dict(state["optimiser"])
         follow(self.optimiser, self.rate)
-        self.alpha_optimiser.load_state_dict(state["alpha_optimiser"])
+        load_adam(self.alpha_optimiser, state["alpha_optimiser"], self.config.graph == "on")
 
 
 def cross_entropy(out: Output, targets: Tensor) -> Tensor:
@@ -231,4 +231,6 @@ def activation_terms(out: Output, ar: float, tar: float) -> Tensor:
 
 def summed(entropy: Tensor, targets: Tensor) -> Tensor:
     """Return (summed cross-entropy, words): segments of different lengths are weighted rightly."""
-    return torch.stack([entropy.detach() * targets.numel(), entropy.new_tensor(targets.numel())])
+    entropy = entropy.detach()
+    words = torch.full_like(entropy, targets.numel())  # made on the device, nothing is sent there
+    return torch.stack([entropy * words, words])
