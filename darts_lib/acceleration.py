@@ -6,6 +6,7 @@ name: they take minutes to compile, and the graph alone removes the launches.
 
 import copy
 import shutil
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -126,7 +127,9 @@ class Captured:
         shapes = [x.shape for x in inputs]
         if self.shapes is None or shapes != self.shapes:
             self.shapes = self.shapes or shapes
-            return self.step(*inputs)
+            with warnings.catch_warnings():  # Adam, that it is not being recorded
+                warnings.filterwarnings("ignore", "This instance was constructed with capturable")
+                return self.step(*inputs)
         if self.graph is None:
             self.graph = self._recorded(inputs)
         for own, x in zip(self.inputs, inputs, strict=True):
@@ -137,7 +140,9 @@ class Captured:
     def _recorded(self, inputs: Sequence[Tensor]) -> torch.cuda.CUDAGraph:
         """Return a graph of one step, and put back what warming up has changed."""
         self.inputs = [x.clone() for x in inputs]
-        before = [tensor.clone() for tensor in self.state()]
+        # Detached: a clone's history would hold the weights' nodes of the outer stream alive, and
+        # a backward pass that meets them leaves the recording.
+        before = [tensor.detach().clone() for tensor in self.state()]
         device = inputs[0].device
         random = torch.cuda.get_rng_state(device)  # a drop path draws in the step
         try:

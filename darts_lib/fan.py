@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from darts_lib.depthwise import depthwise
 from darts_lib.operations import build_candidate, every_second_pixel
+from darts_lib.pointwise import pointwise
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,7 @@ class Round(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Convolve each channel by itself, then mix the channels of each edge."""
-        return F.conv2d(self._spread(x), self.pointwise, groups=self.edges)
+        return pointwise(self._spread(x), self.pointwise, self.edges)
 
     def _spread(self, x: Tensor) -> Tensor:
         if self.stride == 1:

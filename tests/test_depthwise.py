@@ -1,11 +1,13 @@
 """Depthwise convolutions: the value and every gradient are those of torch's own."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from darts_lib.depthwise import depthwise
+from darts_lib.depthwise import depthwise, over_phases
 
 SHAPES = [  # kernel, dilation, height, width
     (3, 2, 8, 8),
@@ -32,12 +34,18 @@ def problem(kernel: int, height: int, width: int, layout: torch.memory_format) -
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("ours_is", [depthwise, over_phases])  # as on the CPU, as on CUDA
 @pytest.mark.parametrize(("kernel", "dilation", "height", "width"), SHAPES)
 def test_value_and_gradients_are_torchs(
-    kernel: int, dilation: int, height: int, width: int, layout: torch.memory_format
+    kernel: int,
+    dilation: int,
+    height: int,
+    width: int,
+    ours_is: Callable[..., Tensor],
+    layout: torch.memory_format,
 ) -> None:
     inputs = problem(kernel, height, width, layout)
-    ours, theirs = depthwise(*inputs, dilation), torchs_own(*inputs, dilation)
+    ours, theirs = ours_is(*inputs, dilation), torchs_own(*inputs, dilation)
     torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-12)
     outward = torch.randn(ours.shape, dtype=ours.dtype)
     for mine, reference in zip(

@@ -1,0 +1,23 @@
+"""Pointwise convolutions of several edges: the dense form of CUDA is the grouped one."""
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from darts_lib.pointwise import on_diagonal, pointwise
+
+
+@pytest.mark.parametrize(("edges", "channels"), [(1, 3), (2, 1), (4, 3)])
+def test_the_dense_form_has_the_value_and_the_gradients_of_the_grouped_one(
+    edges: int, channels: int
+) -> None:
+    generator = torch.Generator().manual_seed(0)
+    width = edges * channels
+    x = torch.randn(2, width, 3, 5, dtype=torch.float64, generator=generator)
+    weight = torch.randn(width, channels, 1, 1, dtype=torch.float64, generator=generator)
+    inputs = [x.requires_grad_(), weight.requires_grad_()]
+    grouped, dense = pointwise(x, weight, edges), F.conv2d(x, on_diagonal(weight, edges))
+    torch.testing.assert_close(dense, grouped, rtol=0, atol=1e-13)
+    outward = torch.randn(dense.shape, dtype=torch.float64, generator=generator)
+    found, expected = (torch.autograd.grad(out, inputs, outward) for out in (dense, grouped))
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-13)
