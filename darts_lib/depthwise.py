@@ -46,7 +46,7 @@ def over_phases(x: Tensor, weight: Tensor, dilation: int) -> Tensor:
     """Return the same without a dilated window: convolve the phases, and put them together."""
     height, width = x.shape[2:]
     pictures = _convolve(_phases(x, dilation), weight, 1)
-    rows = pictures.permute(0, 2, 3, 1).unflatten(0, (dilation, dilation, len(x)))
+    rows = torch.unflatten(pictures.permute(0, 2, 3, 1), 0, (dilation, dilation, len(x)))
     whole = rows.permute(2, 3, 0, 4, 1, 5).flatten(3, 4).flatten(1, 2).permute(0, 3, 1, 2)
     return whole[:, :, :height, :width]
 
@@ -106,5 +106,6 @@ def _phases(x: Tensor, step: int) -> Tensor:
     if down or right:
         x = F.pad(x, (0, right, 0, down))
     # In the order in which channels_last lies in memory: then it is one copy.
-    rows = x.permute(0, 2, 3, 1).unflatten(2, (-1, step)).unflatten(1, (-1, step))
+    rows = torch.unflatten(x.permute(0, 2, 3, 1), 2, (-1, step))
+    rows = torch.unflatten(rows, 1, (-1, step))
     return rows.permute(2, 4, 0, 1, 3, 5).flatten(0, 2).permute(0, 3, 1, 2)

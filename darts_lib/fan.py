@@ -6,14 +6,16 @@ weights of a mixed operation are the gain of the normalisation that its candidat
 mixing costs nothing more, and `none` costs nothing at all.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from darts_lib.branches import side_by_side
 from darts_lib.depthwise import depthwise
 from darts_lib.operations import build_candidate, every_second_pixel
 from darts_lib.pointwise import pointwise
@@ -92,8 +94,16 @@ class Round(nn.Module):
         return F.conv2d(x, self.depthwise, None, self.stride, reach, self.dilation, x.shape[1])
 
 
+def _first(rounds: nn.Module) -> Round:
+    first = rounds.get_submodule("0")
+    assert isinstance(first, Round)
+    return first
+
+
 class Fan(nn.Module):
     """The mixed operations of all edges that leave one state."""
+
+    same_channel: Tensor
 
     def __init__(self, channels: int, edges: int, stride: int, primitives: Sequence[str]) -> None:
         super().__init__()
@@ -102,11 +112,15 @@ class Fan(nn.Module):
         self.separable = nn.ModuleDict(
             {name: self._rounds(SEPARABLE[name]) for name in primitives if name in SEPARABLE}
         )
+        # How far apart the rows are that the candidates' first windows read.
+        self.steps = sorted({_first(rounds).step for rounds in self.separable.values()})
         self.pools = [name for name in POOLED if name in self.column]
         self.skips = "skip_connect" in self.column
         if self.skips and stride == 2:
             shape = (edges * channels // 2, channels, 1, 1)
             self.conv_1, self.conv_2 = (nn.Parameter(torch.empty(shape)) for _ in range(2))
+        same = torch.eye(channels).repeat(edges, 1)  # 1 where a channel of an edge is the state's
+        self.register_buffer("same_channel", same, persistent=False)
         self.other = nn.ModuleDict(
             {
                 name: nn.ModuleList(build_candidate(name, channels, stride) for _ in range(edges))
@@ -124,41 +138,45 @@ class Fan(nn.Module):
 
         `state` is `(batch, channels, h, w)`, `weights` `(edges, primitives)`, softmaxed.
         """
-        rectified = F.relu(state)
-        parts = [*self._separable(rectified, weights), *self._plain(state, weights)]
+        rectified, gains = F.relu(state), self._gains(weights)
+        repeated = {step: self._repeated(rectified, step) for step in self.steps}
+        branches = [
+            partial(self._separable, rounds, repeated, gains[name])
+            for name, rounds in self.separable.items()
+        ]
+        if self.pools or (self.skips and self.stride == 1):
+            branches.append(partial(self._plain, state, gains))
         if self.skips and self.stride == 2:
-            parts.append(normalise(self._reduce(rectified), self._gain(weights, "skip_connect")))
+            branches.append(partial(self._reduced, rectified, gains["skip_connect"]))
         for name, operations in self.other.items():
-            outputs = torch.cat([operation(state) for operation in operations.children()], dim=1)
-            parts.append(outputs * self._gain(weights, name)[:, None, None])
-        if not parts:  # only `none`
+            branches.append(partial(self._edge_by_edge, operations, state, gains[name]))
+        if not branches:  # only `none`
             small = state[:, :, :: self.stride, :: self.stride]
             return torch.zeros_like(small).repeat(1, self.count, 1, 1)
-        total, *rest = parts
+        shared = [state, rectified, *repeated.values(), *gains.values()]
+        total, *rest = side_by_side(branches, shared)
         for part in rest:  # in place: no backward pass asks for what a part was
             total.add_(part)
         return total
 
-    def _gain(self, weights: Tensor, name: str) -> Tensor:
-        """Spread one candidate's weights on the edges over their channels; contiguous."""
-        return weights[:, self.column[name]].repeat_interleave(self.channels)
+    def _gains(self, weights: Tensor) -> dict[str, Tensor]:
+        """Spread each candidate's weights on the edges over their channels; contiguous."""
+        spread = weights.t().repeat_interleave(self.channels, dim=1)
+        return dict(zip(self.column, spread.unbind(), strict=True))
 
-    def _separable(self, rectified: Tensor, weights: Tensor) -> Iterator[Tensor]:
-        repeated: dict[int, Tensor] = {}
-        for name, rounds in self.separable.items():
-            assert isinstance(rounds, nn.ModuleList)
-            first, *more = rounds
-            assert isinstance(first, Round)
-            step = first.step
-            if step not in repeated:  # joined by cat, since repeat would leave channels_last
-                thinned = rectified if step == 1 else rectified[:, :, ::step, ::step]
-                repeated[step] = torch.cat([thinned] * self.count, dim=1)
-            out: Tensor = first(repeated[step])
-            for again in more:
-                out = again(F.relu(normalise(out)))
-            yield normalise(out, self._gain(weights, name))
+    def _repeated(self, rectified: Tensor, step: int) -> Tensor:
+        """Lay the state once for each edge: by cat, since repeat would leave channels_last."""
+        thinned = rectified if step == 1 else rectified[:, :, ::step, ::step]
+        return torch.cat([thinned] * self.count, dim=1)
 
-    def _plain(self, state: Tensor, weights: Tensor) -> Iterator[Tensor]:
+    def _separable(self, rounds: nn.Module, repeated: dict[int, Tensor], gain: Tensor) -> Tensor:
+        _, *more = rounds.children()
+        out: Tensor = _first(rounds)(repeated[_first(rounds).step])
+        for again in more:
+            out = again(F.relu(normalise(out)))
+        return normalise(out, gain)
+
+    def _plain(self, state: Tensor, gains: dict[str, Tensor]) -> Tensor:
         """Mix pools and identity: all edges share them, so one small product does."""
         pooled = [normalise(self._pool(name, state)) for name in self.pools]
         stack: list[Tensor] = [_Contiguous.apply(pool) for pool in pooled]
@@ -166,25 +184,26 @@ class Fan(nn.Module):
         if self.skips and self.stride == 1:
             stack.append(state)
             names.append("skip_connect")
-        if names:
-            eye = torch.eye(self.channels, dtype=weights.dtype, device=weights.device)
-            columns = torch.stack([weights[:, self.column[name]] for name in names], dim=1)
-            mix = columns[:, None, :, None] * eye[None, :, None, :]
-            kernel = mix.reshape(self.count * self.channels, -1, 1, 1)
-            yield F.conv2d(torch.cat(stack, dim=1), kernel)
+        columns = torch.stack([gains[name] for name in names], dim=1)
+        kernel = (columns[:, :, None] * self.same_channel[:, None, :]).flatten(1)
+        return F.conv2d(torch.cat(stack, dim=1), kernel[:, :, None, None])
+
+    def _edge_by_edge(self, operations: nn.Module, state: Tensor, gain: Tensor) -> Tensor:
+        outputs = torch.cat([operation(state) for operation in operations.children()], dim=1)
+        return outputs * gain[:, None, None]
 
     def _pool(self, name: str, state: Tensor) -> Tensor:
         if name == "max_pool_3x3":
             return F.max_pool2d(state, 3, self.stride, 1)
         return F.avg_pool2d(state, 3, self.stride, 1, count_include_pad=False)
 
-    def _reduce(self, rectified: Tensor) -> Tensor:
+    def _reduced(self, rectified: Tensor, gain: Tensor) -> Tensor:
         """Return every edge's FactorizedReduce, its two halves next to each other."""
         even, odd = every_second_pixel(rectified)
         halves = [F.conv2d(even, self.conv_1), F.conv2d(odd, self.conv_2)]
         split = [torch.unflatten(half, 1, (self.count, self.channels // 2)) for half in halves]
         joined = torch.stack(split, dim=2).flatten(1, 3)
-        return joined.contiguous(memory_format=torch.channels_last)
+        return normalise(joined.contiguous(memory_format=torch.channels_last), gain)
 
     def plain_names(self) -> dict[str, list[str]]:
         """Name, for each joined weight, the plain operations' weights it stacks, in order.

@@ -6,6 +6,7 @@ But fourteen edges leave only five states, and what leaves one state shares most
 """
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.utils.checkpoint import checkpoint
 
+from darts_lib.branches import side_by_side
 from darts_lib.fan import Fan
 from darts_lib.relaxation import SearchCell, Supernet
 from darts_lib.search_space import INPUTS, CellPlan, row_offset
@@ -21,21 +23,19 @@ from darts_lib.search_space import INPUTS, CellPlan, row_offset
 class FusedCell(SearchCell):
     """A search cell made of fans, one for each state that edges leave."""
 
+    by_source: Tensor
+
     def __init__(self, plan: CellPlan, nodes: int, primitives: Sequence[str]) -> None:
         super().__init__(plan, nodes, ())
         del self.edges
+        self.counts = [len(self._targets(source)) for source in range(INPUTS + nodes - 1)]
         self.fans = nn.ModuleList(
-            Fan(
-                plan.channels,
-                len(self._targets(source)),
-                2 if plan.reduces and source < INPUTS else 1,
-                primitives,
-            )
-            for source in range(INPUTS + nodes - 1)
+            Fan(plan.channels, count, 2 if plan.reduces and source < INPUTS else 1, primitives)
+            for source, count in enumerate(self.counts)
         )
-        for source in range(INPUTS + nodes - 1):
-            rows = torch.tensor(self._rows(source))  # on the device: indexing must not wait
-            self.register_buffer(f"rows_{source}", rows, persistent=False)
+        rows = [row for source in range(len(self.counts)) for row in self._rows(source)]
+        # On the device: indexing must not wait.
+        self.register_buffer("by_source", torch.tensor(rows), persistent=False)
 
     def _targets(self, source: int) -> range:
         return range(max(INPUTS, source + 1), INPUTS + self.nodes)
@@ -45,11 +45,17 @@ class FusedCell(SearchCell):
 
     def forward(self, before_previous: Tensor, previous: Tensor, weights: Tensor) -> Tensor:
         """Run the cell; weights `(edges, primitives)`, output `(batch, nodes * channels, h, w)`."""
+        mixes = torch.split(weights[self.by_source], self.counts)
         states = [self.preprocess0(before_previous), self.preprocess1(previous)]
+        inputs = [
+            partial(fan, state, mix)
+            for fan, state, mix in zip(self.fans, states, mixes, strict=False)
+        ]
+        ready = side_by_side(inputs, [*states, *mixes[:INPUTS]])
         sums: dict[int, Tensor] = {}
         for source, fan in enumerate(self.fans):
-            rows = self.get_buffer(f"rows_{source}")
-            outputs = fan(states[source], weights[rows]).chunk(len(rows), dim=1)
+            joined = ready[source] if source < INPUTS else fan(states[source], mixes[source])
+            outputs = joined.chunk(self.counts[source], dim=1)
             for target, out in zip(self._targets(source), outputs, strict=True):
                 sums[target] = sums[target] + out if target in sums else out
             if source >= INPUTS - 1:  # the next node has heard all its sources

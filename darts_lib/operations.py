@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from darts_lib.depthwise import depthwise
 from darts_lib.search_space import OWN_PRIMITIVES
 
 Build = Callable[[int, int, bool], nn.Module]
@@ -94,22 +95,29 @@ def every_second_pixel(x: Tensor) -> tuple[Tensor, Tensor]:
     return x[:, :, ::2, ::2], shifted[:, :, ::2, ::2]
 
 
+class Depthwise(nn.Conv2d):
+    """A depthwise convolution with 'same' padding; on CUDA one without a dilated window."""
+
+    def __init__(self, channels: int, kernel: int, stride: int, dilation: int) -> None:
+        padding = dilation * (kernel - 1) // 2
+        super().__init__(
+            channels, channels, kernel, stride, padding, dilation, groups=channels, bias=False
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Convolve each channel by itself."""
+        if x.is_cuda and self.stride == (1, 1):
+            return depthwise(x, self.weight, self.dilation[0])
+        return super().forward(x)
+
+
 def depthwise_block(
     channels: int, kernel: int, stride: int, dilation: int, affine: bool
 ) -> list[nn.Module]:
     """ReLU, depthwise convolution with 'same' padding, pointwise convolution, normalisation."""
-    depthwise = nn.Conv2d(
-        channels,
-        channels,
-        kernel,
-        stride=stride,
-        padding=dilation * (kernel - 1) // 2,
-        dilation=dilation,
-        groups=channels,
-        bias=False,
-    )
     pointwise = nn.Conv2d(channels, channels, 1, bias=False)
-    return [nn.ReLU(), depthwise, pointwise, batch_norm(channels, affine)]
+    spread = Depthwise(channels, kernel, stride, dilation)
+    return [nn.ReLU(), spread, pointwise, batch_norm(channels, affine)]
 
 
 class SeparableConv(nn.Module):

@@ -21,3 +21,8 @@ def test_the_dense_form_has_the_value_and_the_gradients_of_the_grouped_one(
     outward = torch.randn(dense.shape, dtype=torch.float64, generator=generator)
     found, expected = (torch.autograd.grad(out, inputs, outward) for out in (dense, grouped))
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-13)
+
+
+def test_the_gradient_of_a_gradient_is_right_too() -> None:
+    weight = torch.randn(6, 3, 1, 1, dtype=torch.float64, requires_grad=True)
+    torch.autograd.gradgradcheck(lambda w: on_diagonal(w, 2).sin(), weight)

@@ -1,0 +1,41 @@
+"""Branches of a step: parts that do not wait for each other, side by side on a GPU.
+
+The kernels of a search network are small; one after the other they leave most of a GPU idle. While
+a step is recorded as a CUDA graph, each branch is put on a stream of its own, so the graph knows
+what may run at the same time. Anywhere else the branches run one after the other.
+"""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+_idle: dict[torch.device, list[torch.cuda.Stream]] = {}
+"""Streams that no branch runs on. They are kept: torch has 32 of them, and hands them out anew."""
+
+
+def side_by_side(
+    branches: Sequence[Callable[[], Tensor]], shared: Sequence[Tensor]
+) -> list[Tensor]:
+    """Return what each branch returns. `shared` are the tensors made here that branches read.
+
+    Autograd runs the backward pass of a branch on the branch's stream too.
+    """
+    if not (shared[0].is_cuda and torch.cuda.is_current_stream_capturing()):
+        return [branch() for branch in branches]
+    first, *others = branches
+    here, idle = torch.cuda.current_stream(), _idle.setdefault(shared[0].device, [])
+    streams = [idle.pop() if idle else torch.cuda.Stream() for _ in others]  # type: ignore[no-untyped-call]
+    outputs = []
+    for stream, branch in zip(streams, others, strict=True):
+        stream.wait_stream(here)
+        with torch.cuda.stream(stream):
+            outputs.append(branch())
+        for tensor in shared:  # its memory may be given to others only when the branch is done
+            tensor.record_stream(stream)
+    outputs.insert(0, first())
+    for stream, output in zip(streams, outputs[1:], strict=True):
+        here.wait_stream(stream)
+        output.record_stream(here)
+    idle += reversed(streams)
+    return outputs

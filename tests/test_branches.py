@@ -1,0 +1,78 @@
+"""Branches of a step: one after the other, and while a step is recorded on streams that join."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from darts_lib import branches
+from darts_lib.branches import side_by_side
+
+
+class FakeTensor:
+    """A tensor on a GPU, as far as branches look at it."""
+
+    is_cuda, device = True, torch.device("cuda", 0)
+
+    def __init__(self, name: str, events: list[str]) -> None:
+        self.name, self.events = name, events
+
+    def record_stream(self, stream: object) -> None:
+        self.events.append(f"{self.name} is kept for {stream}")
+
+
+def test_anywhere_else_they_run_one_after_the_other() -> None:
+    x = torch.ones(2)
+    found = side_by_side([lambda: x + 1, lambda: x * 3], [x])
+    assert [value.tolist() for value in found] == [[2, 2], [3, 3]]
+
+
+def test_while_recording_each_has_a_stream_that_starts_and_ends_with_the_outer_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    events: list[str] = []
+    current = ["outer"]
+
+    class Stream:
+        def __init__(self, name: str = "") -> None:
+            self.name = name or f"stream {len(events)}"
+
+        def __str__(self) -> str:
+            return self.name
+
+        def wait_stream(self, other: object) -> None:
+            events.append(f"{self} waits for {other}")
+
+    class On:
+        def __init__(self, stream: Stream) -> None:
+            self.stream = stream
+
+        def __enter__(self) -> None:
+            current.append(str(self.stream))
+
+        def __exit__(self, *_: object) -> None:
+            current.pop()
+
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda: Stream(current[-1]))
+    monkeypatch.setattr(torch.cuda, "Stream", lambda: Stream("inner"))
+    monkeypatch.setattr(torch.cuda, "stream", On)
+    monkeypatch.setattr(branches, "_idle", {})
+
+    def branch(name: str) -> Tensor:
+        events.append(f"{name} on {current[-1]}")
+        return FakeTensor(name, events)  # type: ignore[return-value]
+
+    given: Tensor = FakeTensor("given", events)  # type: ignore[assignment]
+    for _ in range(2):  # the second time with the stream of the first
+        events.clear()
+        found = side_by_side([lambda: branch("a"), lambda: branch("b")], [given])
+        assert [getattr(value, "name", "") for value in found] == ["a", "b"]
+        assert events == [
+            "inner waits for outer",
+            "b on inner",
+            "given is kept for inner",
+            "a on outer",
+            "outer waits for inner",
+            "b is kept for outer",
+        ]
+        monkeypatch.setattr(torch.cuda, "Stream", None)
