@@ -7,8 +7,7 @@ name: they take minutes to compile, and the graph alone removes the launches.
 import copy
 import shutil
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -80,28 +79,6 @@ def warn_of_unused_gpu(name: str) -> None:
             "the CPU alone; install the torch for your CUDA as PyTorch's site says, or ask for the "
             "CPU with device='cpu'."
         )
-
-
-@contextmanager
-def full_precision() -> Iterator[None]:
-    """IEEE float32 inside: no autocast, no TF32, no bfloat16 in place of float32.
-
-    The finite difference moves each weight by about 1e-5 of itself; in bfloat16 or TF32 that
-    drowns in rounding.
-    """
-    backends: Any = torch.backends
-    places = [backends.cuda.matmul, backends.cudnn.conv, backends.cudnn.rnn]
-    places += [backends.mkldnn.matmul, backends.mkldnn.conv, backends.mkldnn.rnn]
-    # `allow_tf32` cannot be read where a caller has chosen by these names; they can always.
-    before = [place.fp32_precision for place in places]
-    for place in places:
-        place.fp32_precision = "ieee"
-    try:
-        with torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
-            yield
-    finally:
-        for place, precision in zip(places, before, strict=True):
-            place.fp32_precision = precision
 
 
 class Captured:

@@ -21,19 +21,20 @@ def side_by_side(
 
     Autograd runs the backward pass of a branch on the branch's stream too.
     """
-    if not (shared[0].is_cuda and torch.cuda.is_current_stream_capturing()):
+    compiling, recording = torch.compiler.is_compiling, torch.cuda.is_current_stream_capturing
+    if compiling() or not shared[0].is_cuda or not recording():
         return [branch() for branch in branches]
     first, *others = branches
     here, idle = torch.cuda.current_stream(), _idle.setdefault(shared[0].device, [])
+    start = here.record_event()
     streams = [idle.pop() if idle else torch.cuda.Stream() for _ in others]  # type: ignore[no-untyped-call]
-    outputs = []
+    outputs = [first()]
     for stream, branch in zip(streams, others, strict=True):
-        stream.wait_stream(here)
+        stream.wait_event(start)
         with torch.cuda.stream(stream):
             outputs.append(branch())
         for tensor in shared:  # its memory may be given to others only when the branch is done
             tensor.record_stream(stream)
-    outputs.insert(0, first())
     for stream, output in zip(streams, outputs[1:], strict=True):
         here.wait_stream(stream)
         output.record_stream(here)

@@ -1,7 +1,7 @@
 """Depthwise convolutions whose gradients cost about what their values cost.
 
 A window of dilation 2 does not mix every second row and column with the others: these are pictures
-of their own, `_phases`, and the window on them is not dilated.
+of their own, its phases, and the window on them is not dilated.
 
 On CUDA a dilated convolution in channels_last takes 13 times as long as one that is not (cuDNN, on
 an H200), so it is taken over the phases. On the CPU the value is fast and the gradients are not: a
@@ -45,10 +45,8 @@ def depthwise(x: Tensor, weight: Tensor, dilation: int = 1) -> Tensor:
 def over_phases(x: Tensor, weight: Tensor, dilation: int) -> Tensor:
     """Return the same without a dilated window: convolve the phases, and put them together."""
     height, width = x.shape[2:]
-    pictures = _convolve(_phases(x, dilation), weight, 1)
-    rows = torch.unflatten(pictures.permute(0, 2, 3, 1), 0, (dilation, dilation, len(x)))
-    whole = rows.permute(2, 3, 0, 4, 1, 5).flatten(3, 4).flatten(1, 2).permute(0, 3, 1, 2)
-    return whole[:, :, :height, :width]
+    pictures = _convolve(split_phases(x, dilation), weight, 1)
+    return join_phases(pictures, dilation)[:, :, :height, :width]
 
 
 class _Depthwise(torch.autograd.Function):
@@ -75,7 +73,7 @@ def _convolve(x: Tensor, weight: Tensor, dilation: int) -> Tensor:
 
 def _weight_gradient(x: Tensor, grad: Tensor, side: int, dilation: int) -> Tensor:
     """Return the gradient for a weight `(channels, 1, side, side)`, in strips of its columns."""
-    x, grad = _phases(x, dilation), _phases(grad, dilation)
+    x, grad = split_phases(x, dilation), split_phases(grad, dilation)
     reach = side // 2
     if side <= FAST_WIDTH:
         return _strip(x, grad, side, side, reach)
@@ -95,7 +93,7 @@ def _strip(x: Tensor, grad: Tensor, rows: int, columns: int, padding: int) -> Te
     return strip
 
 
-def _phases(x: Tensor, step: int) -> Tensor:
+def split_phases(x: Tensor, step: int) -> Tensor:
     """Return the pictures of every `step`-th row and column, side by side in the batch.
 
     A picture that `step` does not divide gets rows and columns of zeros, which add nothing.
@@ -109,3 +107,12 @@ def _phases(x: Tensor, step: int) -> Tensor:
     rows = torch.unflatten(x.permute(0, 2, 3, 1), 2, (-1, step))
     rows = torch.unflatten(rows, 1, (-1, step))
     return rows.permute(2, 4, 0, 1, 3, 5).flatten(0, 2).permute(0, 3, 1, 2)
+
+
+def join_phases(pictures: Tensor, step: int) -> Tensor:
+    """Return the pictures whose phases these are."""
+    if step == 1:
+        return pictures
+    rows = pictures.permute(0, 2, 3, 1)
+    rows = torch.unflatten(rows, 0, (step, step, len(pictures) // step**2))
+    return rows.permute(2, 3, 0, 4, 1, 5).flatten(3, 4).flatten(1, 2).permute(0, 3, 1, 2)

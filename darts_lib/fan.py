@@ -7,7 +7,6 @@ mixing costs nothing more, and `none` costs nothing at all.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -16,39 +15,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from darts_lib.branches import side_by_side
-from darts_lib.depthwise import depthwise
-from darts_lib.operations import build_candidate, every_second_pixel
+from darts_lib.operations import build_candidate, every_second_pixel, normalise
 from darts_lib.pointwise import pointwise
+from darts_lib.separable import SEPARABLE, Separables
 
-
-@dataclass(frozen=True)
-class Separable:
-    """How a depthwise-separable candidate is built; `repeats` is 2 for `sep_conv`, 1 for `dil`."""
-
-    kernel: int
-    dilation: int
-    repeats: int
-
-
-SEPARABLE = {
-    "sep_conv_3x3": Separable(3, 1, 2),
-    "sep_conv_5x5": Separable(5, 1, 2),
-    "sep_conv_7x7": Separable(7, 1, 2),
-    "dil_conv_3x3": Separable(3, 2, 1),
-    "dil_conv_5x5": Separable(5, 2, 1),
-}
 POOLED = ("max_pool_3x3", "avg_pool_3x3")
 JOINED = (*SEPARABLE, *POOLED, "skip_connect", "none")
 """Candidates with a joined form; any other is computed edge by edge inside the fan."""
-
-
-def normalise(x: Tensor, gain: Tensor | None = None) -> Tensor:
-    """Normalise each channel by the batch's statistics, times a gain `(channels,)`.
-
-    The gain must be contiguous: on the CPU with channels_last an expanded one gives a wrong input
-    gradient without a word (torch 2.14).
-    """
-    return F.batch_norm(x, None, None, gain, training=True)
 
 
 class _Contiguous(torch.autograd.Function):
@@ -67,39 +40,6 @@ class _Contiguous(torch.autograd.Function):
         return grad.contiguous(memory_format=torch.channels_last)
 
 
-class Round(nn.Module):
-    """A depthwise and a pointwise convolution of one candidate, on all edges at once.
-
-    Channels are ordered by edge: `(batch, edges * channels, h, w)` in and out. A window with as
-    much dilation as stride reads every `step`-th row and column only, and no others need to come.
-    """
-
-    def __init__(self, form: Separable, channels: int, edges: int, stride: int) -> None:
-        super().__init__()
-        self.edges = edges
-        self.step = stride if stride == form.dilation else 1
-        self.stride, self.dilation = stride // self.step, form.dilation // self.step
-        width = edges * channels
-        self.depthwise = nn.Parameter(torch.empty(width, 1, form.kernel, form.kernel))
-        self.pointwise = nn.Parameter(torch.empty(width, channels, 1, 1))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Convolve each channel by itself, then mix the channels of each edge."""
-        return pointwise(self._spread(x), self.pointwise, self.edges)
-
-    def _spread(self, x: Tensor) -> Tensor:
-        if self.stride == 1:
-            return depthwise(x, self.depthwise, self.dilation)
-        reach = self.dilation * (self.depthwise.shape[-1] // 2)
-        return F.conv2d(x, self.depthwise, None, self.stride, reach, self.dilation, x.shape[1])
-
-
-def _first(rounds: nn.Module) -> Round:
-    first = rounds.get_submodule("0")
-    assert isinstance(first, Round)
-    return first
-
-
 class Fan(nn.Module):
     """The mixed operations of all edges that leave one state."""
 
@@ -109,11 +49,8 @@ class Fan(nn.Module):
         super().__init__()
         self.channels, self.count, self.stride = channels, edges, stride
         self.column = {name: column for column, name in enumerate(primitives)}
-        self.separable = nn.ModuleDict(
-            {name: self._rounds(SEPARABLE[name]) for name in primitives if name in SEPARABLE}
-        )
-        # How far apart the rows are that the candidates' first windows read.
-        self.steps = sorted({_first(rounds).step for rounds in self.separable.values()})
+        separable = [name for name in primitives if name in SEPARABLE]
+        self.separable = Separables(channels, edges, stride, separable)
         self.pools = [name for name in POOLED if name in self.column]
         self.skips = "skip_connect" in self.column
         if self.skips and stride == 2:
@@ -129,21 +66,13 @@ class Fan(nn.Module):
             }
         )
 
-    def _rounds(self, form: Separable) -> nn.ModuleList:
-        strides = (self.stride, 1)[: form.repeats]
-        return nn.ModuleList(Round(form, self.channels, self.count, stride) for stride in strides)
-
     def forward(self, state: Tensor, weights: Tensor) -> Tensor:
         """Return the edges' outputs side by side, `(batch, edges * channels, h', w')`.
 
         `state` is `(batch, channels, h, w)`, `weights` `(edges, primitives)`, softmaxed.
         """
         rectified, gains = F.relu(state), self._gains(weights)
-        repeated = {step: self._repeated(rectified, step) for step in self.steps}
-        branches = [
-            partial(self._separable, rounds, repeated, gains[name])
-            for name, rounds in self.separable.items()
-        ]
+        branches, shared = self.separable.branches(rectified, gains)
         if self.pools or (self.skips and self.stride == 1):
             branches.append(partial(self._plain, state, gains))
         if self.skips and self.stride == 2:
@@ -153,8 +82,7 @@ class Fan(nn.Module):
         if not branches:  # only `none`
             small = state[:, :, :: self.stride, :: self.stride]
             return torch.zeros_like(small).repeat(1, self.count, 1, 1)
-        shared = [state, rectified, *repeated.values(), *gains.values()]
-        total, *rest = side_by_side(branches, shared)
+        total, *rest = side_by_side(branches, [state, rectified, *gains.values(), *shared])
         for part in rest:  # in place: no backward pass asks for what a part was
             total.add_(part)
         return total
@@ -164,29 +92,20 @@ class Fan(nn.Module):
         spread = weights.t().repeat_interleave(self.channels, dim=1)
         return dict(zip(self.column, spread.unbind(), strict=True))
 
-    def _repeated(self, rectified: Tensor, step: int) -> Tensor:
-        """Lay the state once for each edge: by cat, since repeat would leave channels_last."""
-        thinned = rectified if step == 1 else rectified[:, :, ::step, ::step]
-        return torch.cat([thinned] * self.count, dim=1)
-
-    def _separable(self, rounds: nn.Module, repeated: dict[int, Tensor], gain: Tensor) -> Tensor:
-        _, *more = rounds.children()
-        out: Tensor = _first(rounds)(repeated[_first(rounds).step])
-        for again in more:
-            out = again(F.relu(normalise(out)))
-        return normalise(out, gain)
-
     def _plain(self, state: Tensor, gains: dict[str, Tensor]) -> Tensor:
         """Mix pools and identity: all edges share them, so one small product does."""
-        pooled = [normalise(self._pool(name, state)) for name in self.pools]
-        stack: list[Tensor] = [_Contiguous.apply(pool) for pool in pooled]
-        names = list(self.pools)
+        stack, names = [], list(self.pools)
+        if self.pools:
+            pooled = torch.cat([self._pool(name, state) for name in self.pools], dim=1)
+            stack.append(_Contiguous.apply(normalise(pooled)))
         if self.skips and self.stride == 1:
             stack.append(state)
             names.append("skip_connect")
         columns = torch.stack([gains[name] for name in names], dim=1)
         kernel = (columns[:, :, None] * self.same_channel[:, None, :]).flatten(1)
-        return F.conv2d(torch.cat(stack, dim=1), kernel[:, :, None, None])
+        return pointwise(
+            torch.cat(stack, dim=1), kernel if state.is_cuda else kernel[..., None, None]
+        )
 
     def _edge_by_edge(self, operations: nn.Module, state: Tensor, gain: Tensor) -> Tensor:
         outputs = torch.cat([operation(state) for operation in operations.children()], dim=1)
@@ -216,9 +135,10 @@ class Fan(nn.Module):
             column = self.column[candidate]
             names[own] = [f"{edge}.operations.{column}.{tail}" for edge in range(self.count)]
 
-        for name, rounds in self.separable.items():
-            assert isinstance(rounds, nn.ModuleList)
-            for number, position in zip(range(len(rounds)), (1, 5), strict=False):
+        for name in self.separable:
+            for number, position in zip(
+                range(len(self.separable.rounds(name))), (1, 5), strict=False
+            ):
                 own = f"separable.{name}.{number}"
                 stacked(f"{own}.depthwise", name, f"op.{position}.weight")
                 stacked(f"{own}.pointwise", name, f"op.{position + 1}.weight")

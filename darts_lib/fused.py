@@ -46,7 +46,9 @@ class FusedCell(SearchCell):
     def forward(self, before_previous: Tensor, previous: Tensor, weights: Tensor) -> Tensor:
         """Run the cell; weights `(edges, primitives)`, output `(batch, nodes * channels, h, w)`."""
         mixes = torch.split(weights[self.by_source], self.counts)
-        states = [self.preprocess0(before_previous), self.preprocess1(previous)]
+        first = partial(self.preprocess0, before_previous)
+        second = partial(self.preprocess1, previous)
+        states = side_by_side([first, second], [before_previous, previous])
         inputs = [
             partial(fan, state, mix)
             for fan, state, mix in zip(self.fans, states, mixes, strict=False)

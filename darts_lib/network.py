@@ -5,10 +5,13 @@ for small images (CIFAR); the one for ImageNet is in `imagenet_network.py`.
 Source: DARTS paper, section 3.2 and appendix A.2.1.
 """
 
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from darts_lib.branches import side_by_side
 from darts_lib.genotype import Genotype
 from darts_lib.operations import FactorizedReduce, ReLUConvBN, build_operation
 from darts_lib.search_space import INPUTS, KINDS, CellPlan, Stem, plan_cells, reductions
@@ -50,10 +53,12 @@ class Cell(nn.Module):
 
     def forward(self, before_previous: Tensor, previous: Tensor, dropped: Tensor | None) -> Tensor:
         """Return `(batch, len(concat) * channels, h, w)`; `dropped` is a probability, or None."""
-        states = [self.preprocess0(before_previous), self.preprocess1(previous)]
+        first = partial(self.preprocess0, before_previous)
+        second = partial(self.preprocess1, previous)
+        states = side_by_side([first, second], [before_previous, previous])
         for i in range(0, len(self.sources), 2):
-            first = self._edge(i, states, dropped)
-            states.append(first + self._edge(i + 1, states, dropped))
+            pair = [partial(self._edge, i + j, states, dropped) for j in range(2)]
+            states.append(torch.add(*side_by_side(pair, states)))
         return torch.cat([states[state] for state in self.concat], dim=1)
 
     def _edge(self, i: int, states: list[Tensor], dropped: Tensor | None) -> Tensor:

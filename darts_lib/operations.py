@@ -28,6 +28,15 @@ def batch_norm(channels: int, affine: bool) -> nn.BatchNorm2d:
     return nn.BatchNorm2d(channels, affine=affine, track_running_stats=affine)
 
 
+def normalise(x: Tensor, gain: Tensor | None = None) -> Tensor:
+    """Normalise each channel by the batch's statistics, times a gain `(channels,)`.
+
+    The gain must be contiguous: on the CPU with channels_last an expanded one gives a wrong input
+    gradient without a word (torch 2.14).
+    """
+    return F.batch_norm(x, None, None, gain, training=True)
+
+
 class Zero(nn.Module):
     """`none`: the absence of an edge, zeros of the right size."""
 

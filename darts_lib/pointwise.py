@@ -1,11 +1,11 @@
 """The pointwise convolutions of several edges at once.
 
-Side by side they are one grouped convolution. On CUDA grouped convolutions have slow gradients: one
-dense convolution, whose weight has the edges' weights on its diagonal and zeros elsewhere, takes
-half to a third of the time for as many times the multiply-adds as there are edges (cuDNN, on an
-H200).
+Side by side they are one grouped convolution. On CUDA that has slow gradients, and cuDNN is slow in
+IEEE float32 too; there it is one matrix product, whose weight has the edges' weights on its
+diagonal and zeros elsewhere: as many times the multiply-adds as there are edges, in less time.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -13,40 +13,49 @@ from torch import Tensor
 from torch.nn import functional as F
 
 
-def pointwise(x: Tensor, weight: Tensor, edges: int) -> Tensor:
-    """Mix the channels of each edge: `(batch, edges * channels, h, w)` in and out.
+def fast_form(weights: Sequence[Tensor], edges: int) -> Sequence[Tensor]:
+    """Return grouped pointwise weights in the form that `pointwise` is fast with on their device.
 
-    `weight` is `(edges * channels, channels, 1, 1)`, as of a convolution with so many groups.
+    Each is `(edges * channels, channels, 1, 1)`, as of a convolution with so many groups. On CUDA
+    they become matrices `(edges * channels, edges * channels)`; elsewhere they stay.
     """
-    if x.device.type == "cuda" and edges > 1:
-        return F.conv2d(x, on_diagonal(weight, edges))
-    return F.conv2d(x, weight, groups=edges)
+    if not weights or weights[0].device.type != "cuda":
+        return weights
+    return on_diagonal(torch.stack(list(weights)), edges).unbind()
 
 
-def on_diagonal(weight: Tensor, edges: int) -> Tensor:
-    """Return the dense weight `(edges * channels, edges * channels, 1, 1)` that does the same."""
-    dense: Tensor = _OnDiagonal.apply(weight, edges)
-    return dense
+def pointwise(x: Tensor, weight: Tensor) -> Tensor:
+    """Mix the channels of `x`, `(batch, channels, h, w)` in channels_last: grouped, or a matrix."""
+    if weight.dim() > 2:
+        return F.conv2d(x, weight, groups=x.shape[1] // weight.shape[1])
+    return F.linear(x.permute(0, 2, 3, 1), weight).permute(0, 3, 1, 2)
+
+
+def on_diagonal(weights: Tensor, edges: int) -> Tensor:
+    """Return matrices that do the same as grouped weights; both have a row for each of these."""
+    matrices: Tensor = _OnDiagonal.apply(weights, edges)
+    return matrices
 
 
 class _OnDiagonal(torch.autograd.Function):
-    """Two kernels there and none back; torch's own `block_diag` and `diag_embed` take more."""
+    """Two kernels there and one back; torch's own `block_diag` and `diag_embed` take more."""
 
     @staticmethod
-    def forward(ctx: Any, weight: Tensor, edges: int) -> Tensor:
-        ctx.edges, ctx.stride = edges, weight.stride()
-        dense = weight.new_zeros(len(weight), len(weight), 1, 1)
-        _blocks(dense, edges).copy_(weight.view(edges, -1, weight.shape[1]).permute(1, 2, 0))
-        return dense
+    def forward(ctx: Any, weights: Tensor, edges: int) -> Tensor:
+        ctx.edges = edges
+        count, width, channels = weights.shape[:3]
+        matrices = weights.new_zeros(count, width, width)
+        blocks = weights.view(count, edges, width // edges, channels)
+        _blocks(matrices, edges).copy_(blocks.permute(0, 2, 3, 1))
+        return matrices
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        blocks = _blocks(grad, ctx.edges).permute(2, 0, 1).reshape(len(grad), -1, 1, 1).contiguous()
-        # As the weight says that it lies, also where a side is 1: foreach operations compare that.
-        return blocks.as_strided(blocks.shape, ctx.stride), None
+        blocks = _blocks(grad, ctx.edges).permute(0, 3, 1, 2).contiguous()
+        return blocks.view(*grad.shape[:2], -1, 1, 1), None
 
 
-def _blocks(dense: Tensor, edges: int) -> Tensor:
-    """Return the blocks of the diagonal, `(channels, channels, edges)`: a view."""
-    side = len(dense) // edges
-    return dense.view(edges, side, edges, side).diagonal(dim1=0, dim2=2)
+def _blocks(matrices: Tensor, edges: int) -> Tensor:
+    """Return the blocks of the diagonals, `(count, channels, channels, edges)`: a view."""
+    side = matrices.shape[1] // edges
+    return matrices.view(-1, edges, side, edges, side).diagonal(dim1=1, dim2=3)

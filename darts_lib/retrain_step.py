@@ -7,12 +7,14 @@ from typing import Any, ClassVar, Literal
 import torch
 from pydantic import Field, ValidationInfo, field_validator
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from darts_lib.acceleration import Acceleration
 from darts_lib.cell_choice import find_genotype
 from darts_lib.finite_guard import FiniteGuard
 from darts_lib.genotype import Genotype
 from darts_lib.network import CellStack, Network
+from darts_lib.precision import as_autocast
 from darts_lib.ranks import Ranks
 from darts_lib.refusals import SettingsError
 from darts_lib.settings import RunConfig
@@ -154,7 +156,9 @@ class RetrainStep:
     def _add_gradients(self, images: Tensor, labels: Tensor, share: float) -> tuple[Tensor, Tensor]:
         """Add a part's gradients, times its share of the batch; return its loss and figures."""
         with self.fast.autocast():
-            logits, auxiliary = self.net(images.contiguous(memory_format=torch.channels_last))
+            laid = images.contiguous(memory_format=torch.channels_last)
+            weights = as_autocast(dict(self.net.named_parameters()))
+            logits, auxiliary = functional_call(self.net, weights, (laid,))
             loss = self.loss(logits, auxiliary, labels)
         torch.autograd.backward(loss * share)
         return loss, figures(logits.detach().float(), labels)

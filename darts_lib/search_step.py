@@ -26,6 +26,7 @@ from darts_lib.bilevel import (
 from darts_lib.expected_cost import edge_costs, expected_cost
 from darts_lib.finite_guard import FiniteGuard
 from darts_lib.fused import FusedSupernet
+from darts_lib.precision import as_autocast
 from darts_lib.ranks import Ranks
 from darts_lib.refusals import SettingsError, show
 from darts_lib.relaxation import initial_alphas
@@ -158,7 +159,7 @@ class SearchStep:
                 mean=self.ranks.mean,
             )
             self._alpha_step(gradient.total, gradient.valid_loss)
-            done = self._weight_step(train)
+            done = self._weight_step(*train)
         self.guard.count()
         return done
 
@@ -169,9 +170,9 @@ class SearchStep:
         self.guard.watch(self.alpha_optimiser, loss, norm)
         self.alpha_optimiser.step()
 
-    def _weight_step(self, batch: Batch) -> Tensor:
-        images, labels = batch
-        logits = self.net(images, {kind: value.detach() for kind, value in self.alphas.items()})
+    def _weight_step(self, images: Tensor, labels: Tensor) -> Tensor:
+        fixed = {kind: value.detach() for kind, value in self.alphas.items()}
+        logits = self.logits(self.weights, images, fixed)
         loss = nn.functional.cross_entropy(logits, labels)
         weights = list(self.weights.values())
         found = self.ranks.mean(gradients(loss, weights))
@@ -195,10 +196,15 @@ class SearchStep:
         images, labels = batch
 
         def loss(weights: Mapping[str, Tensor], alphas: Mapping[str, Tensor]) -> Tensor:
-            logits = functional_call(self.net, dict(weights), (images, alphas))
-            return nn.functional.cross_entropy(logits, labels)
+            return nn.functional.cross_entropy(self.logits(weights, images, alphas), labels)
 
         return loss
+
+    def logits(
+        self, weights: Mapping[str, Tensor], images: Tensor, alphas: Mapping[str, Tensor]
+    ) -> Tensor:
+        """Return what the supernet makes of the images with these weights: `(batch, classes)`."""
+        return functional_call(self.net, as_autocast(weights), (images, alphas))  # type: ignore[no-any-return]
 
     def valid_loss(self, batch: Batch) -> Loss:
         """Return what the alphas descend: the validation loss, and the budget if there is one."""
@@ -213,7 +219,7 @@ class SearchStep:
 
     @property
     def variables(self) -> tuple[Mapping[str, Tensor], Mapping[str, Tensor]]:
-        """Return weights and alphas: what a loss of `bilevel` takes."""
+        """Return weights and alphas, as a loss takes them."""
         return self.weights, self.alphas
 
     def _changed(self) -> list[Tensor]:

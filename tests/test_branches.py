@@ -39,6 +39,12 @@ def test_while_recording_each_has_a_stream_that_starts_and_ends_with_the_outer_o
         def __str__(self) -> str:
             return self.name
 
+        def record_event(self) -> str:
+            return "the start"
+
+        def wait_event(self, event: str) -> None:
+            events.append(f"{self} waits for {event}")
+
         def wait_stream(self, other: object) -> None:
             events.append(f"{self} waits for {other}")
 
@@ -68,10 +74,10 @@ def test_while_recording_each_has_a_stream_that_starts_and_ends_with_the_outer_o
         found = side_by_side([lambda: branch("a"), lambda: branch("b")], [given])
         assert [getattr(value, "name", "") for value in found] == ["a", "b"]
         assert events == [
-            "inner waits for outer",
+            "a on outer",
+            "inner waits for the start",
             "b on inner",
             "given is kept for inner",
-            "a on outer",
             "outer waits for inner",
             "b is kept for outer",
         ]

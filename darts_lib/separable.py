@@ -1,0 +1,143 @@
+"""The depthwise-separable candidates of a fan: `sep_conv` and `dil_conv`, on all edges at once."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import NamedTuple, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from darts_lib.depthwise import depthwise, join_phases, split_phases
+from darts_lib.operations import normalise
+from darts_lib.pointwise import fast_form, pointwise
+
+
+class Branches(NamedTuple):
+    """Parts of a sum that do not wait for each other, and the tensors that several of them read."""
+
+    parts: list[Callable[[], Tensor]]
+    shared: list[Tensor]
+
+
+@dataclass(frozen=True)
+class Separable:
+    """How a depthwise-separable candidate is built; `repeats` is 2 for `sep_conv`, 1 for `dil`."""
+
+    kernel: int
+    dilation: int
+    repeats: int
+
+
+SEPARABLE = {
+    "sep_conv_3x3": Separable(3, 1, 2),
+    "sep_conv_5x5": Separable(5, 1, 2),
+    "sep_conv_7x7": Separable(7, 1, 2),
+    "dil_conv_3x3": Separable(3, 2, 1),
+    "dil_conv_5x5": Separable(5, 2, 1),
+}
+
+
+class Round(nn.Module):
+    """A depthwise and a pointwise convolution of one candidate, on all edges at once.
+
+    Channels are ordered by edge: `(batch, edges * channels, h, w)` in and out. A window with as
+    much dilation as stride reads every `step`-th row and column only, and no others need to come.
+    """
+
+    def __init__(self, form: Separable, channels: int, edges: int, stride: int) -> None:
+        super().__init__()
+        self.step = stride if stride == form.dilation else 1
+        self.stride, self.dilation = stride // self.step, form.dilation // self.step
+        width = edges * channels
+        self.depthwise = nn.Parameter(torch.empty(width, 1, form.kernel, form.kernel))
+        self.pointwise = nn.Parameter(torch.empty(width, channels, 1, 1))
+
+    def forward(self, x: Tensor, mixing: Tensor, dilation: int) -> Tensor:
+        """Convolve each channel by itself, then mix the channels of each edge.
+
+        `mixing` is the pointwise weight or a `fast_form` of it.
+        """
+        return pointwise(self._spread(x, dilation), mixing)
+
+    def _spread(self, x: Tensor, dilation: int) -> Tensor:
+        if self.stride == 1:
+            return depthwise(x, self.depthwise, dilation)
+        reach = dilation * (self.depthwise.shape[-1] // 2)
+        return F.conv2d(x, self.depthwise, None, self.stride, reach, dilation, x.shape[1])
+
+
+class Separables(nn.ModuleDict):
+    """The candidates by name, each a list of rounds."""
+
+    def __init__(self, channels: int, edges: int, stride: int, names: Sequence[str]) -> None:
+        super().__init__()
+        self.edges = edges
+        for name in names:
+            form, strides = SEPARABLE[name], (stride, 1)
+            rounds = (Round(form, channels, edges, each) for each in strides[: form.repeats])
+            self[name] = nn.ModuleList(rounds)
+
+    def rounds(self, name: str) -> list[Round]:
+        """Return the rounds of a candidate."""
+        return cast("list[Round]", list(self[name].children()))
+
+    def branches(self, rectified: Tensor, gains: Mapping[str, Tensor]) -> Branches:
+        """Return what computes the candidates' weighted sum, part by part.
+
+        `rectified` is the state after its ReLU, `gains` each candidate's `(edges * channels,)`.
+        """
+        firsts = {name: self.rounds(name)[0] for name in self}
+        steps = sorted({first.step for first in firsts.values()})
+        inputs = {step: self._repeated(rectified, step) for step in steps}
+        mixings = self._mixings()
+        shared = [*inputs.values(), *gains.values(), *(m for own in mixings.values() for m in own)]
+        parts: dict[int, list[Callable[[Tensor, int], Tensor]]] = {}
+        branches: list[Callable[[], Tensor]] = []
+        for name, first in firsts.items():
+            part = partial(self._candidate, name, mixings[name], gains[name])
+            if any(side % first.dilation for side in rectified.shape[2:]) or first.dilation == 1:
+                branches.append(partial(part, inputs[first.step], first.dilation))
+            else:
+                parts.setdefault(first.dilation, []).append(part)
+        for dilation, own in parts.items():
+            branches.append(partial(_over_phases, own, inputs[1], dilation))
+        return Branches(branches, shared)
+
+    def _repeated(self, rectified: Tensor, step: int) -> Tensor:
+        """Lay the state once for each edge: by cat, since repeat would leave channels_last."""
+        thinned = rectified if step == 1 else rectified[:, :, ::step, ::step]
+        return torch.cat([thinned] * self.edges, dim=1)
+
+    def _mixings(self) -> dict[str, list[Tensor]]:
+        """Return the pointwise weights of every round, in the form that is fast here."""
+        rounds = [(name, one) for name in self for one in self.rounds(name)]
+        found: dict[str, list[Tensor]] = {name: [] for name in self}
+        forms = fast_form([one.pointwise for _, one in rounds], self.edges)
+        for (name, _), form in zip(rounds, forms, strict=True):
+            found[name].append(form)
+        return found
+
+    def _candidate(
+        self, name: str, mixings: Sequence[Tensor], gain: Tensor, x: Tensor, dilation: int
+    ) -> Tensor:
+        first, *others = zip(self.rounds(name), mixings, strict=True)
+        out: Tensor = first[0](x, first[1], dilation)
+        for again, mixing in others:
+            out = again(F.relu(normalise(out)), mixing, 1)
+        return normalise(out, gain)
+
+
+def _over_phases(
+    parts: Sequence[Callable[[Tensor, int], Tensor]], x: Tensor, dilation: int
+) -> Tensor:
+    """Sum dilated candidates over the phases of their input, where their windows are not dilated.
+
+    A pointwise convolution and a normalisation do not care where a pixel lies.
+    """
+    pictures = split_phases(x, dilation)
+    total, *rest = (part(pictures, 1) for part in parts)
+    for other in rest:
+        total.add_(other)
+    return join_phases(total, dilation)
