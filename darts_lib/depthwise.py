@@ -17,7 +17,7 @@ gradients are easily said in convolutions that are fast:
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.grad import conv2d_weight
 
@@ -37,9 +37,25 @@ def depthwise(x: Tensor, weight: Tensor, dilation: int = 1) -> Tensor:
         if torch.is_autocast_enabled("cpu"):  # one type for values and gradients
             kind = torch.get_autocast_dtype("cpu")
             x, weight = x.to(kind), weight.to(kind)
-        out: Tensor = _Depthwise.apply(x, weight, dilation)
+        out: Tensor = _Convolution.apply(x, weight, dilation)
         return out
     return _convolve(x, weight, dilation)
+
+
+class Depthwise(nn.Conv2d):
+    """A layer that does it, with 'same' padding; the CPU keeps torch's own form: the plain one."""
+
+    def __init__(self, channels: int, kernel: int, stride: int, dilation: int) -> None:
+        padding = dilation * (kernel - 1) // 2
+        super().__init__(
+            channels, channels, kernel, stride, padding, dilation, groups=channels, bias=False
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Convolve each channel by itself."""
+        if x.is_cuda and self.stride == (1, 1):
+            return depthwise(x, self.weight, self.dilation[0])
+        return super().forward(x)
 
 
 def over_phases(x: Tensor, weight: Tensor, dilation: int) -> Tensor:
@@ -49,7 +65,7 @@ def over_phases(x: Tensor, weight: Tensor, dilation: int) -> Tensor:
     return join_phases(pictures, dilation)[:, :, :height, :width]
 
 
-class _Depthwise(torch.autograd.Function):
+class _Convolution(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, dilation: int) -> Tensor:
         ctx.save_for_backward(x, weight)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from darts_lib.depthwise import depthwise
+from darts_lib.depthwise import Depthwise
 from darts_lib.search_space import OWN_PRIMITIVES
 
 Build = Callable[[int, int, bool], nn.Module]
@@ -102,22 +102,6 @@ def every_second_pixel(x: Tensor) -> tuple[Tensor, Tensor]:
     height, width = x.shape[-2:]
     shifted = F.pad(x, (-1, width % 2, -1, height % 2))
     return x[:, :, ::2, ::2], shifted[:, :, ::2, ::2]
-
-
-class Depthwise(nn.Conv2d):
-    """A depthwise convolution with 'same' padding; on CUDA one without a dilated window."""
-
-    def __init__(self, channels: int, kernel: int, stride: int, dilation: int) -> None:
-        padding = dilation * (kernel - 1) // 2
-        super().__init__(
-            channels, channels, kernel, stride, padding, dilation, groups=channels, bias=False
-        )
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Convolve each channel by itself."""
-        if x.is_cuda and self.stride == (1, 1):
-            return depthwise(x, self.weight, self.dilation[0])
-        return super().forward(x)
 
 
 def depthwise_block(
