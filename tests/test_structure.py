@@ -82,6 +82,7 @@ FLOORS = {
     "recurrent_original_steps": 5.5,
     "resident_memory": 5,
     "benchmark": 6,
+    "epoch_times": 6,
     "weight_files": 3,
     "mmrazor_names": 3,
     "onnx_files": 3.5,
