@@ -85,14 +85,16 @@ class Captured:
     """A step on CUDA, recorded as a graph and replayed: one launch in place of thousands.
 
     `step` takes tensors and returns one; `state` lists every tensor that it changes. Inputs are
-    copied into fixed buffers. Inputs of another shape than the first (an epoch's last batch) run
-    eagerly. Raises SettingsError where a step cannot be recorded: after a recording that broke off
-    torch's generator and allocator may still be in it, so no eager step is safe there.
+    copied into fixed buffers. The first shapes that come a second time are recorded; all others,
+    such as an epoch's last batch has, run eagerly. Raises SettingsError where a step cannot be
+    recorded: after a recording that broke off torch's generator and allocator may still be in it,
+    so no eager step is safe there.
     """
 
     def __init__(self, step: Callable[..., Tensor], state: Callable[[], Sequence[Tensor]]) -> None:
         self.step, self.state = step, state
-        self.shapes: list[torch.Size] | None = None
+        self.seen: set[tuple[torch.Size, ...]] = set()
+        self.shapes: tuple[torch.Size, ...] = ()
         self.graph: torch.cuda.CUDAGraph | None = None
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "Captured":
@@ -100,15 +102,15 @@ class Captured:
         return Captured(copy.deepcopy(self.step, memo), copy.deepcopy(self.state, memo))
 
     def __call__(self, *inputs: Tensor) -> Tensor:
-        """Take the step; the first is eager, so that the optimisers make their state."""
-        shapes = [x.shape for x in inputs]
-        if self.shapes is None or shapes != self.shapes:
-            self.shapes = self.shapes or shapes
+        """Take the step; the first of a shape is eager, so that the optimisers make their state."""
+        shapes = tuple(x.shape for x in inputs)
+        if self.graph is None and shapes in self.seen:
+            self.graph, self.shapes = self._recorded(inputs), shapes
+        if self.graph is None or shapes != self.shapes:
+            self.seen.add(shapes)
             with warnings.catch_warnings():  # Adam, that it is not being recorded
                 warnings.filterwarnings("ignore", "This instance was constructed with capturable")
                 return self.step(*inputs)
-        if self.graph is None:
-            self.graph = self._recorded(inputs)
         for own, x in zip(self.inputs, inputs, strict=True):
             own.copy_(x)
         self.graph.replay()
