@@ -37,7 +37,7 @@ def as_autocast(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     normalisation wants its gain in float32.
     """
     found, kind = dict(weights), next(iter(weights.values())).device.type
-    if torch.is_autocast_enabled(kind):
+    if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
         names = [name for name, weight in weights.items() if weight.dim() > 1]
         to = torch.get_autocast_dtype(kind)
         found.update(zip(names, _Cast.apply(to, *(found[name] for name in names)), strict=True))

@@ -97,10 +97,10 @@ class Separables(nn.ModuleDict):
         branches: list[Callable[[], Tensor]] = []
         for name, first in firsts.items():
             part = partial(self._candidate, name, mixings[name], gains[name])
-            if any(side % first.dilation for side in rectified.shape[2:]) or first.dilation == 1:
-                branches.append(partial(part, inputs[first.step], first.dilation))
-            else:
+            if fast_in_phases(rectified, first.dilation):
                 parts.setdefault(first.dilation, []).append(part)
+            else:
+                branches.append(partial(part, inputs[first.step], first.dilation))
         for dilation, own in parts.items():
             branches.append(partial(_over_phases, own, inputs[1], dilation))
         return Branches(branches, shared)
@@ -127,6 +127,19 @@ class Separables(nn.ModuleDict):
         for again, mixing in others:
             out = again(F.relu(normalise(out)), mixing, 1)
         return normalise(out, gain)
+
+
+def fast_in_phases(x: Tensor, dilation: int) -> bool:
+    """Say whether dilated candidates are better computed over phases.
+
+    On the CPU it is not faster, and the phases would be kept for the backward pass.
+    """
+    return x.is_cuda and has_whole_phases(x, dilation)
+
+
+def has_whole_phases(x: Tensor, dilation: int) -> bool:
+    """Say whether phases would have no line of zeros at the end, which would be normalised too."""
+    return dilation > 1 and all(side % dilation == 0 for side in x.shape[2:])
 
 
 def _over_phases(

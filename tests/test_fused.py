@@ -7,10 +7,12 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from darts_lib import operations
+from darts_lib import operations, separable
 from darts_lib.bilevel import InnerStep, Loss, architecture_gradient
+from darts_lib.depthwise import over_phases
 from darts_lib.fan import JOINED
 from darts_lib.fused import FusedSupernet
+from darts_lib.pointwise import on_diagonal
 from darts_lib.relaxation import Supernet, initial_alphas
 from darts_lib.search_space import EXTRA_PRIMITIVES, KINDS, PRIMITIVES, edges
 
@@ -56,6 +58,20 @@ def assert_same(plain: Supernet, fused: FusedSupernet, images: Tensor, nodes: in
         )
 
 
+@pytest.fixture(params=["as on the CPU", "as on CUDA"])
+def form(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compute the separable candidates in the form that is fast on this device, or on that."""
+    if request.param == "as on CUDA":
+        monkeypatch.setattr(separable, "fast_in_phases", separable.has_whole_phases)
+        monkeypatch.setattr(separable, "fast_form", matrices)
+        monkeypatch.setattr(separable, "depthwise", lambda *given: over_phases(*given))
+
+
+def matrices(weights: Sequence[Tensor], edges: int) -> Sequence[Tensor]:
+    return on_diagonal(torch.stack(list(weights)), edges).unbind() if weights else []
+
+
+@pytest.mark.usefixtures("form")
 @pytest.mark.parametrize(
     ("channels", "layers", "nodes", "size"),
     [
@@ -74,6 +90,7 @@ def test_equal_in_float64_for_any_shape(
     assert_same(plain, fused, torch.randn(4, 1, *size, dtype=torch.float64), nodes)
 
 
+@pytest.mark.usefixtures("form")
 @pytest.mark.parametrize("name", [*PRIMITIVES, *EXTRA_PRIMITIVES])
 def test_equal_for_each_primitive_alone(name: str) -> None:
     torch.manual_seed(1)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from darts_lib import fan
+from darts_lib import fan, separable
 from darts_lib.command_line import read_config
 from darts_lib.ranks import Ranks, joined
 from darts_lib.retrain_epoch import Retraining
@@ -35,7 +35,7 @@ def use_group_norm(net: nn.Module) -> None:
 
     Groups of two channels: with one, the mean over an image would be 0 and so would all gradients.
     """
-    fan.normalise = normalise
+    fan.normalise = separable.normalise = normalise
     for module in list(net.modules()):
         for name, child in module.named_children():
             if isinstance(child, nn.BatchNorm2d):
