@@ -87,6 +87,11 @@ def _limit_skips(strengths: Tensor, primitives: Sequence[str], max_skip: int | N
         if len(skips) <= max_skip:
             return strengths
         weakest = min(skips, key=lambda row: float(strengths[row, skip]))
+        if float(strengths[weakest, skip]) < 0:  # ruled out before, and chosen for want of others
+            raise GenotypeError(
+                f"max_skip={max_skip} leaves an edge without an operation: {', '.join(primitives)} "
+                "are all there are; add an operation, or allow more skip connections."
+            )
         strengths[weakest, skip] = -1.0
 
 
@@ -96,6 +101,11 @@ def one_hot_alphas(genotype: Genotype, primitives: Sequence[str] = PRIMITIVES) -
     A kept edge chooses its operation, a dropped edge chooses `none`. With these alphas the
     supernet computes the derived cell with the weights it has: the discretisation gap.
     """
+    if "none" not in primitives:
+        raise GenotypeError(
+            f"the primitives {', '.join(primitives)} lack 'none', which the edges choose that a "
+            "cell leaves out; relax it with 'none' among them."
+        )
     alphas = {}
     for kind in KINDS:
         pairs = genotype.pairs(kind)

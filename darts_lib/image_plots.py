@@ -1,5 +1,6 @@
 """Pictures: grids of images and feature maps, and the paths of the bilevel toy."""
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 
@@ -70,7 +71,7 @@ def path_on_contours(paths: Mapping[str, Pixels], ax: Axes | None = None) -> Axe
     points = {name: torch.as_tensor(path).detach().cpu().double() for name, path in paths.items()}
     low, high = _limits(torch.cat(list(points.values())))
     _draw_toy(ax, low, high)
-    for (name, path), stroke in zip(points.items(), STROKES, strict=False):
+    for (name, path), stroke in zip(points.items(), itertools.cycle(STROKES), strict=False):
         alpha, weight = path.unbind(dim=1)
         ax.plot(alpha, weight, color=stroke.colour, ls=stroke.line, marker=stroke.marker, ms=4,
                 markevery=max(1, len(path) // 20), label=name)  # fmt: skip

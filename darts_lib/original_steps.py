@@ -21,8 +21,9 @@ class OriginalSteps:
         self.net = Supernet(config.channels, config.layers, config.nodes).to(device)
         self.alphas = initial_alphas(config.nodes, seed=config.seed, device=device)
         self.rate, self.decay = config.learning_rate, config.weight_decay
+        self.momentum, self.clip = config.momentum, config.gradient_clip
         self.optimiser = torch.optim.SGD(
-            self.net.parameters(), self.rate, config.momentum, weight_decay=self.decay
+            self.net.parameters(), self.rate, self.momentum, weight_decay=self.decay
         )
         self.alpha_optimiser = torch.optim.Adam(
             self.alphas.values(),
@@ -47,7 +48,7 @@ class OriginalSteps:
     def weight_step(self, batch: Batch) -> None:
         """Take a step of the weights."""
         self.gradients(batch)
-        nn.utils.clip_grad_norm_(self.net.parameters(), 5.0)
+        nn.utils.clip_grad_norm_(self.net.parameters(), self.clip)
         self.optimiser.step()
 
     def first_order(self, train: Batch, valid: Batch) -> None:
@@ -63,7 +64,8 @@ class OriginalSteps:
         with torch.no_grad():
             for twin, weight in zip(virtual.parameters(), self.net.parameters(), strict=True):
                 assert weight.grad is not None
-                twin.sub_(self.rate * (weight.grad + self.decay * weight))
+                buffer = self.optimiser.state[weight].get("momentum_buffer", 0)
+                twin.sub_(self.rate * (weight.grad + self.decay * weight + self.momentum * buffer))
         self._clear()
         virtual.zero_grad()
         torch.autograd.backward(self.loss(virtual, valid))

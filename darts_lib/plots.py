@@ -4,6 +4,7 @@ Without `ax` it opens a figure of its own, which a notebook then shows. `use_sty
 Cells are in `cell_plots`, pictures and the bilevel toy in `image_plots`.
 """
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 
@@ -55,7 +56,7 @@ def curves(history: History, keys: Sequence[str], ylabel: str, ax: Axes | None =
     Raises ValueError for a key that no epoch has.
     """
     ax = axes_or_new(ax)
-    for key, stroke in zip(keys, STROKES, strict=False):
+    for key, stroke in zip(keys, itertools.cycle(STROKES), strict=False):
         epochs, values = _series(history, key)
         ax.plot(epochs, values, color=stroke.colour, ls=stroke.line, marker=stroke.marker,
                 ms=5, markevery=_sparse(len(epochs)), label=key.replace("_", " "))  # fmt: skip

@@ -109,6 +109,18 @@ def test_skip_limit_keeps_the_strongest_and_refills_from_the_rest() -> None:
     assert derive(alphas, max_skip=0).skips() == 0
 
 
+def test_where_nothing_but_a_skip_connection_is_left_the_limit_is_refused() -> None:
+    """It was looked for without end."""
+    alphas = {kind: torch.zeros(14, 2) for kind in ("normal", "reduce")}
+    with pytest.raises(GenotypeError, match="max_skip=0 leaves an edge without an operation"):
+        derive(alphas, ("skip_connect", "none"), max_skip=0)
+
+
+def test_one_hot_alphas_need_none_for_the_edges_left_out() -> None:
+    with pytest.raises(GenotypeError, match="lack 'none'"):
+        one_hot_alphas(random_genotype(0), PRIMITIVES[1:])
+
+
 def test_one_hot_alphas_make_the_supernet_compute_the_derived_cell() -> None:
     """With one-hot alphas a change of weights on a dropped edge or a loser changes nothing."""
     torch.manual_seed(1)

@@ -75,6 +75,12 @@ def test_curves_show_the_history(draw: Callable[..., Axes], ylabel: str, keys: l
     assert_inside(ax)
 
 
+def test_as_many_curves_are_drawn_as_are_asked_for() -> None:
+    keys = [f"figure_{number}" for number in range(11)]
+    ax = plots.curves([dict.fromkeys(keys, 1.0)], keys, "value")
+    assert len(ax.lines) == len(keys)
+
+
 def test_lines_differ_by_more_than_colour() -> None:
     lines = plots.loss_curves(HISTORY).lines
     assert len({line.get_linestyle() for line in lines}) == 2
