@@ -108,8 +108,8 @@ def depthwise_block(
     channels: int, kernel: int, stride: int, dilation: int, affine: bool
 ) -> list[nn.Module]:
     """ReLU, depthwise convolution with 'same' padding, pointwise convolution, normalisation."""
-    pointwise = nn.Conv2d(channels, channels, 1, bias=False)
     spread = Depthwise(channels, kernel, stride, dilation)
+    pointwise = nn.Conv2d(channels, channels, 1, bias=False)
     return [nn.ReLU(), spread, pointwise, batch_norm(channels, affine)]
 
 

@@ -121,7 +121,8 @@ def describe(run: RetrainEpoch) -> None:
     print("  ".join(f"{name}={value}" for name, value in config.settings_that_matter().items()))
     steps = len(epoch_batches(len(images), config.batch_size, None)[: config.max_steps or None])
     cost = trace(run, _a_step)
-    seconds = run.seconds_with_batch(cost.seconds(run.device)) * steps * config.epochs
+    step = run.seconds_with_batch(cost.seconds(run.device, run.fast.graph))
+    seconds = step * steps * config.epochs
     madds = multiply_adds(run.net, (images.channels, *images.size))
     balance = a_class(images.labels, len(images.classes))
     print(

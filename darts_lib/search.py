@@ -112,7 +112,7 @@ def describe(run: Search) -> None:
         print(f"route={config.route} is given, so order={config.order} is ignored.")
     steps = len(epoch_batches(len(run.train), config.batch_size, None)[: config.max_steps or None])
     cost = trace(run, _a_step)
-    seconds = cost.seconds(run.device) * steps * config.epochs
+    seconds = cost.seconds(run.device, run.fast.graph) * steps * config.epochs
     balance = a_class(run.train.labels, len(run.train.classes))
     print(
         f"{len(run.train)} images for the weights ({balance}), {len(run.valid)} for the alphas, "

@@ -12,7 +12,7 @@ import time
 import weakref
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 import torch
@@ -95,13 +95,15 @@ class StepCost:
         factor, scratch = CPU_ALLOCATOR if device.type == "cpu" else (1.0, 0)
         return factor * self.peak_bytes + scratch
 
-    def seconds(self, device: torch.device) -> float:
+    def seconds(self, device: torch.device, recorded: bool = False) -> float:
         """Return the seconds of a step: each distinct operation timed here, times its count.
 
         Python and autograd take their time for each operation too; that is measured here on a
-        fan of the smallest images.
+        fan of the smallest images. They take none in a `recorded` step, whose branches may also run
+        side by side: then this is an upper bound.
         """
-        return self._kernels(device) + self.operations * _overhead(device)
+        kernels = self._kernels(device)
+        return kernels if recorded else kernels + self.operations * _overhead(device)
 
     def _kernels(self, device: torch.device) -> float:
         held: deque[object] = deque(maxlen=1)
@@ -198,6 +200,10 @@ class _Recorder(TorchDispatchMode):
             Like(tuple(leaf.shape), leaf.stride(), leaf.dtype) if isinstance(leaf, Tensor) else leaf
             for leaf in given
         )
+        if func is torch.ops.aten.native_batch_norm_backward.default and (gain := leaves[2]):
+            # Fake statistics have the input's type under autocast, real ones the gain's (CPU).
+            leaves = (*leaves[:5], *(replace(leaf, dtype=gain.dtype) for leaf in leaves[5:7]),
+                      *leaves[7:])  # fmt: skip
         structure = str(spec)
         self.cost.specs.setdefault(structure, spec)
         self.cost.calls[Call(func, leaves, structure)] += 1

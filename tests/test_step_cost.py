@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from darts_lib.resident_memory import Size, measured_memory, random_step
+from darts_lib.retrain_step import RetrainConfig, RetrainStep
 from darts_lib.search_step import SearchConfig, SearchStep
 from darts_lib.step_cost import StepCost, trace
 
@@ -94,6 +95,18 @@ def tiny(**given: object) -> SearchStep:
 def search_step(run: SearchStep) -> None:
     images, labels = torch.randn(8, 1, 8, 8), torch.zeros(8, dtype=torch.long)
     run.eager_step(images, labels, images, labels)
+
+
+@pytest.mark.parametrize("run", ["search", "retraining"])
+def test_a_step_under_autocast_can_be_timed(run: str) -> None:
+    """It could not: fake tensors tell a normalisation's statistics in another type."""
+    if run == "search":
+        cost = trace(tiny(amp="on", order=2), search_step)
+    else:
+        given = {"scale": "laptop", "channels": 2, "layers": 3, "amp": "on"}
+        step = RetrainStep(RetrainConfig.create(**given), 10, 1, CPU)
+        cost = trace(step, lambda twin: twin.eager_step(torch.ones(8, 1, 8, 8), torch.arange(8)))
+    assert 0 < cost.seconds(CPU, recorded=True) < cost.seconds(CPU) * 3  # both as timed
 
 
 def test_tracing_and_timing_change_nothing() -> None:
