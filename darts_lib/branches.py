@@ -5,7 +5,9 @@ a step is recorded as a CUDA graph, each branch is put on a stream of its own, s
 what may run at the same time. Anywhere else the branches run one after the other.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 import torch
 from torch import Tensor
@@ -13,16 +15,34 @@ from torch import Tensor
 _idle: dict[torch.device, list[torch.cuda.Stream]] = {}
 """Streams that no branch runs on. They are kept: torch has 32 of them, and hands them out anew."""
 
+_apart: ContextVar[bool] = ContextVar("apart", default=True)
+
+
+@contextmanager
+def in_turn() -> Iterator[None]:
+    """Run branches one after the other inside, also while recording.
+
+    For what is computed again in the backward pass: it would be made on other streams than those of
+    the nodes that wait for it.
+    """
+    token = _apart.set(False)
+    try:
+        yield
+    finally:
+        _apart.reset(token)
+
 
 def side_by_side(
     branches: Sequence[Callable[[], Tensor]], shared: Sequence[Tensor]
 ) -> list[Tensor]:
-    """Return what each branch returns. `shared` are the tensors made here that branches read.
+    """Return what each branch returns.
 
-    Autograd runs the backward pass of a branch on the branch's stream too.
+    Autograd runs the backward pass of a branch on the branch's stream too. `shared` are the tensors
+    made in the recorded step that several branches read: a tensor that is missing there must live
+    until the backward pass is over, or its memory may be given away while a branch still reads it.
     """
     compiling, recording = torch.compiler.is_compiling, torch.cuda.is_current_stream_capturing
-    if compiling() or not shared[0].is_cuda or not recording():
+    if compiling() or not shared[0].is_cuda or not _apart.get() or not recording():
         return [branch() for branch in branches]
     first, *others = branches
     here, idle = torch.cuda.current_stream(), _idle.setdefault(shared[0].device, [])

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.utils.checkpoint import checkpoint
 
-from darts_lib.branches import side_by_side
+from darts_lib.branches import in_turn, side_by_side
 from darts_lib.fan import Fan
 from darts_lib.relaxation import SearchCell, Supernet
 from darts_lib.search_space import INPUTS, CellPlan, row_offset
@@ -106,7 +106,8 @@ class FusedSupernet(Supernet):
         own: dict[str, Tensor] = dict(cell.named_parameters())
 
         def compute(*given: Tensor) -> Tensor:
-            out: Tensor = functional_call(cell, own, given)
+            with in_turn():
+                out: Tensor = functional_call(cell, own, given)
             return out
 
         out: Tensor = checkpoint(

@@ -17,6 +17,8 @@ from darts_lib.training import Batch
 class OriginalSteps:
     """The plain supernet, its alphas, their optimisers, and one step of either order."""
 
+    momentum: float
+
     def __init__(self, config: SearchConfig, device: torch.device) -> None:
         self.net = Supernet(config.channels, config.layers, config.nodes).to(device)
         self.alphas = initial_alphas(config.nodes, seed=config.seed, device=device)

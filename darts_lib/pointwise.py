@@ -1,8 +1,8 @@
 """The pointwise convolutions of several edges at once.
 
-Side by side they are one grouped convolution. On CUDA that has slow gradients, and cuDNN is slow in
-IEEE float32 too; there it is one matrix product, whose weight has the edges' weights on its
-diagonal and zeros elsewhere: as many times the multiply-adds as there are edges, in less time.
+Side by side they are one grouped convolution. On CUDA that has slow gradients; there it is one
+matrix product, whose weight has the edges' weights on its diagonal and zeros elsewhere: as many
+times the multiply-adds as there are edges, in a third of the time (four edges, on an H200).
 """
 
 from collections.abc import Sequence

@@ -52,6 +52,8 @@ class _Cast(torch.autograd.Function):
         ctx.back = tensors[0].dtype
         found = [torch.empty_like(tensor, dtype=to) for tensor in tensors]
         torch._foreach_copy_(found, list(tensors))
+        # Alive until all who read them are done: branches may do so on streams of their own.
+        ctx.save_for_backward(*found)
         return tuple(found)
 
     @staticmethod

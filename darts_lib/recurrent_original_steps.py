@@ -57,6 +57,7 @@ class RecurrentOriginalSteps(OriginalSteps):
     """
 
     net: LanguageModel  # type: ignore[assignment]
+    momentum = 0.0  # paper, A.1.2
 
     def __init__(self, config: RecurrentSearchConfig, words: int, device: torch.device) -> None:
         self.config, self.rate, self.decay = config, config.learning_rate, config.weight_decay

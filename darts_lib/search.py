@@ -21,6 +21,7 @@ from darts_lib.refusals import SettingsError
 from darts_lib.run_files import Row, last_row, read_alphas, read_history
 from darts_lib.runs import Progress, RunFolder, opened, stored_config
 from darts_lib.search_epoch import Search
+from darts_lib.search_space import KINDS
 from darts_lib.search_step import SearchConfig
 from darts_lib.settings import RunConfig
 from darts_lib.step_cost import trace
@@ -123,7 +124,7 @@ def describe(run: Search) -> None:
         f"{cost.memory(run.device) / 2**20:,.0f} MiB (less with {run.LESS_MEMORY}); "
         f"about {duration(seconds)} for {config.epochs} epochs"
     )
-    for warning in reach_warning(config, steps):
+    for warning in reach_warning(config, steps) + missing_cells(run):
         print(f"warning: {warning}")
 
 
@@ -145,6 +146,16 @@ def reach_warning(config: SearchConfig, steps: int) -> list[str]:
         f"{steps * config.epochs} steps of about {config.alpha_learning_rate:g} move an alpha by "
         f"{reach:.2g} at most, so the cell found will be noise: raise alpha_learning_rate or "
         "epochs, or lower batch_size."
+    ]
+
+
+def missing_cells(run: Search) -> list[str]:
+    """Warn if the supernet has no cell of some kind: its alphas have no gradient."""
+    missing = [kind for kind in KINDS if kind not in run.net.kinds]
+    return [
+        f"with layers={run.config.layers} there is no {kind} cell, so no loss depends on its "
+        "alphas and the one found is noise; use layers=3 or more."
+        for kind in missing
     ]
 
 

@@ -23,6 +23,8 @@ Switch = Literal["auto", "on", "off"]
 class RunConfig(StrictModel):
     """Settings that searching and retraining share. The field defaults are the paper's.
 
+    Only `epochs` is one, so that hours are spent where they are asked for.
+
     `scale` chooses the defaults of everything that is not given: `paper`, `laptop`, or `auto`,
     which is `paper` where CUDA is found. An unknown name or a wrong value is refused before any
     data are read. `threads` of the CPU change the last bits of a sum, and so the run; 0 leaves

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from darts_lib import branches
-from darts_lib.branches import side_by_side
+from darts_lib.branches import in_turn, side_by_side
 
 
 class FakeTensor:
@@ -82,3 +82,15 @@ def test_while_recording_each_has_a_stream_that_starts_and_ends_with_the_outer_o
             "b is kept for outer",
         ]
         monkeypatch.setattr(torch.cuda, "Stream", None)
+
+
+def test_what_is_computed_again_later_runs_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No stream is asked for; outside, one is."""
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
+    given: Tensor = FakeTensor("given", [])  # type: ignore[assignment]
+    both = [lambda: torch.ones(1), lambda: torch.zeros(1)]
+    with in_turn():
+        assert side_by_side(both, [given]) == [torch.ones(1), torch.zeros(1)]
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda: pytest.fail("streams"))
+    with pytest.raises(pytest.fail.Exception):
+        side_by_side(both, [given])

@@ -1,5 +1,8 @@
 """Weights in autocast's type: one cast for all, the same values and gradients."""
 
+import gc
+import weakref
+
 import pytest
 import torch
 from torch import Tensor
@@ -51,3 +54,18 @@ def test_a_gradient_of_a_gradient_passes_through() -> None:
     (first,) = torch.autograd.grad(cubed, own["w"], create_graph=True)
     (second,) = torch.autograd.grad(first.sum(), own["w"])
     assert second.tolist() == [[3.0, -6.0]]
+
+
+def test_the_casts_live_until_the_backward_pass_is_over() -> None:
+    """On CUDA branches read them on streams of their own, which the allocator does not know of."""
+    own = weights()
+    with torch.autocast("cpu", torch.bfloat16):
+        cast = as_autocast(own)
+        kept = weakref.ref(cast["conv"].untyped_storage())
+        out = cast["conv"].sum() + cast["linear"].sum()
+    del cast
+    gc.collect()
+    assert kept() is not None
+    del out
+    gc.collect()
+    assert kept() is None, "and no longer"

@@ -256,6 +256,26 @@ def test_a_run_leaves_its_history_result_and_network(straight: Path, text: Path)
         load_network(text)
 
 
+def test_what_is_kept_and_tested_are_the_best_weights_not_the_last(
+    text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As if the last epoch had lost everything."""
+    own = RecurrentRetraining.epoch
+
+    def lost(run: RecurrentRetraining, epoch: int) -> dict[str, Any]:
+        row = own(run, epoch)
+        if epoch == TINY["epochs"] - 1:  # type: ignore[operator]
+            with torch.no_grad():
+                for weight in run.net.parameters():
+                    weight.zero_()
+        return row
+
+    monkeypatch.setattr(RecurrentRetraining, "epoch", lost)
+    found = retrain(config(text, tmp_path / "run"))
+    assert all(bool(weight.any()) for weight in load_network(tmp_path / "run").parameters())
+    assert found.figures["test_loss"] != pytest.approx(math.log(10)), "of all words alike"
+
+
 def test_a_damaged_file_of_weights_is_named(straight: Path, tmp_path: Path) -> None:
     (tmp_path / "weights.safetensors").write_bytes(b"x" * 40)
     with pytest.raises(SettingsError, match="is damaged"):

@@ -1,5 +1,6 @@
 """A tiny recurrent search into its folder: its step, exact resume, refusals, memory and speed."""
 
+import itertools
 import json
 import math
 from collections.abc import Callable
@@ -234,6 +235,31 @@ def test_segments_of_both_texts_have_one_length_and_the_rate_follows(
     joined = torch.cat(places[:10])
     assert torch.equal(joined, run.valid[: len(joined)]), "one segment follows the other"
     assert sum(torch.equal(part, places[0]) for part in places) > 1, "and the text begins anew"
+
+
+def test_each_step_has_masks_of_its_own_and_a_text_read_anew_no_past(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    run = RecurrentSearch(config(max_steps=0, bptt=35))
+    drawn: dict[str, list[Tensor]] = {"train": [], "valid": []}
+    anew, first = [], []
+
+    def step(train: Words, valid: Words) -> Tensor:
+        for name, masks in (("train", run.train_masks), ("valid", run.valid_masks)):
+            drawn[name] += [masks.hidden.clone()] if masks.hidden is not None else []
+        anew.append(not bool(run.valid_hidden.any()))
+        first.append(torch.equal(valid[0], run.valid[: len(valid[0])]))
+        run.valid_hidden.fill_(1)
+        return torch.ones(2)
+
+    monkeypatch.setattr(run, "step", step)
+    run.epoch(0)
+    assert anew == first
+    assert sum(anew) > 1, "the text must end, and begin again"
+    for masks in drawn.values():
+        assert len(masks) == len(anew)
+        assert not any(torch.equal(one, other) for one, other in itertools.pairwise(masks))
+    assert not any(map(torch.equal, *drawn.values())), "both texts have masks of their own"
 
 
 def test_the_supernet_is_evaluated_at_the_batch_of_the_search() -> None:

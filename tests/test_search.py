@@ -19,7 +19,14 @@ from darts_lib.derivation import derive
 from darts_lib.files import unpack
 from darts_lib.refusals import SettingsError
 from darts_lib.relaxation import initial_alphas
-from darts_lib.search import SearchConfig, load_search, read_search, search, warnings_of
+from darts_lib.search import (
+    SearchConfig,
+    load_search,
+    missing_cells,
+    read_search,
+    search,
+    warnings_of,
+)
 from darts_lib.search_epoch import Search
 
 TINY = {
@@ -113,6 +120,22 @@ def test_order_chooses_the_route_unless_a_route_is_named(
     order: int, route: str, chosen: str
 ) -> None:
     assert SearchConfig.create(order=order, route=route).chosen_route == chosen
+
+
+@pytest.mark.parametrize(("layers", "kinds"), [(1, ["normal"]), (2, ["normal"]), (3, [])])
+def test_a_kind_of_cell_that_the_supernet_lacks_is_told(
+    layers: int, kinds: list[str], tmp_path: Path
+) -> None:
+    run = Search(config(tmp_path, layers=layers))
+    said = missing_cells(run)
+    assert len(said) == len(kinds)
+    assert all(
+        f"layers={layers} there is no {kind} cell" in line
+        for kind, line in zip(kinds, said, strict=True)
+    )
+    run.step(*next(iter(run.batches(torch.Generator()))))
+    still = [kind for kind, alphas in run.alphas.items() if not bool(torch.any(alphas.grad))]
+    assert still == kinds, "what is said is so"
 
 
 def test_the_history_has_a_row_an_epoch_with_every_figure(straight: Path) -> None:

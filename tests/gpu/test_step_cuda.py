@@ -8,9 +8,11 @@ import pytest
 import torch
 
 from darts_lib import bilevel
+from darts_lib.acceleration import Captured
 from darts_lib.resident_memory import Size, measured_memory, random_step
 from darts_lib.retrain_step import RetrainConfig, RetrainStep
-from darts_lib.search_step import SearchStep
+from darts_lib.search_epoch import Search
+from darts_lib.search_step import SearchConfig, SearchStep
 from darts_lib.smooth_problem import SmoothProblem, relative_error, smooth_problem
 from darts_lib.step_cost import trace
 from darts_lib.training import Batch
@@ -19,9 +21,9 @@ CUDA = torch.device("cuda")
 SIZE = Size(8, 4, 16, 32)
 
 
-def searched(graph: str, order: int) -> SearchStep:
+def searched(graph: str, order: int, recompute: bool = False) -> SearchStep:
     torch.manual_seed(0)
-    return SIZE.start(CUDA, order=order, graph=graph, amp="off")
+    return SIZE.start(CUDA, order=order, graph=graph, amp="off", recompute=recompute)
 
 
 def batch_of(size: Size) -> Batch:
@@ -29,14 +31,14 @@ def batch_of(size: Size) -> Batch:
     return images.double(), labels
 
 
-@pytest.mark.parametrize("order", [1, 2])
-def test_a_recorded_search_follows_the_eager_one(order: int) -> None:
+@pytest.mark.parametrize(("order", "recompute"), [(1, False), (2, False), (2, True)])
+def test_a_recorded_search_follows_the_eager_one(order: int, recompute: bool) -> None:
     """In float64: Adam's first steps have the size of their rate, so noise would grow."""
     torch.manual_seed(1)
     batches = [(batch_of(SIZE), batch_of(SIZE)) for _ in range(6)]
     ends = []
     for graph in ("off", "on"):
-        run = searched(graph, order)
+        run = searched(graph, order, recompute)
         run.net.double()
         for value in run.alphas.values():
             value.data = value.double()
@@ -48,6 +50,31 @@ def test_a_recorded_search_follows_the_eager_one(order: int) -> None:
             total = run.step(train, valid)
         ends.append((run.alphas, dict(run.weights), total))
     torch.testing.assert_close(ends[1], ends[0], rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.parametrize("order", [1, 2])
+def test_in_bfloat16_too_a_recorded_search_follows_the_eager_one(order: int) -> None:
+    """Branches that race would read memory that is another's by now."""
+    torch.manual_seed(1)
+    batches = [(SIZE.batch_of(CUDA), SIZE.batch_of(CUDA)) for _ in range(6)]
+    losses = []
+    for graph in ("off", "on"):
+        torch.manual_seed(0)
+        given = {"graph": graph, "amp": "on", "alpha_learning_rate": 3e-4}
+        run = SIZE.start(CUDA, order=order, **given)
+        losses.append([float(run.step(*batch)[0]) for batch in batches])
+    assert losses[1] == pytest.approx(losses[0], rel=2e-2)
+
+
+def test_whole_epochs_are_recorded() -> None:
+    given = {"scale": "laptop", "device": "cuda", "max_images": 400, "batch_size": 32}
+    run = Search(SearchConfig.create(**given, epochs=2))
+    rows = [run.epoch(epoch) for epoch in range(2)]
+    for step in (run._take, run._test):
+        assert isinstance(step, Captured)
+        assert step.graph is not None
+        assert step.shapes[0][0] == 32, "the common batch, not a short one"
+    assert rows[1]["train_loss"] < rows[0]["train_loss"] < 3
 
 
 def test_a_recorded_retraining_follows_the_eager_one() -> None:
