@@ -112,13 +112,13 @@ class Captured:
                 warnings.filterwarnings("ignore", "This instance was constructed with capturable")
                 return self.step(*inputs)
         for own, x in zip(self.inputs, inputs, strict=True):
-            own.copy_(x)
+            own.copy_(x.detach())
         self.graph.replay()
         return self.output.clone()
 
     def _recorded(self, inputs: Sequence[Tensor]) -> torch.cuda.CUDAGraph:
         """Return a graph of one step, and put back what warming up has changed."""
-        self.inputs = [x.clone() for x in inputs]
+        self.inputs = [x.detach().clone() for x in inputs]
         # Detached: a clone's history would hold the weights' nodes of the outer stream alive, and
         # a backward pass that meets them leaves the recording.
         before = [tensor.detach().clone() for tensor in self.state()]

@@ -78,13 +78,14 @@ class Search(SearchStep):
     def _shuffled(self, images: ImageSet, order: torch.Generator) -> list[Tensor]:
         return self.ranks.shared(epoch_batches(len(images), self.config.batch_size, order))
 
-    @torch.no_grad()
-    def figures(self, images: Tensor, labels: Tensor) -> Tensor:
+    def figures(self, images: Tensor, labels: Tensor, *alphas: Tensor) -> Tensor:
         """Return (summed loss, correct, count) of a batch, on the device."""
         with self.fast.autocast():
-            logits = self.logits(self.weights, images, self.alphas)
+            given = dict(zip(self.alphas, alphas, strict=True))
+            logits = self.logits(self.weights, images, given)
         return figures(logits.float(), labels)
 
+    @torch.no_grad()
     def evaluate(self) -> Row:
         """Return loss and accuracy of the supernet on clean images of the alphas' half.
 
@@ -94,7 +95,8 @@ class Search(SearchStep):
         total = torch.zeros(3, device=self.device)
         batches = epoch_batches(len(self.valid), self.config.batch_size, None)[: self._limit]
         for indices in self.ranks.in_turn(batches):
-            total += self._test(*clean_batch(self.valid, indices))
+            # The alphas are given, not taken: a caller may have put others in their place.
+            total += self._test(*clean_batch(self.valid, indices), *self.alphas.values())
         loss, correct, count = self.ranks.sum(total).tolist()
         return {"valid_loss": loss / count, "valid_accuracy": correct / count}
 

@@ -182,6 +182,10 @@ def test_a_searchs_epoch_is_replayed_though_its_first_validation_batch_is_the_sh
     run.epoch(0)
     steps, tests = 1, 2  # replayed: the third of four, and the second and third of four
     assert len(replays) == steps + tests
+    run.alphas = {kind: torch.ones_like(alphas) for kind, alphas in run.alphas.items()}
+    run.evaluate()
+    read = [x for x in run._test.inputs if x.shape == run.alphas["normal"].shape]
+    assert [x.unique().tolist() for x in read] == [[1.0], [1.0]], "chapter 04 puts others there"
 
 
 def test_where_recording_fails_the_run_ends_with_the_first_error_and_the_way_out(

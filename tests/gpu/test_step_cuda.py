@@ -75,6 +75,11 @@ def test_whole_epochs_are_recorded() -> None:
         assert step.graph is not None
         assert step.shapes[0][0] == 32, "the common batch, not a short one"
     assert rows[1]["train_loss"] < rows[0]["train_loss"] < 3
+    trained = run.evaluate()
+    run.alphas = {
+        kind: 9 * torch.eye(*value.shape, device=CUDA) for kind, value in run.alphas.items()
+    }
+    assert run.evaluate() != trained, "a recorded test follows the alphas that are put there"
 
 
 def test_a_recorded_retraining_follows_the_eager_one() -> None:
