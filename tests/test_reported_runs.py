@@ -75,7 +75,7 @@ def pictures(root: Path, counts: dict[str, int], mode: str = "RGB") -> Path:
 def step_of_twelve_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
     """Spare the look at each operation before a run; tests/test_step_cost.py is about it."""
     cost = StepCost(peak_bytes=50 * 2**20)
-    monkeypatch.setattr(StepCost, "seconds", lambda cost, device: 12.0)
+    monkeypatch.setattr(StepCost, "seconds", lambda *_: 12.0)
     for module in ("search", "retrain"):
         monkeypatch.setattr(f"darts_lib.{module}.trace", lambda run, step: cost)
 
