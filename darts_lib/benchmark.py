@@ -20,7 +20,7 @@ import torch
 from torch import nn
 
 from darts_lib.complexity import saved_bytes
-from darts_lib.devices import machine, resolve_device
+from darts_lib.devices import machine, resolve_device, wait
 from darts_lib.heap import keep_freed_memory
 from darts_lib.markdown import table
 from darts_lib.original_steps import OriginalSteps
@@ -72,8 +72,7 @@ def _turns(steps: Mapping[str, Step], device: torch.device) -> dict[str, int]:
 def _seconds(step: Step, device: torch.device) -> float:
     started = time.perf_counter()
     step()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+    wait(device)
     return time.perf_counter() - started
 
 

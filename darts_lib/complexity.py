@@ -15,6 +15,8 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
+from darts_lib.devices import wait
+
 
 def count_parameters(module: nn.Module, without: str = "") -> int:
     """Count parameters; those whose name starts with `without` (an auxiliary head) left out."""
@@ -127,13 +129,8 @@ def saved_bytes(loss: Callable[[], Tensor]) -> int:
 def seconds_per_pass(loss: Callable[[], Tensor], inputs: Sequence[Tensor]) -> float:
     """Time one forward and backward pass after one warm-up; nothing is changed by it."""
     torch.autograd.grad(loss(), inputs, allow_unused=True)
-    _synchronise(inputs[0].device)
+    wait(inputs[0].device)
     start = time.perf_counter()
     torch.autograd.grad(loss(), inputs, allow_unused=True)
-    _synchronise(inputs[0].device)
+    wait(inputs[0].device)
     return time.perf_counter() - start
-
-
-def _synchronise(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)

@@ -52,3 +52,9 @@ def machine() -> dict[str, str | int]:
     if POLICY in os.environ:
         found[POLICY] = os.environ[POLICY]
     return found
+
+
+def wait(device: torch.device) -> None:
+    """Wait until a GPU has done what it was given, so that a clock may be read; no other waits."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

@@ -8,17 +8,17 @@ run, so that what a lent machine has measured until it is taken back is not lost
 """
 
 import argparse
-import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import torch
 
 from darts_lib.determinism import seed_epoch
-from darts_lib.devices import machine
+from darts_lib.devices import machine, wait
 from darts_lib.markdown import table
 from darts_lib.retrain_epoch import Retraining
 from darts_lib.retrain_step import RetrainConfig
@@ -46,22 +46,22 @@ def time_run(name: str, given: Given, epochs: int) -> Row:
     if run.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(run.device)
     steps = list(_step_seconds(run))
-    row |= {"first step, s": steps[0], "second, s": steps[1], "step, s": _median(steps[2:])}
+    row |= {
+        "first step, s": steps[0],
+        "second, s": steps[1],
+        "step, s": median(steps[2:]),
+    }
     print({key: value for key, value in row.items() if key != "run"}, flush=True)
     seconds = []
     for epoch in range(epochs):
         seconds.append(run.epoch(epoch)["seconds"])
         print(f"epoch {epoch + 1}: {seconds[-1]:.2f} s", flush=True)
     # The first epoch builds kernels for its last, smaller batch.
-    row |= {"epoch, s": _median(seconds[1:] or seconds), "epochs timed": len(seconds)}
+    row |= {"epoch, s": median(seconds[1:] or seconds), "epochs timed": len(seconds)}
     row |= {"all epochs": EPOCHS[name], "all, h": EPOCHS[name] * row["epoch, s"] / 3600}
     if run.device.type == "cuda":
         row["GiB"] = torch.cuda.max_memory_allocated(run.device) / 2**30
     return row
-
-
-def _median(seconds: Sequence[float]) -> float:
-    return statistics.median(seconds)
 
 
 def _step_seconds(run: Search | Retraining) -> Iterator[float]:
@@ -76,8 +76,7 @@ def _step_seconds(run: Search | Retraining) -> Iterator[float]:
             taken += 1
             started = time.perf_counter()
             run.step(*batch) if isinstance(run, Search) else run.step(batch)
-            if run.device.type == "cuda":
-                torch.cuda.synchronize(run.device)
+            wait(run.device)
             yield time.perf_counter() - started
 
 

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from darts_lib.branches import side_by_side
 from darts_lib.operations import build_candidate, every_second_pixel, normalise
 from darts_lib.pointwise import pointwise
-from darts_lib.separable import SEPARABLE, Separables
+from darts_lib.separable import SEPARABLE, Separables, summed
 
 POOLED = ("max_pool_3x3", "avg_pool_3x3")
 JOINED = (*SEPARABLE, *POOLED, "skip_connect", "none")
@@ -82,10 +82,7 @@ class Fan(nn.Module):
         if not branches:  # only `none`
             small = state[:, :, :: self.stride, :: self.stride]
             return torch.zeros_like(small).repeat(1, self.count, 1, 1)
-        total, *rest = side_by_side(branches, [state, rectified, *gains.values(), *shared])
-        for part in rest:  # in place: no backward pass asks for what a part was
-            total.add_(part)
-        return total
+        return summed(side_by_side(branches, [state, rectified, *gains.values(), *shared]))
 
     def _gains(self, weights: Tensor) -> dict[str, Tensor]:
         """Spread each candidate's weights on the edges over their channels; contiguous."""

@@ -15,7 +15,7 @@ from darts_lib.pointwise import fast_form, pointwise
 
 
 class Branches(NamedTuple):
-    """Parts of a sum that do not wait for each other, and the tensors that several of them read."""
+    """Parts of a sum that do not wait for each other, and what was made for several of them."""
 
     parts: list[Callable[[], Tensor]]
     shared: list[Tensor]
@@ -92,7 +92,7 @@ class Separables(nn.ModuleDict):
         steps = sorted({first.step for first in firsts.values()})
         inputs = {step: self._repeated(rectified, step) for step in steps}
         mixings = self._mixings()
-        shared = [*inputs.values(), *gains.values(), *(m for own in mixings.values() for m in own)]
+        shared = [*inputs.values(), *(form for own in mixings.values() for form in own)]
         parts: dict[int, list[Callable[[Tensor, int], Tensor]]] = {}
         branches: list[Callable[[], Tensor]] = []
         for name, first in firsts.items():
@@ -150,7 +150,12 @@ def _over_phases(
     A pointwise convolution and a normalisation do not care where a pixel lies.
     """
     pictures = split_phases(x, dilation)
-    total, *rest = (part(pictures, 1) for part in parts)
-    for other in rest:
-        total.add_(other)
-    return join_phases(total, dilation)
+    return join_phases(summed([part(pictures, 1) for part in parts]), dilation)
+
+
+def summed(parts: Sequence[Tensor]) -> Tensor:
+    """Return the sum of candidates, in place of the first one."""
+    total, *rest = parts
+    for part in rest:  # no backward pass asks for what a part was
+        total.add_(part)
+    return total

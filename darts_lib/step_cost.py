@@ -21,6 +21,7 @@ from torch._subclasses.fake_tensor import FakeCopyMode, FakeTensorMode
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from darts_lib.devices import wait
 from darts_lib.fan import Fan
 from darts_lib.search_space import PRIMITIVES
 
@@ -123,13 +124,13 @@ class StepCost:
         first = call.operation(*args, **kwargs)
         size = sum(leaf.nbytes for leaf in pytree.tree_leaves(first) if isinstance(leaf, Tensor))
         held = deque([*held, first], maxlen=max(1, min(HELD[0], HELD[1] // max(size, 1))))
-        _wait(device)
+        wait(device)
         start, runs, spent = time.perf_counter(), 0, 0.0
         while spent < BRIEF:
             held.append(call.operation(*args, **kwargs))
             runs += 1
             if runs & (runs - 1) == 0:  # after 1, 2, 4, ... runs, so that a GPU is kept busy
-                _wait(device)
+                wait(device)
             spent = time.perf_counter() - start
         return spent / runs, held
 
@@ -155,17 +156,12 @@ def _fan_overhead(device: torch.device) -> float:
     step(fan)
     spent = []
     for _ in range(REPEATS):
-        _wait(device)
+        wait(device)
         start = time.perf_counter()
         step(fan)
-        _wait(device)
+        wait(device)
         spent.append(time.perf_counter() - start - cost._kernels(device))
     return max(0.0, statistics.median(spent)) / cost.operations
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 class _Recorder(TorchDispatchMode):
