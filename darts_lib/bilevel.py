@@ -117,9 +117,18 @@ def gradients(loss: Tensor, inputs: Sequence[Tensor], create_graph: bool = False
     return list(found)
 
 
+def held(tensors: Tensors) -> dict[str, Tensor]:
+    """Return the same values as constants: no gradient by them is asked for, so none is computed.
+
+    To ask autograd for other gradients alone is not enough: an operation with a backward pass in
+    Python does not learn what was asked for and computes all.
+    """
+    return {name: tensor.detach() for name, tensor in tensors.items()}
+
+
 def _first_order(problem: _Problem) -> ArchitectureGradient:
     """Xi = 0: the weights are taken as they are, and the implicit term is dropped."""
-    loss = problem.valid_loss(problem.weights, problem.alphas)
+    loss = problem.valid_loss(held(problem.weights), problem.alphas)
     found = problem.mean(gradients(loss, list(problem.alphas.values())))
     direct = problem.as_alphas(found)
     none = {name: torch.zeros_like(value) for name, value in direct.items()}
@@ -130,7 +139,7 @@ def _second_order(
     problem: _Problem, hessian_product: Callable[[_Problem, list[Tensor]], list[Tensor]]
 ) -> ArchitectureGradient:
     weights, alphas = list(problem.weights.values()), list(problem.alphas.values())
-    loss = problem.train_loss(problem.weights, problem.alphas)
+    loss = problem.train_loss(problem.weights, held(problem.alphas))
     train_gradients = problem.mean(gradients(loss, weights))
     kept = problem.inner.kept(train_gradients)
     with moved_and_restored(weights):
@@ -175,7 +184,7 @@ def _finite_difference_product(problem: _Problem, v: list[Tensor]) -> list[Tenso
 def _alpha_gradient_at(problem: _Problem, v: list[Tensor], step: Tensor) -> list[Tensor]:
     with torch.no_grad():
         torch._foreach_add_(list(problem.weights.values()), torch._foreach_mul(v, step))
-    loss = problem.train_loss(problem.weights, problem.alphas)
+    loss = problem.train_loss(held(problem.weights), problem.alphas)
     return problem.mean(gradients(loss, list(problem.alphas.values())))
 
 
@@ -200,8 +209,7 @@ def _unrolled(problem: _Problem) -> ArchitectureGradient:
     valid_loss = problem.valid_loss(virtual, problem.alphas)
     total = gradients(valid_loss, alphas)
     # The direct term alone, to tell the two apart: the same loss with w' held fixed.
-    held = {name: weight.detach() for name, weight in virtual.items()}
-    direct = gradients(problem.valid_loss(held, problem.alphas), alphas)
+    direct = gradients(problem.valid_loss(held(virtual), problem.alphas), alphas)
     implicit = problem.as_alphas([t - d for t, d in zip(total, direct, strict=True)])
     return ArchitectureGradient(problem.as_alphas(direct), implicit, valid_loss.detach())
 

@@ -21,6 +21,7 @@ from darts_lib.bilevel import (
     Loss,
     architecture_gradient,
     gradients,
+    held,
     route_of,
 )
 from darts_lib.expected_cost import edge_costs, expected_cost
@@ -171,8 +172,7 @@ class SearchStep:
         self.alpha_optimiser.step()
 
     def _weight_step(self, images: Tensor, labels: Tensor) -> Tensor:
-        fixed = {kind: value.detach() for kind, value in self.alphas.items()}
-        logits = self.logits(self.weights, images, fixed)
+        logits = self.logits(self.weights, images, held(self.alphas))
         loss = nn.functional.cross_entropy(logits, labels)
         weights = list(self.weights.values())
         found = self.ranks.mean(gradients(loss, weights))
@@ -194,17 +194,17 @@ class SearchStep:
     def loss(self, batch: Batch) -> Loss:
         """Return the loss of a batch as a function of weights and alphas, for `bilevel`."""
         images, labels = batch
-
-        def loss(weights: Mapping[str, Tensor], alphas: Mapping[str, Tensor]) -> Tensor:
-            return nn.functional.cross_entropy(self.logits(weights, images, alphas), labels)
-
-        return loss
+        return lambda weights, alphas: nn.functional.cross_entropy(
+            self.logits(weights, images, alphas), labels
+        )
 
     def logits(
         self, weights: Mapping[str, Tensor], images: Tensor, alphas: Mapping[str, Tensor]
     ) -> Tensor:
         """Return what the supernet makes of the images with these weights: `(batch, classes)`."""
-        return functional_call(self.net, as_autocast(weights), (images, alphas))  # type: ignore[no-any-return]
+        # Kept until the next pass: where weights are constants, no node of the graph keeps them.
+        self.read = as_autocast(weights)
+        return functional_call(self.net, self.read, (images, alphas))  # type: ignore[no-any-return]
 
     def valid_loss(self, batch: Batch) -> Loss:
         """Return what the alphas descend: the validation loss, and the budget if there is one."""

@@ -4,6 +4,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from darts_lib.bilevel import (
     ROUTES,
     ArchitectureGradient,
     InnerStep,
+    Tensors,
     architecture_gradient,
     moved_and_restored,
     route_of,
@@ -139,6 +141,45 @@ def test_weights_come_back_when_a_loss_raises(route: str) -> None:
         )
     for name, weight in problem.weights.items():
         assert torch.equal(weight, before[name])
+
+
+class Spy(torch.autograd.Function):
+    """A product that notes which gradients its backward pass is to compute."""
+
+    seen: list[tuple[bool, ...]]
+
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor, alpha: Tensor) -> Tensor:
+        ctx.save_for_backward(weight, alpha)
+        return weight * alpha
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
+        Spy.seen.append(ctx.needs_input_grad)
+        weight, alpha = ctx.saved_tensors
+        return grad * alpha, grad * weight
+
+
+@pytest.mark.parametrize(
+    ("route", "asked"),
+    [
+        ("first_order", [(False, True)]),
+        ("finite_difference", [(True, False), (True, True), (False, True), (False, True)]),
+    ],
+)
+def test_no_pass_computes_a_gradient_that_is_thrown_away(
+    route: str, asked: list[tuple[bool, bool]]
+) -> None:
+    """Such as one by the weights where the alphas' is wanted; a `Function` does not see that."""
+
+    def loss(weights: Tensors, alphas: Tensors) -> Tensor:
+        product: Tensor = Spy.apply(weights["w"], alphas["a"])
+        return product**2
+
+    Spy.seen = []
+    w, a = torch.tensor(1.5, requires_grad=True), torch.tensor(0.5, requires_grad=True)
+    architecture_gradient(loss, loss, {"w": w}, {"a": a}, InnerStep(0.1), route)
+    assert Spy.seen == asked
 
 
 @pytest.mark.parametrize("route", SECOND_ORDER)

@@ -1,13 +1,18 @@
 """One step of a search: it never waits, changes its state in place, and skips a bad gradient."""
 
+import gc
 import math
+import weakref
+from typing import Any
 
 import pytest
 import torch
 from step_tools import NoWaiting
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from darts_lib.bilevel import ROUTES
+from darts_lib.benchmark import both_gradients
+from darts_lib.bilevel import ROUTES, held
 from darts_lib.refusals import SettingsError
 from darts_lib.search_epoch import Search
 from darts_lib.search_step import SearchConfig
@@ -156,6 +161,50 @@ def test_the_perturbed_passes_stay_in_float32_under_amp() -> None:
     run.step(train, valid)
     low, full = torch.bfloat16, torch.float32
     assert types == [low, low, full, full, low]  # unrolling, validation, plus, minus, weights
+
+
+@pytest.mark.parametrize(
+    ("order", "passes"), [(1, 1), (2, 3)], ids=["first order", "second order"]
+)
+def test_weight_gradients_are_computed_where_weights_need_them_and_nowhere_else(
+    order: int, passes: int
+) -> None:
+    """First order: in the weights' pass. Second: also the virtual step's and the validation's."""
+    run, train, valid = started(order=order)
+    once, whole = WeightGradients(), WeightGradients()
+    with once:
+        both_gradients(run, train)
+    with whole:
+        run.step(train, valid)
+    assert once.count > 0
+    assert whole.count == passes * once.count
+
+
+class WeightGradients(TorchDispatchMode):
+    """Counts the convolutions' backward passes that compute a gradient by the weight."""
+
+    count = 0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        if func is torch.ops.aten.convolution_backward.default:
+            self.count += args[-1][1]  # the mask of what is wanted: input, weight, bias
+        return func(*args, **kwargs or {})
+
+
+def test_casts_of_constant_weights_live_until_the_next_pass() -> None:
+    """No node of the graph keeps them, and on CUDA branches may still read them backward."""
+    run, train, _ = started(amp="on")
+    with run.fast.autocast():
+        loss = run.loss(train)(held(run.weights), run.alphas)
+        kept = weakref.ref(run.read["classifier.weight"].untyped_storage())
+        torch.autograd.grad(loss, list(run.alphas.values()))
+        gc.collect()
+        assert kept() is not None
+        run.loss(train)(run.weights, run.alphas)
+        gc.collect()
+        assert kept() is None
 
 
 @pytest.mark.parametrize("route", ROUTES)
