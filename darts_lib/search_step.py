@@ -202,9 +202,9 @@ class SearchStep:
         self, weights: Mapping[str, Tensor], images: Tensor, alphas: Mapping[str, Tensor]
     ) -> Tensor:
         """Return what the supernet makes of the images with these weights: `(batch, classes)`."""
-        # Kept until the next pass: where weights are constants, no node of the graph keeps them.
-        self.read = as_autocast(weights)
-        return functional_call(self.net, self.read, (images, alphas))  # type: ignore[no-any-return]
+        cast = as_autocast(weights)
+        self.read = held(cast)  # alive until the next pass: of constants no graph keeps the casts
+        return functional_call(self.net, cast, (images, alphas))  # type: ignore[no-any-return]
 
     def valid_loss(self, batch: Batch) -> Loss:
         """Return what the alphas descend: the validation loss, and the budget if there is one."""

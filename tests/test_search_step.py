@@ -1,5 +1,6 @@
 """One step of a search: it never waits, changes its state in place, and skips a bad gradient."""
 
+import copy
 import gc
 import math
 import weakref
@@ -163,9 +164,7 @@ def test_the_perturbed_passes_stay_in_float32_under_amp() -> None:
     assert types == [low, low, full, full, low]  # unrolling, validation, plus, minus, weights
 
 
-@pytest.mark.parametrize(
-    ("order", "passes"), [(1, 1), (2, 3)], ids=["first order", "second order"]
-)
+@pytest.mark.parametrize(("order", "passes"), [(1, 1), (2, 3)], ids=["first order", "second order"])
 def test_weight_gradients_are_computed_where_weights_need_them_and_nowhere_else(
     order: int, passes: int
 ) -> None:
@@ -205,6 +204,7 @@ def test_casts_of_constant_weights_live_until_the_next_pass() -> None:
         run.loss(train)(run.weights, run.alphas)
         gc.collect()
         assert kept() is None
+        copy.deepcopy(run)  # as the price of a step does
 
 
 @pytest.mark.parametrize("route", ROUTES)
