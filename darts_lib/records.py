@@ -142,12 +142,18 @@ def _missing_row(name: str) -> dict[str, str]:
 
 
 def benchmark_tables(folder: Path) -> str:
-    """Return the tables of the recorded benchmarks, each under the machine that it was run on."""
-    parts = []
-    for file in sorted(folder.glob("*.json")):
+    """Return the tables of the recorded benchmarks, folded under the machine of each.
+
+    The first machine's are open.
+    """
+    parts: list[str] = []
+    for file in sorted(folder.glob("*.json"), key=lambda file: file.stem):
         content = read_json(file)
-        parts.append("On " + ", ".join(f"{k}: {v}" for k, v in content["machine"].items()) + ".")
+        where = ", ".join(f"{key}: {value}" for key, value in content["machine"].items())
+        fold = "<details>" if parts else "<details open>"
+        parts.append(f"{fold}<summary>On {where}</summary>")
         parts += [table(rows) for name, rows in content.items() if name != "machine" and rows]
+        parts.append("</details>")
     return "\n\n".join(parts) or "not run"
 
 
