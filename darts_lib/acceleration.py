@@ -22,7 +22,7 @@ WARM_UPS = 3
 """Steps before a graph is recorded, so that libraries have chosen their kernels; torch's advice."""
 
 KINDS_OF_CELL = 64
-"""How many compiled forms of a cell are kept: of each shape, and with and without gradients."""
+"""How many compiled forms of a cell are kept: of each shape, and of each choice of gradients."""
 
 
 @dataclass(frozen=True)
