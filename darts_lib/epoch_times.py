@@ -46,11 +46,7 @@ def time_run(name: str, given: Given, epochs: int) -> Row:
     if run.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(run.device)
     steps = list(_step_seconds(run))
-    row |= {
-        "first step, s": steps[0],
-        "second, s": steps[1],
-        "step, s": median(steps[2:]),
-    }
+    row |= {"first step, s": steps[0], "second, s": steps[1], "step, s": median(steps[2:])}
     print({key: value for key, value in row.items() if key != "run"}, flush=True)
     seconds = []
     for epoch in range(epochs):

@@ -234,7 +234,7 @@ class SearchStep:
         """Return all that the next epoch depends on; randomness depends on its number alone."""
         return {
             "weights": self.net.state_dict(),
-            "alphas": {kind: value.detach() for kind, value in self.alphas.items()},
+            "alphas": held(self.alphas),
             "optimiser": self.optimiser.state_dict(),
             "alpha_optimiser": self.alpha_optimiser.state_dict(),
         }

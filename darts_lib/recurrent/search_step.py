@@ -26,6 +26,7 @@ from darts_lib.bilevel import (
     Loss,
     architecture_gradient,
     gradients,
+    held,
     route_of,
 )
 from darts_lib.finite_guard import FiniteGuard
@@ -147,8 +148,7 @@ class RecurrentSearchStep:
         self.alpha_optimiser.step()
 
     def _weight_step(self, train: Words) -> Tensor:
-        alphas = {KIND: self.alphas[KIND].detach()}
-        out = self.net(train[0], self.train_hidden, self.train_masks, alphas)
+        out = self.net(train[0], self.train_hidden, self.train_masks, held(self.alphas))
         entropy = cross_entropy(out, train[1])
         loss = entropy + activation_terms(out, self.config.ar, self.config.tar)
         weights = list(self.weights.values())
@@ -197,7 +197,7 @@ class RecurrentSearchStep:
         """Return all that the next epoch depends on; an epoch begins with hidden states of 0."""
         return {
             "weights": self.net.state_dict(),
-            "alphas": {kind: value.detach() for kind, value in self.alphas.items()},
+            "alphas": held(self.alphas),
             "optimiser": self.optimiser.state_dict(),
             "alpha_optimiser": self.alpha_optimiser.state_dict(),
         }
