@@ -21,6 +21,11 @@ from darts_lib.settings import RunConfig
 WARM_UPS = 3
 """Steps before a graph is recorded, so that libraries have chosen their kernels; torch's advice."""
 
+Shapes = tuple[torch.Size, ...]
+
+RECORDINGS = 3
+"""How many shapes of a step are recorded: a search's whole batches, and its last of either half."""
+
 KINDS_OF_CELL = 64
 """How many compiled forms of a cell are kept: of each shape, and of each choice of gradients."""
 
@@ -81,21 +86,35 @@ def warn_of_unused_gpu(name: str) -> None:
         )
 
 
+@dataclass(frozen=True)
+class Recording:
+    """One step as a CUDA graph, with the fixed buffers that it reads and what it returns."""
+
+    graph: torch.cuda.CUDAGraph
+    inputs: list[Tensor]
+    output: Tensor
+
+    def replay(self, inputs: Sequence[Tensor]) -> Tensor:
+        """Take the step once more, with other inputs of the same shapes."""
+        for own, x in zip(self.inputs, inputs, strict=True):
+            own.copy_(x.detach())
+        self.graph.replay()
+        return self.output.clone()
+
+
 class Captured:
     """A step on CUDA, recorded as a graph and replayed: one launch in place of thousands.
 
-    `step` takes tensors and returns one; `state` lists every tensor that it changes. Inputs are
-    copied into fixed buffers. The first shapes that come a second time are recorded; all others,
-    such as an epoch's last batch has, run eagerly. Raises SettingsError where a step cannot be
-    recorded: after a recording that broke off torch's generator and allocator may still be in it,
-    so no eager step is safe there.
+    `step` takes tensors and returns one; `state` lists every tensor that it changes. Shapes that
+    come a second time are recorded, up to `RECORDINGS` of them; all others run eagerly. Raises
+    SettingsError where a step cannot be recorded: after a recording that broke off torch's
+    generator and allocator may still be in it, so no eager step is safe there.
     """
 
     def __init__(self, step: Callable[..., Tensor], state: Callable[[], Sequence[Tensor]]) -> None:
         self.step, self.state = step, state
-        self.seen: set[tuple[torch.Size, ...]] = set()
-        self.shapes: tuple[torch.Size, ...] = ()
-        self.graph: torch.cuda.CUDAGraph | None = None
+        self.seen: set[Shapes] = set()
+        self.recordings: dict[Shapes, Recording] = {}
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "Captured":
         """Return the copy's own step, not recorded yet: a graph writes to one run's tensors."""
@@ -104,21 +123,19 @@ class Captured:
     def __call__(self, *inputs: Tensor) -> Tensor:
         """Take the step; the first of a shape is eager, so that the optimisers make their state."""
         shapes = tuple(x.shape for x in inputs)
-        if self.graph is None and shapes in self.seen:
-            self.graph, self.shapes = self._recorded(inputs), shapes
-        if self.graph is None or shapes != self.shapes:
-            self.seen.add(shapes)
-            with warnings.catch_warnings():  # Adam, that it is not being recorded
-                warnings.filterwarnings("ignore", "This instance was constructed with capturable")
-                return self.step(*inputs)
-        for own, x in zip(self.inputs, inputs, strict=True):
-            own.copy_(x.detach())
-        self.graph.replay()
-        return self.output.clone()
+        known = shapes in self.recordings
+        if not known and shapes in self.seen and len(self.recordings) < RECORDINGS:
+            self.recordings[shapes] = self._recorded(inputs)
+        if shapes in self.recordings:
+            return self.recordings[shapes].replay(inputs)
+        self.seen.add(shapes)
+        with warnings.catch_warnings():  # Adam, that it is not being recorded
+            warnings.filterwarnings("ignore", "This instance was constructed with capturable")
+            return self.step(*inputs)
 
-    def _recorded(self, inputs: Sequence[Tensor]) -> torch.cuda.CUDAGraph:
+    def _recorded(self, inputs: Sequence[Tensor]) -> Recording:
         """Return a graph of one step, and put back what warming up has changed."""
-        self.inputs = [x.detach().clone() for x in inputs]
+        own = [x.detach().clone() for x in inputs]
         # Detached: a clone's history would hold the weights' nodes of the outer stream alive, and
         # a backward pass that meets them leaves the recording.
         before = [tensor.detach().clone() for tensor in self.state()]
@@ -126,7 +143,7 @@ class Captured:
         random = torch.cuda.get_rng_state(device)  # a drop path draws in the step
         try:
             with torch.cuda.device(device):  # streams are the current device's, not the tensors'
-                graph = self._warmed_up_and_recorded()
+                graph, output = self._warmed_up_and_recorded(own)
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:
@@ -138,20 +155,22 @@ class Captured:
         with torch.no_grad():
             for tensor, value in zip(self.state(), before, strict=True):
                 tensor.copy_(value)
-        return graph
+        return Recording(graph, own, output)
 
-    def _warmed_up_and_recorded(self) -> torch.cuda.CUDAGraph:
+    def _warmed_up_and_recorded(self, inputs: list[Tensor]) -> tuple[torch.cuda.CUDAGraph, Tensor]:
         side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):
             for _ in range(WARM_UPS):
-                self.step(*self.inputs)
+                self.step(*inputs)
         torch.cuda.current_stream().wait_stream(side)
         graph = torch.cuda.CUDAGraph()
+        # Graphs that never run at the same time may work in the same memory.
+        pool = next((one.graph.pool() for one in self.recordings.values()), None)
         # Only this thread is recorded: a loader's may ask CUDA for pinned memory meanwhile.
-        with torch.cuda.graph(graph, stream=side, capture_error_mode="thread_local"):
-            self.output = self.step(*self.inputs)
-        return graph
+        with torch.cuda.graph(graph, pool, side, capture_error_mode="thread_local"):
+            output = self.step(*inputs)
+        return graph, output
 
 
 def _root(error: BaseException) -> BaseException:

@@ -45,7 +45,7 @@ PREDICTED = (Size(4, 3, 8, 64), *SIZES)
 
 
 def medians(kinds: Kinds, repeats: int, device: torch.device) -> dict[str, dict[str, float]]:
-    """Return each step's median seconds; they take turns, and the first round does not count.
+    """Return each step's median seconds; they take turns, and the first rounds do not count.
 
     A step that is k times as fast as the slowest of its kind gets k turns a round, up to four: what
     disturbs the machine for a second would else decide its median.
@@ -64,9 +64,11 @@ def medians(kinds: Kinds, repeats: int, device: torch.device) -> dict[str, dict[
 
 
 def _turns(steps: Mapping[str, Step], device: torch.device) -> dict[str, int]:
-    first = {name: _seconds(step, device) for name, step in steps.items()}
-    slowest = max(first.values())
-    return {name: max(1, int(min(4, slowest / max(own, 1e-9)))) for name, own in first.items()}
+    rounds = 3 if device.type == "cuda" else 1  # the first is eager there, the second records
+    for _ in range(rounds):
+        last = {name: _seconds(step, device) for name, step in steps.items()}
+    slowest = max(last.values())
+    return {name: max(1, int(min(4, slowest / max(own, 1e-9)))) for name, own in last.items()}
 
 
 def _seconds(step: Step, device: torch.device) -> float:

@@ -235,10 +235,10 @@ def route_of(order: int, route: str = "") -> str:
 def moved_and_restored(weights: Sequence[Tensor]) -> Iterator[list[Tensor]]:
     """Let the body change weights in place; copy the originals back, whatever happens.
 
-    Adding and subtracting the same amount does not restore a float: half of all weights would
-    differ in the last bit. A copy does.
+    Adding and subtracting the same amount would leave half of all floats another last bit.
     """
-    originals = [weight.detach().clone() for weight in weights]
+    originals = [torch.empty_like(weight) for weight in weights]
+    _restore(originals, weights)  # in a few kernels, where `clone` takes one for each
     try:
         yield originals
     finally:
@@ -246,5 +246,5 @@ def moved_and_restored(weights: Sequence[Tensor]) -> Iterator[list[Tensor]]:
 
 
 @torch.no_grad()
-def _restore(weights: Sequence[Tensor], originals: list[Tensor]) -> None:
-    torch._foreach_copy_(list(weights), originals)
+def _restore(weights: Sequence[Tensor], originals: Sequence[Tensor]) -> None:
+    torch._foreach_copy_(list(weights), list(originals))

@@ -1,4 +1,4 @@
-"""A fan: all edges that leave one state, their mixed operations computed together.
+"""A fan: all edges that leave one state, or the cell's two inputs, computed together.
 
 It needs one ReLU, one max pool and one average pool, each normalised once. For each candidate, the
 depthwise convolutions of all edges are one grouped convolution, and so are the pointwise ones. The
@@ -6,8 +6,8 @@ weights of a mixed operation are the gain of the normalisation that its candidat
 mixing costs nothing more, and `none` costs nothing at all.
 """
 
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Mapping, Sequence
+from functools import partial, reduce
 from typing import Any
 
 import torch
@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from darts_lib.branches import side_by_side
 from darts_lib.operations import build_candidate, every_second_pixel, normalise
-from darts_lib.pointwise import pointwise
+from darts_lib.pointwise import fast_form, pointwise
 from darts_lib.separable import SEPARABLE, Separables, summed
 
 POOLED = ("max_pool_3x3", "avg_pool_3x3")
@@ -41,16 +41,23 @@ class _Contiguous(torch.autograd.Function):
 
 
 class Fan(nn.Module):
-    """The mixed operations of all edges that leave one state."""
+    """The mixed operations of all edges from some states of equal shape to the same targets.
+
+    The states come side by side; the edges are ordered by state, then by target.
+    """
 
     same_channel: Tensor
 
-    def __init__(self, channels: int, edges: int, stride: int, primitives: Sequence[str]) -> None:
+    def __init__(
+        self, channels: int, sources: int, targets: int, stride: int, primitives: Sequence[str]
+    ) -> None:
         super().__init__()
-        self.channels, self.count, self.stride = channels, edges, stride
+        self.channels, self.stride = channels, stride
+        self.sources, self.targets = sources, targets
+        self.edges = edges = sources * targets
         self.column = {name: column for column, name in enumerate(primitives)}
         separable = [name for name in primitives if name in SEPARABLE]
-        self.separable = Separables(channels, edges, stride, separable)
+        self.separable = Separables(channels, sources, targets, stride, separable)
         self.pools = [name for name in POOLED if name in self.column]
         self.skips = "skip_connect" in self.column
         if self.skips and stride == 2:
@@ -66,12 +73,13 @@ class Fan(nn.Module):
             }
         )
 
-    def forward(self, state: Tensor, weights: Tensor) -> Tensor:
-        """Return the edges' outputs side by side, `(batch, edges * channels, h', w')`.
+    def forward(self, state: Tensor, gains: Mapping[str, Tensor]) -> Tensor:
+        """Return what each target hears, side by side: `(batch, targets * channels, h', w')`.
 
-        `state` is `(batch, channels, h, w)`, `weights` `(edges, primitives)`, softmaxed.
+        `state` is `(batch, sources * channels, h, w)`. `gains` has each candidate's softmax weights
+        on the edges, each spread over the channels of its edge: `(edges * channels,)`, contiguous.
         """
-        rectified, gains = F.relu(state), self._gains(weights)
+        rectified = F.relu(state)
         branches, shared = self.separable.branches(rectified, gains)
         if self.pools or (self.skips and self.stride == 1):
             branches.append(partial(self._plain, state, gains))
@@ -80,33 +88,38 @@ class Fan(nn.Module):
         for name, operations in self.other.items():
             branches.append(partial(self._edge_by_edge, operations, state, gains[name]))
         if not branches:  # only `none`
-            small = state[:, :, :: self.stride, :: self.stride]
-            return torch.zeros_like(small).repeat(1, self.count, 1, 1)
-        return summed(side_by_side(branches, [state, rectified, *gains.values(), *shared]))
+            small = state[:, : self.channels, :: self.stride, :: self.stride]
+            return torch.zeros_like(small).repeat(1, self.targets, 1, 1)
+        edges = summed(side_by_side(branches, [state, rectified, *gains.values(), *shared]))
+        return reduce(torch.add, edges.chunk(self.sources, dim=1)) if self.sources > 1 else edges
 
-    def _gains(self, weights: Tensor) -> dict[str, Tensor]:
-        """Spread each candidate's weights on the edges over their channels; contiguous."""
-        spread = weights.t().repeat_interleave(self.channels, dim=1)
-        return dict(zip(self.column, spread.unbind(), strict=True))
-
-    def _plain(self, state: Tensor, gains: dict[str, Tensor]) -> Tensor:
-        """Mix pools and identity: all edges share them, so one small product does."""
-        stack, names = [], list(self.pools)
+    def _plain(self, state: Tensor, gains: Mapping[str, Tensor]) -> Tensor:
+        """Mix pools and identity: a state's edges share them, so one small product does."""
+        parts: list[Tensor] = []
+        names = list(self.pools)
         if self.pools:
             pooled = torch.cat([self._pool(name, state) for name in self.pools], dim=1)
-            stack.append(_Contiguous.apply(normalise(pooled)))
+            normalised: Tensor = _Contiguous.apply(normalise(pooled))
+            parts += torch.split(normalised, state.shape[1], dim=1)
         if self.skips and self.stride == 1:
-            stack.append(state)
+            parts.append(state)
             names.append("skip_connect")
         columns = torch.stack([gains[name] for name in names], dim=1)
         kernel = (columns[:, :, None] * self.same_channel[:, None, :]).flatten(1)
-        return pointwise(
-            torch.cat(stack, dim=1), kernel if state.is_cuda else kernel[..., None, None]
+        (mixing,) = fast_form([kernel[..., None, None]], self.sources)
+        return pointwise(self._by_source(parts), mixing)
+
+    def _by_source(self, parts: Sequence[Tensor]) -> Tensor:
+        """Join parts that hold the states side by side, so that all of one state is together."""
+        chunks = [part.chunk(self.sources, dim=1) for part in parts]
+        return torch.cat(
+            [chunk for of_source in zip(*chunks, strict=True) for chunk in of_source], 1
         )
 
     def _edge_by_edge(self, operations: nn.Module, state: Tensor, gain: Tensor) -> Tensor:
-        outputs = torch.cat([operation(state) for operation in operations.children()], dim=1)
-        return outputs * gain[:, None, None]
+        states = [one for one in state.chunk(self.sources, dim=1) for _ in range(self.targets)]
+        pairs = zip(operations.children(), states, strict=True)
+        return torch.cat([operation(one) for operation, one in pairs], dim=1) * gain[:, None, None]
 
     def _pool(self, name: str, state: Tensor) -> Tensor:
         if name == "max_pool_3x3":
@@ -116,8 +129,11 @@ class Fan(nn.Module):
     def _reduced(self, rectified: Tensor, gain: Tensor) -> Tensor:
         """Return every edge's FactorizedReduce, its two halves next to each other."""
         even, odd = every_second_pixel(rectified)
-        halves = [F.conv2d(even, self.conv_1), F.conv2d(odd, self.conv_2)]
-        split = [torch.unflatten(half, 1, (self.count, self.channels // 2)) for half in halves]
+        mixings = fast_form([self.conv_1, self.conv_2], self.sources)
+        halves = [
+            pointwise(half, mixing) for half, mixing in zip((even, odd), mixings, strict=True)
+        ]
+        split = [torch.unflatten(half, 1, (self.edges, self.channels // 2)) for half in halves]
         joined = torch.stack(split, dim=2).flatten(1, 3)
         return normalise(joined.contiguous(memory_format=torch.channels_last), gain)
 
@@ -130,7 +146,7 @@ class Fan(nn.Module):
 
         def stacked(own: str, candidate: str, tail: str) -> None:
             column = self.column[candidate]
-            names[own] = [f"{edge}.operations.{column}.{tail}" for edge in range(self.count)]
+            names[own] = [f"{edge}.operations.{column}.{tail}" for edge in range(self.edges)]
 
         for name in self.separable:
             for number, position in zip(

@@ -2,7 +2,8 @@
 
 `relaxation.py` goes edge by edge: with four nodes, fourteen mixed operations of eight candidates.
 But fourteen edges leave only five states, and what leaves one state shares most of its work
-(`fan.py`). The result is the same function, in value and in both gradients.
+(`fan.py`). The two inputs are ready at the same time, so they are computed together too. The result
+is the same function, in value and in both gradients.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,58 +22,60 @@ from darts_lib.search_space import INPUTS, CellPlan, row_offset
 
 
 class FusedCell(SearchCell):
-    """A search cell made of fans, one for each state that edges leave."""
+    """A search cell made of fans: one for its two inputs, one for each node that edges leave."""
 
     by_source: Tensor
 
     def __init__(self, plan: CellPlan, nodes: int, primitives: Sequence[str]) -> None:
         super().__init__(plan, nodes, ())
         del self.edges
-        self.counts = [len(self._targets(source)) for source in range(INPUTS + nodes - 1)]
-        self.fans = nn.ModuleList(
-            Fan(plan.channels, count, 2 if plan.reduces and source < INPUTS else 1, primitives)
-            for source, count in enumerate(self.counts)
-        )
-        rows = [row for source in range(len(self.counts)) for row in self._rows(source)]
+        self.channels, self.primitives = plan.channels, primitives
+        fans = [Fan(plan.channels, INPUTS, nodes, 2 if plan.reduces else 1, primitives)]
+        fans += [Fan(plan.channels, 1, nodes - node, 1, primitives) for node in range(1, nodes)]
+        self.widths = [fan.edges * plan.channels for fan in fans]
+        self.fans = nn.ModuleList(fans)
+        rows = [row for fan in range(nodes) for row in self._rows(fan)]
         # On the device: indexing must not wait.
         self.register_buffer("by_source", torch.tensor(rows), persistent=False)
 
-    def _targets(self, source: int) -> range:
-        return range(max(INPUTS, source + 1), INPUTS + self.nodes)
-
-    def _rows(self, source: int) -> list[int]:
-        return [row_offset(target) + source for target in self._targets(source)]
+    def _rows(self, fan: int) -> list[int]:
+        """Return alpha's rows in the order of a fan's edges."""
+        sources = range(INPUTS) if fan == 0 else [INPUTS + fan - 1]
+        targets = range(INPUTS + fan, INPUTS + self.nodes)
+        return [row_offset(target) + source for source in sources for target in targets]
 
     def forward(self, before_previous: Tensor, previous: Tensor, weights: Tensor) -> Tensor:
         """Run the cell; weights `(edges, primitives)`, output `(batch, nodes * channels, h, w)`."""
-        mixes = torch.split(weights[self.by_source], self.counts)
         first = partial(self.preprocess0, before_previous)
         second = partial(self.preprocess1, previous)
-        states = side_by_side([first, second], [before_previous, previous])
-        inputs = [
-            partial(fan, state, mix)
-            for fan, state, mix in zip(self.fans, states, mixes, strict=False)
-        ]
-        ready = side_by_side(inputs, [*states, *mixes[:INPUTS]])
-        sums: dict[int, Tensor] = {}
-        for source, fan in enumerate(self.fans):
-            joined = ready[source] if source < INPUTS else fan(states[source], mixes[source])
-            outputs = joined.chunk(self.counts[source], dim=1)
-            for target, out in zip(self._targets(source), outputs, strict=True):
-                sums[target] = sums[target] + out if target in sums else out
-            if source >= INPUTS - 1:  # the next node has heard all its sources
-                states.append(sums[source + 1])
-        return torch.cat(states[INPUTS:], dim=1)
+        newest = torch.cat(side_by_side([first, second], [before_previous, previous]), dim=1)
+        nodes: list[Tensor] = []
+        heard: list[Tensor] = []  # by each node that is not ready, so far
+        for fan, gains in zip(self.fans, self._gains(weights), strict=True):
+            more = fan(newest, gains).split(self.channels, dim=1)
+            heard = list(map(torch.add, heard, more)) if heard else list(more)
+            ready, *heard = heard  # the next node has heard all its sources
+            newest = ready.contiguous(memory_format=torch.channels_last)  # of a slice
+            nodes.append(newest)
+        return torch.cat(nodes, dim=1)
+
+    def _gains(self, weights: Tensor) -> list[dict[str, Tensor]]:
+        """Return, for each fan, its candidates' weights spread over channels; all in one go."""
+        own = weights.index_select(0, self.by_source)
+        spread = own.t().repeat_interleave(self.channels, dim=1).flatten()
+        fans = len(self.widths)
+        parts = torch.split(spread, self.widths * len(self.primitives))  # by candidate, then by fan
+        return [dict(zip(self.primitives, parts[i::fans], strict=True)) for i in range(fans)]
 
     def plain_names(self) -> dict[str, list[str]]:
         """Name, for each of the fans' weights, the plain cell's weights it stacks."""
         names = {}
-        for source, fan in enumerate(self.fans):
+        for number, fan in enumerate(self.fans):
             assert isinstance(fan, Fan)
-            rows = self._rows(source)
+            rows = self._rows(number)
             for own, plain in fan.plain_names().items():
                 split = [name.split(".", 1) for name in plain]
-                names[f"fans.{source}.{own}"] = [
+                names[f"fans.{number}.{own}"] = [
                     f"edges.{rows[int(edge)]}.{rest}" for edge, rest in split
                 ]
         return names

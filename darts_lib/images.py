@@ -2,7 +2,8 @@
 
 A set of CIFAR's size fits on the device whole. Crop, flip, normalisation and cutout are then a
 few tensor operations on a batch, drawn from a `torch.Generator`: no worker processes, so nothing
-to seed or to wait for, and a resumed run sees the same pictures as one that never stopped.
+to seed, and a resumed run sees the same pictures as one that never stopped. None of them waits for
+the device: what comes from the CPU is sent there beforehand.
 """
 
 import dataclasses
@@ -67,6 +68,8 @@ class ImageSet:
 
     def select(self, indices: Tensor | slice) -> "ImageSet":
         """Return the set with only these pictures, in this order."""
+        if isinstance(indices, Tensor):
+            indices = indices.to(self.images.device, non_blocking=True)
         images, labels = self.images[indices], self.labels[indices]
         return dataclasses.replace(self, images=images, labels=labels)
 
@@ -188,10 +191,8 @@ def epoch_batches(count: int, batch_size: int, generator: torch.Generator | None
 
 def normalise(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
     """Return uint8 `(batch, channels, height, width)` as float32, mean 0 and deviation 1."""
-    shape = (1, len(mean), 1, 1)
-    centre = torch.tensor(mean, device=images.device).view(shape)
-    spread = torch.tensor(std, device=images.device).view(shape)
-    return (images.float() / 255 - centre) / spread
+    figures = torch.tensor([mean, std]).to(images.device, non_blocking=True)[..., None, None]
+    return (images.float() / 255 - figures[0]) / figures[1]
 
 
 def augment(batch: Tensor, like: ImageSet, cutout: int, generator: torch.Generator) -> Tensor:
@@ -204,8 +205,7 @@ def augment(batch: Tensor, like: ImageSet, cutout: int, generator: torch.Generat
     count, _, height, width = batch.shape
 
     def draw(high: int) -> Tensor:
-        device = generator.device
-        drawn = torch.randint(high, (count,), generator=generator, device=device)
+        drawn = torch.randint(high, (count,), generator=generator, device=generator.device)
         return drawn.to(batch.device)
 
     shifts = 2 * like.pad + 1
@@ -231,7 +231,7 @@ def crop_and_flip(
     columns = left[:, None] + columns
     picture = torch.arange(count, device=device)[:, None, None, None]
     channel = torch.arange(channels, device=device)[:, None, None]
-    padded = F.pad(batch, (pad, pad, pad, pad))
+    padded = F.pad(batch, 4 * (pad,))
     return padded[picture, channel, rows[:, None, :, None], columns[:, None, None, :]]
 
 

@@ -9,8 +9,8 @@ from functools import partial
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
+from darts_lib.averages import global_average, quarters
 from darts_lib.branches import side_by_side
 from darts_lib.genotype import Genotype
 from darts_lib.operations import FactorizedReduce, ReLUConvBN, build_operation
@@ -22,9 +22,17 @@ def drop_path(x: Tensor, probability: Tensor) -> Tensor:
 
     `probability` is a 0-dim tensor on the device: a recorded or compiled step can follow it.
     """
+    return x * kept_paths(1, x, probability)[0]
+
+
+def kept_paths(paths: int, x: Tensor, probability: Tensor) -> Tensor:
+    """Draw what each path does to each image of `x`: times 0, or 1 / (1 - probability).
+
+    Returns `(paths, batch, 1, 1, 1)`. Drawn together, all paths cost what one does.
+    """
     keep = 1 - probability
-    kept = torch.rand(len(x), 1, 1, 1, device=x.device) < keep
-    return x * (kept / keep).to(x.dtype)
+    kept = torch.rand(paths, len(x), 1, 1, 1, device=x.device) < keep
+    return (kept / keep).to(x.dtype)
 
 
 class Cell(nn.Module):
@@ -56,18 +64,20 @@ class Cell(nn.Module):
         first = partial(self.preprocess0, before_previous)
         second = partial(self.preprocess1, previous)
         states = side_by_side([first, second], [before_previous, previous])
+        kept = None if dropped is None else kept_paths(len(self.sources), states[0], dropped)
+        drawn = [] if kept is None else [kept]
         for i in range(0, len(self.sources), 2):
-            pair = [partial(self._edge, i + j, states, dropped) for j in range(2)]
-            states.append(torch.add(*side_by_side(pair, states)))
+            pair = [partial(self._edge, i + j, states, kept) for j in range(2)]
+            states.append(torch.add(*side_by_side(pair, [*states, *drawn])))
         return torch.cat([states[state] for state in self.concat], dim=1)
 
-    def _edge(self, i: int, states: list[Tensor], dropped: Tensor | None) -> Tensor:
+    def _edge(self, i: int, states: list[Tensor], kept: Tensor | None) -> Tensor:
         operation = self._ops[i]
         out: Tensor = operation(states[self.sources[i]])
         # An identity is never dropped; a skip that halves the image is, as in the original.
-        if dropped is None or isinstance(operation, nn.Identity):
+        if kept is None or isinstance(operation, nn.Identity):
             return out
-        return drop_path(out, dropped)
+        return out * kept[i].to(out.dtype)
 
 
 class AuxiliaryHead(nn.Module):
@@ -100,18 +110,6 @@ class AuxiliaryHead(nn.Module):
         x = self.features[1](x) if published else quarters(x)
         logits: Tensor = self.classifier(self.features[2:](x).flatten(1))
         return logits
-
-
-def quarters(x: Tensor) -> Tensor:
-    """Return the means of the four quarters of a map, `(batch, channels, 2, 2)`.
-
-    Quarters of an odd side have its middle in common. The values are those of
-    `adaptive_avg_pool2d(x, 2)`, which Apple's GPUs have for even sides only, and CUDA not at all
-    where only deterministic algorithms are allowed.
-    """
-    height, width = (max(2, side) for side in x.shape[-2:])
-    x = x.expand(-1, -1, height, width)  # a side of one is both halves
-    return F.avg_pool2d(x, ((height + 1) // 2, (width + 1) // 2), (height // 2, width // 2))
 
 
 class CellStack(nn.Module):
@@ -157,7 +155,7 @@ class CellStack(nn.Module):
             before, previous = previous, cell(before, previous, dropped)
             if index == self.auxiliary_after and self.auxiliary_head and self.training:
                 auxiliary = self.auxiliary_head(previous)
-        return self.classifier(previous.mean(dim=(2, 3))), auxiliary
+        return self.classifier(global_average(previous)), auxiliary
 
 
 class Network(CellStack):

@@ -22,8 +22,8 @@ Build = Callable[[int, int, bool], nn.Module]
 def batch_norm(channels: int, affine: bool) -> nn.BatchNorm2d:
     """Return the normalisation of a network: trained (affine) or searched (not affine).
 
-    A search network has neither gain nor running statistics: it always uses those of the batch,
-    so the extra passes of the architecture step leave nothing behind. Paper, section 3.1.1.
+    A search network has neither gain nor running statistics: it always uses those of the batch, so
+    the extra passes of the architecture step leave nothing behind. Paper, section 3.1.1.
     """
     return nn.BatchNorm2d(channels, affine=affine, track_running_stats=affine)
 
@@ -94,14 +94,14 @@ class FactorizedReduce(nn.Module):
 def every_second_pixel(x: Tensor) -> tuple[Tensor, Tensor]:
     """Return the pixels of even row and column, and those of odd row and column.
 
-    Both are `(batch, channels, ceil(h / 2), ceil(w / 2))`; where a size is odd, the second half
-    ends in a line of zeros. A 1x1 convolution of either is one of stride 2, said in another way:
-    the strided form overwrites memory in the backward pass of channels_last images with fewer
-    than 8 channels (torch 2.14; uxlfoundation/oneDNN issue 6035).
+    Both are `(batch, channels, ceil(h / 2), ceil(w / 2))`; where a size is odd, the second ends in
+    a line of zeros. A 1x1 convolution of either is one of stride 2, said in another way: that form
+    overwrites memory in the backward pass of channels_last images with fewer than 8 channels (torch
+    2.14; uxlfoundation/oneDNN issue 6035).
     """
     height, width = x.shape[-2:]
-    shifted = F.pad(x, (-1, width % 2, -1, height % 2))
-    return x[:, :, ::2, ::2], shifted[:, :, ::2, ::2]
+    even, odd = x[:, :, ::2, ::2], x[:, :, 1::2, 1::2]
+    return even, F.pad(odd, (0, width % 2, 0, height % 2)) if width % 2 or height % 2 else odd
 
 
 def depthwise_block(
@@ -209,9 +209,8 @@ def build_operation(
 ) -> nn.Module:
     """Build one operation; an unknown name is refused with the nearest known one.
 
-    So is an operation that puts out another shape than its neighbours on the edge, with which the
-    sum of a mixed operation would fail later, naming nobody.
-    With `pool_norm` a pool ends in a normalisation, as every convolution does.
+    So is one that puts out another shape than its neighbours on the edge: the sum of a mixed
+    operation would fail later, naming nobody. With `pool_norm` a pool ends in a normalisation.
     """
     if name not in OPERATIONS:
         near = difflib.get_close_matches(name, OPERATIONS, n=1) or sorted(OPERATIONS)
@@ -240,7 +239,7 @@ def _check_shape(name: str, build: Build, channels: int, stride: int) -> None:
 def build_candidate(name: str, channels: int, stride: int) -> nn.Module:
     """Build one operation for the search: without gain, and pools normalised like the rest.
 
-    A convolution ends in a normalisation and a pool does not; without one, the pool's outputs
-    would be on another scale than its rivals' and the softmax would compare unlike things.
+    A convolution ends in a normalisation. A pool without one would be on another scale than its
+    rivals, and the softmax would compare unlike things.
     """
     return build_operation(name, channels, stride, affine=False, pool_norm=True)

@@ -16,11 +16,17 @@ from torch.nn import functional as F
 def fast_form(weights: Sequence[Tensor], edges: int) -> Sequence[Tensor]:
     """Return grouped pointwise weights in the form that `pointwise` is fast with on their device.
 
-    Each is `(edges * channels, channels, 1, 1)`, as of a convolution with so many groups. On CUDA
-    they become matrices `(edges * channels, edges * channels)`; elsewhere they stay.
+    Each is `(rows, channels, 1, 1)`, as of a convolution with so many groups as edges. On CUDA
+    they become matrices `(rows, edges * channels)`; elsewhere they stay.
     """
-    if not weights or weights[0].device.type != "cuda":
-        return weights
+    on_cuda = bool(weights) and weights[0].device.type == "cuda"
+    return as_matrices(weights, edges) if on_cuda else weights
+
+
+def as_matrices(weights: Sequence[Tensor], edges: int) -> Sequence[Tensor]:
+    """Return the matrices; of a single edge the weight is the matrix."""
+    if edges == 1:
+        return [weight.flatten(1) for weight in weights]
     return on_diagonal(torch.stack(list(weights)), edges).unbind()
 
 
@@ -44,7 +50,7 @@ class _OnDiagonal(torch.autograd.Function):
     def forward(ctx: Any, weights: Tensor, edges: int) -> Tensor:
         ctx.edges = edges
         count, width, channels = weights.shape[:3]
-        matrices = weights.new_zeros(count, width, width)
+        matrices = weights.new_zeros(count, width, edges * channels)
         blocks = weights.view(count, edges, width // edges, channels)
         _blocks(matrices, edges).copy_(blocks.permute(0, 2, 3, 1))
         return matrices
@@ -56,6 +62,6 @@ class _OnDiagonal(torch.autograd.Function):
 
 
 def _blocks(matrices: Tensor, edges: int) -> Tensor:
-    """Return the blocks of the diagonals, `(count, channels, channels, edges)`: a view."""
-    side = matrices.shape[1] // edges
-    return matrices.view(-1, edges, side, edges, side).diagonal(dim1=1, dim2=3)
+    """Return the blocks of the diagonals, `(count, rows / edges, channels, edges)`: a view."""
+    rows, columns = (side // edges for side in matrices.shape[1:])
+    return matrices.view(-1, edges, rows, edges, columns).diagonal(dim1=1, dim2=3)

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from darts_lib.averages import global_average
 from darts_lib.operations import FactorizedReduce, ReLUConvBN, build_candidate
 from darts_lib.search_space import (
     INPUTS,
@@ -130,7 +131,7 @@ class Supernet(nn.Module):
         before = previous = self.stem(images)
         for kind, cell in zip(self.kinds, self.cells, strict=True):
             before, previous = previous, self.run_cell(cell, before, previous, weights[kind])
-        logits: Tensor = self.classifier(previous.mean(dim=(2, 3)))
+        logits: Tensor = self.classifier(global_average(previous))
         return logits
 
     def _check(self, alphas: Mapping[str, Tensor]) -> None:

@@ -71,9 +71,12 @@ class Round(nn.Module):
 class Separables(nn.ModuleDict):
     """The candidates by name, each a list of rounds."""
 
-    def __init__(self, channels: int, edges: int, stride: int, names: Sequence[str]) -> None:
+    def __init__(
+        self, channels: int, sources: int, targets: int, stride: int, names: Sequence[str]
+    ) -> None:
         super().__init__()
-        self.edges = edges
+        self.sources, self.targets = sources, targets
+        self.edges = edges = sources * targets
         for name in names:
             form, strides = SEPARABLE[name], (stride, 1)
             rounds = (Round(form, channels, edges, each) for each in strides[: form.repeats])
@@ -86,7 +89,8 @@ class Separables(nn.ModuleDict):
     def branches(self, rectified: Tensor, gains: Mapping[str, Tensor]) -> Branches:
         """Return what computes the candidates' weighted sum, part by part.
 
-        `rectified` is the state after its ReLU, `gains` each candidate's `(edges * channels,)`.
+        `rectified` are the states after their ReLU, side by side; `gains` each candidate's
+        `(edges * channels,)`.
         """
         firsts = {name: self.rounds(name)[0] for name in self}
         steps = sorted({first.step for first in firsts.values()})
@@ -106,9 +110,12 @@ class Separables(nn.ModuleDict):
         return Branches(branches, shared)
 
     def _repeated(self, rectified: Tensor, step: int) -> Tensor:
-        """Lay the state once for each edge: by cat, since repeat would leave channels_last."""
+        """Lay each state once for each of its edges: by cat, repeat would leave channels_last."""
         thinned = rectified if step == 1 else rectified[:, :, ::step, ::step]
-        return torch.cat([thinned] * self.edges, dim=1)
+        if self.targets == 1:
+            return thinned
+        states = thinned.chunk(self.sources, dim=1)
+        return torch.cat([state for state in states for _ in range(self.targets)], dim=1)
 
     def _mixings(self) -> dict[str, list[Tensor]]:
         """Return the pointwise weights of every round, in the form that is fast here."""

@@ -142,15 +142,16 @@ def _overhead(device: torch.device) -> float:
 
 
 def _fan_overhead(device: torch.device) -> float:
-    fan = Fan(4, 3, 1, PRIMITIVES).to(device)
+    fan = Fan(4, 1, 3, 1, PRIMITIVES).to(device)
     for weight in fan.parameters():
         nn.init.ones_(weight)
 
     def step(net: nn.Module) -> None:  # a pass for the weights, one for what mixes
         images = torch.ones(2, 4, 4, 4, device=device)
-        mix = torch.ones(3, len(PRIMITIVES), device=device, requires_grad=True)
-        torch.autograd.grad(net(images, mix.detach()).sum(), list(net.parameters()))
-        torch.autograd.grad(net(images, mix).sum(), mix)
+        gains = torch.ones(len(PRIMITIVES), 12, device=device, requires_grad=True)
+        for given, wanted in ((gains.detach(), list(net.parameters())), (gains, [gains])):
+            out = net(images, dict(zip(PRIMITIVES, given.unbind(), strict=True)))
+            torch.autograd.grad(out.sum(), wanted)
 
     cost = trace(fan, step)
     step(fan)

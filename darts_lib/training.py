@@ -72,9 +72,14 @@ def laid_out_like(gradient: Tensor, weight: Tensor) -> Tensor:
     torch's fused SGD reads both in the order in which they lie, and says nothing where the orders
     differ (torch 2.14 on the CPU).
     """
-    if gradient.stride() == weight.stride():
+    if _order(gradient) == _order(weight):
         return gradient
     return torch.empty_like(weight).copy_(gradient)
+
+
+def _order(tensor: Tensor) -> list[int]:
+    """Return the strides that matter: along a dimension of size one there is no step to take."""
+    return [step for size, step in zip(tensor.shape, tensor.stride(), strict=True) if size > 1]
 
 
 def momentum_sgd(

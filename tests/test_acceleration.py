@@ -64,7 +64,7 @@ def test_a_compiled_source_gives_the_same_value_and_gradients() -> None:
     """One fan of four channels: whole cells take minutes to compile on two cores."""
     torch.manual_seed(0)
     primitives = [name for name in PRIMITIVES if "5x5" not in name]
-    fan = Fan(4, 2, 1, primitives)
+    fan = Fan(4, 1, 2, 1, primitives)
     for weight in fan.parameters():
         torch.nn.init.normal_(weight, std=0.3)
     state = torch.randn(4, 4, 8, 8).contiguous(memory_format=torch.channels_last)
@@ -72,7 +72,8 @@ def test_a_compiled_source_gives_the_same_value_and_gradients() -> None:
 
     def results() -> list[Tensor]:
         inputs = [state.clone().requires_grad_(), weights.clone().requires_grad_()]
-        out = fan(*inputs)
+        spread = inputs[1].t().repeat_interleave(4, dim=1)
+        out = fan(inputs[0], dict(zip(primitives, spread.unbind(), strict=True)))
         found = torch.autograd.grad((out * out.detach().cos()).sum(), [*inputs, *fan.parameters()])
         return [out, *found]
 
@@ -89,6 +90,10 @@ class FakeGraph:
 
     def __init__(self) -> None:
         self.replayed = 0
+        self.works_in: object = None
+
+    def pool(self) -> object:
+        return self.works_in
 
     def replay(self) -> None:
         self.replayed += 1
@@ -109,7 +114,8 @@ def recorded(monkeypatch: pytest.MonkeyPatch) -> tuple[Captured, Tensor, list[st
             pass
 
     @contextlib.contextmanager
-    def recording(_: object, stream: object, capture_error_mode: str):  # type: ignore[no-untyped-def]
+    def recording(graph: FakeGraph, pool: object, stream: object, capture_error_mode: str):  # type: ignore[no-untyped-def]
+        graph.works_in = pool or f"memory of {len(events)}"
         assert isinstance(stream, Stream), "a stream of the tensors' device, not torch's own"
         assert capture_error_mode == "thread_local", "a loader's threads may use CUDA meanwhile"
         events.append("record")
@@ -139,11 +145,12 @@ def test_a_recorded_step_begins_eagerly_then_warms_up_and_leaves_no_trace(
     captured(torch.full((4,), 2.0))
     assert events == ["step", *["step"] * 3, "record", "step", "random after 1 of cpu"]
     assert float(weight) == 1, "the warm-up was put back; the fake replay adds nothing"
-    assert captured.inputs[0].tolist() == [2.0] * 4
+    (recording,) = captured.recordings.values()
+    assert recording.inputs[0].tolist() == [2.0] * 4
     captured(torch.full((4,), 3.0))
-    assert captured.inputs[0].tolist() == [3.0] * 4, "a replay reads the fixed buffer"
-    assert captured.graph is not None
-    assert captured.graph.replayed == 2
+    assert recording.inputs[0].tolist() == [3.0] * 4, "a replay reads the fixed buffer"
+    assert isinstance(recording.graph, FakeGraph)
+    assert recording.graph.replayed == 2
 
 
 def test_a_smaller_last_batch_runs_eagerly(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -156,14 +163,28 @@ def test_a_smaller_last_batch_runs_eagerly(monkeypatch: pytest.MonkeyPatch) -> N
     assert float(weight) == 6
 
 
-@pytest.mark.parametrize("sizes", [(4, 2, 4), (2, 4, 4), (2, 4, 3, 4, 4)])
-def test_a_short_batch_before_the_recording_is_not_what_is_recorded(
-    sizes: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("sizes", "recorded_sizes"),
+    [
+        ((4, 2, 4), [4]),
+        ((2, 4, 4), [4]),
+        ((2, 4, 3, 4, 4), [4]),
+        ((2, 4, 4, 3, 2, 4, 4, 3), [4, 2, 3]),
+        ((1, 2, 3, 4, 1, 2, 3, 4, 4), [1, 2, 3]),
+    ],
+)
+def test_shapes_that_come_again_are_recorded_in_the_same_memory_up_to_three(
+    sizes: tuple[int, ...], recorded_sizes: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     captured, _, _ = recorded(monkeypatch)
     for size in sizes:
         captured(torch.ones(size))
-    assert [len(x) for x in captured.inputs] == [4]
+    recordings = list(captured.recordings.values())
+    assert [len(one.inputs[0]) for one in recordings] == recorded_sizes
+    assert len({one.graph.pool() for one in recordings}) == 1
+    for size, one in zip(recorded_sizes, recordings, strict=True):
+        captured(torch.full((size,), 7.0))
+        assert one.inputs[0].tolist() == [7.0] * size, "each replay fills the buffers of its shape"
 
 
 def test_a_searchs_epoch_is_replayed_though_its_first_validation_batch_is_the_short_one(
@@ -182,10 +203,13 @@ def test_a_searchs_epoch_is_replayed_though_its_first_validation_batch_is_the_sh
     run.epoch(0)
     steps, tests = 1, 2  # replayed: the third of four, and the second and third of four
     assert len(replays) == steps + tests
+    run.epoch(1)
+    assert len(replays) == steps + tests + 4 + 4, "the short batches too"
     run.alphas = {kind: torch.ones_like(alphas) for kind, alphas in run.alphas.items()}
     run.evaluate()
-    read = [x for x in run._test.inputs if x.shape == run.alphas["normal"].shape]
-    assert [x.unique().tolist() for x in read] == [[1.0], [1.0]], "chapter 04 puts others there"
+    inputs = [x for one in run._test.recordings.values() for x in one.inputs]
+    read = [x for x in inputs if x.shape == run.alphas["normal"].shape]
+    assert [x.unique().tolist() for x in read] == [[1.0]] * 4, "chapter 04 puts others there"
 
 
 def test_where_recording_fails_the_run_ends_with_the_first_error_and_the_way_out(
@@ -224,4 +248,4 @@ def test_a_copy_of_a_recorded_step_is_not_recorded(monkeypatch: pytest.MonkeyPat
     for _ in range(2):
         captured(torch.ones(4))
     twin = copy.deepcopy(captured)
-    assert (twin.graph, twin.seen) == (None, set())
+    assert (twin.recordings, twin.seen) == ({}, set())

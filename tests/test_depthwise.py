@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from darts_lib.depthwise import depthwise, over_phases
+from darts_lib.depthwise import Depthwise, depthwise, over_phases, without_dilation
 
 SHAPES = [  # kernel, dilation, height, width
     (3, 2, 8, 8),
@@ -71,3 +71,18 @@ def test_only_the_gradient_asked_for_is_computed(wanted: int) -> None:
     (ours,) = torch.autograd.grad(depthwise(*inputs, 2).square().sum(), inputs[wanted])
     (theirs,) = torch.autograd.grad(torchs_own(*inputs, 2).square().sum(), inputs[wanted])
     torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-11)
+
+
+@pytest.mark.parametrize(("stride", "dilation"), [(1, 1), (1, 2), (2, 1), (2, 2)])
+@pytest.mark.parametrize("side", [3, 5])
+@pytest.mark.parametrize("size", [(8, 8), (7, 10)])
+def test_what_cuda_computes_without_dilation_is_the_layer(
+    stride: int, dilation: int, side: int, size: tuple[int, int]
+) -> None:
+    torch.manual_seed(0)
+    layer = Depthwise(6, side, stride, dilation).double()
+    x = torch.randn(2, 6, *size, dtype=torch.float64, requires_grad=True)
+    found = [layer(x), without_dilation(x, layer.weight, stride, dilation)]
+    gradients = [torch.autograd.grad(out.cos().sum(), [x, layer.weight]) for out in found]
+    torch.testing.assert_close(found[1], found[0], rtol=0, atol=1e-12)
+    torch.testing.assert_close(gradients[1], gradients[0], rtol=0, atol=1e-12)

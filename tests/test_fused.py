@@ -7,12 +7,12 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from darts_lib import operations, separable
+from darts_lib import fan, operations, separable
 from darts_lib.bilevel import InnerStep, Loss, architecture_gradient
 from darts_lib.depthwise import over_phases
 from darts_lib.fan import JOINED
 from darts_lib.fused import FusedSupernet
-from darts_lib.pointwise import on_diagonal
+from darts_lib.pointwise import as_matrices
 from darts_lib.relaxation import Supernet, initial_alphas
 from darts_lib.search_space import EXTRA_PRIMITIVES, KINDS, PRIMITIVES, edges
 
@@ -63,12 +63,13 @@ def form(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Non
     """Compute the separable candidates in the form that is fast on this device, or on that."""
     if request.param == "as on CUDA":
         monkeypatch.setattr(separable, "fast_in_phases", separable.has_whole_phases)
-        monkeypatch.setattr(separable, "fast_form", matrices)
+        for module in (fan, separable):
+            monkeypatch.setattr(module, "fast_form", matrices)
         monkeypatch.setattr(separable, "depthwise", lambda *given: over_phases(*given))
 
 
 def matrices(weights: Sequence[Tensor], edges: int) -> Sequence[Tensor]:
-    return on_diagonal(torch.stack(list(weights)), edges).unbind() if weights else []
+    return as_matrices(weights, edges) if weights else []
 
 
 @pytest.mark.usefixtures("form")

@@ -2,11 +2,12 @@
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from darts_lib import network
 from darts_lib.derivation import random_genotype
 from darts_lib.genotype import PUBLISHED, Genotype
-from darts_lib.network import AuxiliaryHead, Cell, Network, drop_path
+from darts_lib.network import AuxiliaryHead, Cell, Network, drop_path, kept_paths
 from darts_lib.search_space import CellPlan
 
 
@@ -46,7 +47,7 @@ def test_a_normalised_pool_is_the_pool_and_then_the_normalisation() -> None:
     out = cell._edge(0, [x], None)
     pooled = nn.functional.max_pool2d(x, 3, 2, 1)
     torch.testing.assert_close(out, nn.functional.batch_norm(pooled, None, None, training=True))
-    dropped = cell._edge(0, [x], torch.tensor(1 - 1e-6))
+    dropped = cell._edge(0, [x], torch.zeros(1, 5, 1, 1, 1))
     assert not dropped.any(), "a pool is dropped whole, with its normalisation"
 
 
@@ -74,7 +75,7 @@ def test_drop_path_spares_identities_but_not_a_skip_that_halves(kind: str, dropp
     skips = (("skip_connect", 0), ("skip_connect", 1))
     cell = Cell(Genotype(skips, (2,), skips, (2,)), CellPlan(kind, 4, 4, 4, False)).train()
     x = torch.randn(64, 4, 8, 8)
-    out = cell._edge(0, [x], torch.tensor(0.5))
+    out = cell._edge(0, [x], kept_paths(2, x, torch.tensor(0.5)))
     zero = int((out.flatten(1).abs().sum(1) == 0).sum())
     assert 16 < zero < 48 if dropped else torch.equal(out, x)
 
@@ -84,10 +85,29 @@ def test_kept_paths_are_scaled_by_the_keeping_probability() -> None:
     cell = Cell(PUBLISHED["DARTS_V2"], CellPlan("reduce", 4, 4, 4, False)).train()
     x = torch.rand(200, 4, 8, 8)
     pooled = cell._ops[0](x)
-    out = cell._edge(0, [x], torch.tensor(0.25))
+    out = cell._edge(0, [x], kept_paths(8, x, torch.tensor(0.25)))
     kept = out.flatten(1).abs().sum(1) > 0
     torch.testing.assert_close(out[kept], pooled[kept] / 0.75)
     assert 0.6 < float(kept.float().mean()) < 0.9
+
+
+def test_each_path_drops_images_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(4)
+    drawn = kept_paths(3, torch.zeros(400, 1, 1, 1), torch.tensor(0.5)).flatten(1) > 0
+    together = (drawn[:, None] == drawn[None]).float().mean(dim=2)
+    apart = ~torch.eye(3, dtype=torch.bool)
+    assert bool(((together[apart] > 0.4) & (together[apart] < 0.6)).all()), "no two are alike"
+    net = Network(PUBLISHED["DARTS_V2"], 4, 3).train()
+    net.drop_path = torch.tensor(0.3)
+    asked: list[int] = []
+
+    def counted(paths: int, x: Tensor, probability: Tensor) -> Tensor:
+        asked.append(paths)
+        return kept_paths(paths, x, probability)
+
+    monkeypatch.setattr(network, "kept_paths", counted)
+    net(torch.randn(2, 3, 8, 8))
+    assert asked == [8, 8, 8], "one draw a cell, a path for each of its operations"
 
 
 def test_drop_path_follows_its_tensor_and_zero_drops_nothing() -> None:

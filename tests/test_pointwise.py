@@ -4,19 +4,21 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from darts_lib.pointwise import fast_form, on_diagonal, pointwise
+from darts_lib.pointwise import as_matrices, fast_form, on_diagonal, pointwise
 
 
-@pytest.mark.parametrize(("edges", "channels"), [(1, 3), (2, 1), (4, 3)])
+@pytest.mark.parametrize(
+    ("edges", "channels", "rows"), [(1, 3, 3), (2, 1, 2), (4, 3, 12), (2, 3, 8), (3, 4, 3)]
+)
 def test_the_matrix_has_the_value_and_the_gradients_of_the_grouped_one(
-    edges: int, channels: int
+    edges: int, channels: int, rows: int
 ) -> None:
     generator = torch.Generator().manual_seed(0)
     width = edges * channels
     x = torch.randn(2, width, 3, 5, dtype=torch.float64, generator=generator)
-    weights = torch.randn(2, width, channels, 1, 1, dtype=torch.float64, generator=generator)
+    weights = torch.randn(2, rows, channels, 1, 1, dtype=torch.float64, generator=generator)
     inputs = [x.requires_grad_(), weights.requires_grad_()]
-    dense = sum(pointwise(x, matrix) for matrix in on_diagonal(weights, edges))
+    dense = sum(pointwise(x, matrix) for matrix in as_matrices(weights.unbind(), edges))
     grouped = sum(F.conv2d(x, own, groups=edges) for own in weights)
     torch.testing.assert_close(sum(pointwise(x, own) for own in weights), grouped)
     torch.testing.assert_close(dense, grouped, rtol=0, atol=1e-13)

@@ -37,12 +37,13 @@ import darts_lib.recurrent.retrain as recurrent_retraining
 import darts_lib.recurrent.search as recurrent_search
 import darts_lib.retrain as retraining
 import darts_lib.search as image_search
+from darts_lib.averages import quarters
 from darts_lib.cell_choice import find_genotype
 from darts_lib.cell_pictures import cell_picture
 from darts_lib.downloads import Archive, DataFile, prepare
 from darts_lib.expected_cost import edge_costs, expected_cost
 from darts_lib.genotype import PUBLISHED
-from darts_lib.network import AuxiliaryHead, quarters
+from darts_lib.network import AuxiliaryHead
 from darts_lib.places import project_root
 from darts_lib.progress import TransferLines
 from darts_lib.recurrent.retrain import RecurrentRetrainConfig

@@ -18,6 +18,7 @@ FLOORS = {
     "refusals": 1,
     "heap": 1,
     "places": 1,
+    "averages": 1.5,
     "devices": 1.5,
     "determinism": 1.5,
     "operations": 2,

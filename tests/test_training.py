@@ -107,6 +107,21 @@ def test_a_gradient_takes_the_layout_that_fused_sgd_reads() -> None:
     assert laid_out_like(same, torch.zeros(2, 2)) is same
 
 
+def test_strides_of_dimensions_of_one_do_not_count_for_fused_sgd() -> None:
+    """As of a pointwise convolution's weight and gradient: two in each step would be copied."""
+    gradient = torch.randn(6, 3).as_strided((6, 3, 1, 1), (3, 1, 1, 1))
+    start = torch.randn(6, 3, 1, 1).as_strided((6, 3, 1, 1), (3, 1, 3, 3))
+    ends = []
+    for fused in (True, False):
+        weight = start.clone().requires_grad_()
+        assert weight.stride() == start.stride() != gradient.stride()
+        weight.grad = laid_out_like(gradient, weight)
+        assert weight.grad is gradient
+        torch.optim.SGD([weight], 0.1, 0.9, fused=fused).step()
+        ends.append(weight.detach())
+    torch.testing.assert_close(*ends)
+
+
 class Net:
     """Stands for a run whose network takes the weights of one shape only."""
 

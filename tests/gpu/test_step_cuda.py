@@ -18,7 +18,7 @@ from darts_lib.step_cost import trace
 from darts_lib.training import Batch
 
 CUDA = torch.device("cuda")
-SIZE = Size(8, 4, 16, 32)
+SIZE, SHORT = Size(8, 4, 16, 32), Size(8, 4, 16, 12)
 
 
 def searched(graph: str, order: int, recompute: bool = False) -> SearchStep:
@@ -35,7 +35,8 @@ def batch_of(size: Size) -> Batch:
 def test_a_recorded_search_follows_the_eager_one(order: int, recompute: bool) -> None:
     """In float64: Adam's first steps have the size of their rate, so noise would grow."""
     torch.manual_seed(1)
-    batches = [(batch_of(SIZE), batch_of(SIZE)) for _ in range(6)]
+    pairs = [(SIZE, SIZE), (SIZE, SHORT), (SHORT, SIZE)]  # three recordings in the same memory
+    batches = [(batch_of(train), batch_of(valid)) for _ in range(4) for train, valid in pairs]
     ends = []
     for graph in ("off", "on"):
         run = searched(graph, order, recompute)
@@ -72,8 +73,8 @@ def test_whole_epochs_are_recorded() -> None:
     rows = [run.epoch(epoch) for epoch in range(2)]
     for step in (run._take, run._test):
         assert isinstance(step, Captured)
-        assert step.graph is not None
-        assert step.shapes[0][0] == 32, "the common batch, not a short one"
+        sizes = {shapes[0][0] for shapes in step.recordings}
+        assert {32, 8} <= sizes, "the common batch, and the last of 200 pictures"
     assert rows[1]["train_loss"] < rows[0]["train_loss"] < 3
     trained = run.evaluate()
     run.alphas = {
