@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -74,7 +74,7 @@ def path_on_contours(paths: Mapping[str, Pixels], ax: Axes | None = None) -> Axe
     for (name, path), stroke in zip(points.items(), itertools.cycle(STROKES), strict=False):
         alpha, weight = path.unbind(dim=1)
         ax.plot(alpha, weight, color=stroke.colour, ls=stroke.line, marker=stroke.marker, ms=4,
-                markevery=max(1, len(path) // 20), label=name)  # fmt: skip
+                markevery=0.08, label=name)  # as far apart on the paper, not in steps  # fmt: skip
     start = next(iter(points.values()))[0]
     ax.plot(*start, "o", ms=9, mfc="white", mec=BLACK, label="start", zorder=5, ls="")
     ax.plot(1, 1, "*", ms=15, mfc="white", mec=VERMILION, label="optimum", zorder=5, ls="")
@@ -91,10 +91,19 @@ def _limits(points: Tensor) -> tuple[list[float], list[float]]:
     return (low - margin).tolist(), (high + margin).tolist()
 
 
+def _label_places(
+    levels: Iterable[float], low: Sequence[float], high: Sequence[float]
+) -> list[tuple[float, float]]:
+    """Return a place for each level's number: on its contour, at the right, clear of the frame."""
+    alpha, room = high[0] - 0.06 * (high[0] - low[0]), 0.04 * (high[1] - low[1])
+    heights = [2 + (level - 1) / alpha for level in levels]
+    return [(alpha, height) for height in heights if low[1] + room < height < high[1] - room]
+
+
 def _draw_toy(ax: Axes, low: Sequence[float], high: Sequence[float]) -> None:
     alpha, weight = np.meshgrid(np.linspace(low[0], high[0], 80), np.linspace(low[1], high[1], 80))
     levels = ax.contour(alpha, weight, alpha * weight - 2 * alpha + 1, 12, cmap="cividis",
                         linewidths=0.8, alpha=0.7)  # fmt: skip
-    ax.clabel(levels, fontsize=10, colors=GREY)
+    ax.clabel(levels, fontsize=10, colors=GREY, manual=_label_places(levels.levels, low, high))
     ends = [min(low), max(high)]
     ax.plot(ends, ends, color=GREY, ls=(0, (6, 4)), lw=1.4, label="w*(α) = α")

@@ -3,6 +3,7 @@
 import ast
 import contextlib
 import random
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -70,6 +71,7 @@ def check(attempt: object, test: Callable[[Any], None]) -> None:
     """Run an exercise's test, or say that it waits for the reader's attempt.
 
     A wrong attempt is not an error of the notebook: the hint is printed, and all else still runs.
+    An attempt that raises is told with the line of it that was running.
     """
     if attempt is None:
         print("Not attempted yet: replace None with your own answer, then run again.")
@@ -78,8 +80,18 @@ def check(attempt: object, test: Callable[[Any], None]) -> None:
         test(attempt)
     except AssertionError as hint:
         print(f"Not yet: {hint}")
+    except Exception as error:
+        print(f"Not yet: {type(error).__name__}: {error}{_line_in(attempt, error)}")
     else:
         print("Correct.")
+
+
+def _line_in(attempt: object, error: Exception) -> str:
+    """Return the last line of an attempt's cell that was running when the error came."""
+    own = getattr(getattr(attempt, "__code__", None), "co_filename", None)
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = [frame.line for frame in frames if frame.filename == own and frame.line]
+    return f"\nin your line: {lines[-1]}" if lines else ""
 
 
 def set_seed(seed: int) -> None:

@@ -133,9 +133,9 @@ def skip_counts(history: History, keys: Sequence[str] = ("skips",), ax: Axes | N
 def learning_rates(
     history: History, keys: Sequence[str] = ("learning_rate",), ax: Axes | None = None
 ) -> Axes:
-    """Draw learning rates on a logarithmic axis."""
+    """Draw learning rates, on an axis that begins at zero."""
     ax = curves(history, keys, "learning rate", ax)
-    ax.set_yscale("log")
+    ax.set_ylim(bottom=0)
     return ax
 
 
@@ -152,25 +152,25 @@ def alpha_heat_map(
     primitives: Sequence[str] = PRIMITIVES,
     ax: Axes | None = None,
     title: str = "",
-    values: str = "probability",
+    values: str = "softmax",
 ) -> Axes:
     """Draw alphas `(edges, primitives)` as a heat map with a row for each edge.
 
-    `values="probability"` takes logits and draws their softmax; `"raw"` draws the numbers as they
+    `values="softmax"` takes logits and draws their softmax; `"raw"` draws the numbers as they
     are on a scale with 0 in the middle, for gradients. Raises ValueError for another shape or word.
     """
-    if values not in ("probability", "raw"):
-        raise ValueError(f"values must be 'probability' or 'raw', not {values!r}.")
+    if values not in ("softmax", "raw"):
+        raise ValueError(f"values must be 'softmax' or 'raw', not {values!r}.")
     data = _as_tensor(alphas, 2, primitives)
     ax = axes_or_new(ax, 5.6, 1.7 + 0.17 * len(data))
-    if values == "probability":
+    if values == "softmax":
         shown = torch.softmax(data, dim=-1)
         image = ax.imshow(shown.numpy(), cmap="cividis", vmin=0.0, aspect="auto")
     else:
         top = float(data.abs().max()) or 1.0
         image = ax.imshow(data.numpy(), cmap="PuOr", vmin=-top, vmax=top, aspect="auto")
     _label_heat_map(ax, edge_names(len(data)), primitives, title)
-    ax.figure.colorbar(image, ax=ax, label="probability" if values == "probability" else "value")
+    ax.figure.colorbar(image, ax=ax, label="softmax weight" if values == "softmax" else "value")
     return ax
 
 
@@ -197,19 +197,19 @@ def alpha_history(
     edge: int | None = None,
     ax: Axes | None = None,
 ) -> Axes:
-    """Draw each primitive's probability over epochs: on the edge in row `edge`, or the mean edge.
+    """Draw each primitive's softmax weight over epochs: on the edge in row `edge`, or the mean.
 
     `history` holds logits `(epochs + 1, edges, primitives)`; entry 0 is the start.
     """
-    probabilities = torch.softmax(_as_tensor(history, 3, primitives), dim=-1)
-    shown = probabilities.mean(dim=1) if edge is None else probabilities[:, edge]
+    weights = torch.softmax(_as_tensor(history, 3, primitives), dim=-1)
+    shown = weights.mean(dim=1) if edge is None else weights[:, edge]
     ax = axes_or_new(ax, WIDTH, 3.8)
     for column, name in enumerate(primitives):
         stroke = stroke_of(name)
         ax.plot(shown[:, column].numpy(), color=stroke.colour, ls=stroke.line, ms=5,
                 marker=stroke.marker, markevery=_sparse(len(shown)), label=name)  # fmt: skip
     where = "mean of all edges" if edge is None else f"edge {edge_names(history.shape[1])[edge]}"
-    ax.set(xlabel="epoch", ylabel="probability", title=where, ylim=(0, None))
+    ax.set(xlabel="epoch", ylabel="softmax weight", title=where, ylim=(0, None))
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
     return ax

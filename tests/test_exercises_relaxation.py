@@ -44,6 +44,8 @@ def test_wrong_counts_get_a_hint(count: Callable[[int, int], int], hint: str) ->
         (lambda alphas, t: torch.softmax(alphas * t, dim=-1), "do not multiply"),
         (lambda alphas, t: torch.softmax(alphas, dim=-1) / t, "before the softmax"),
         (lambda alphas, t: torch.softmax(alphas, dim=-1), "not used"),
+        (lambda alphas, t: torch.softmax(2 * alphas, dim=-1), "not used"),
+        (lambda alphas, t: torch.softmax(alphas / min(t, 1), dim=-1), "at temperature 2"),
         (lambda alphas, t: torch.softmax(alphas[0] / t, dim=-1), "own shape"),
     ],
 )

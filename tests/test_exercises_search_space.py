@@ -64,6 +64,23 @@ class Detached(Own):
         return super().forward(x).detach()
 
 
+class DetachedInside(Own):
+    """Weights of its own get a gradient, its input does not."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.detach()) + self.bias
+
+    def __init__(self, channels: int, stride: int, affine: bool) -> None:
+        super().__init__(channels, stride, affine)
+        self.bias = nn.Parameter(torch.zeros(()))
+
+
+class KeepsStatistics(Own):
+    def __init__(self, channels: int, stride: int, affine: bool) -> None:
+        super().__init__(channels, stride, affine)
+        self.norm = nn.BatchNorm2d(channels, affine=affine)
+
+
 def ignores_affine(channels: int, stride: int, affine: bool) -> nn.Module:
     return Own(channels, stride, True)
 
@@ -96,6 +113,8 @@ WRONG: list[tuple[Callable[..., None], object, str]] = [
     (checks.own_primitive, RoundsDown, "odd sizes"),
     (checks.own_primitive, InPlace, "in place"),
     (checks.own_primitive, Detached, "no gradient"),
+    (checks.own_primitive, DetachedInside, "to its input"),
+    (checks.own_primitive, KeepsStatistics, "no running statistics"),
     (checks.own_primitive, ignores_affine, "affine=False was asked for"),
 ]
 

@@ -185,12 +185,21 @@ def test_an_attempt_is_answered(
     assert capsys.readouterr().out == said
 
 
-def test_a_fault_in_the_attempt_itself_is_shown() -> None:
-    def uses_it(attempt: Any) -> None:
-        attempt.missing()
+def test_a_fault_in_the_attempt_itself_is_told_with_its_line(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def attempt(x: float) -> float:
+        half = x / 0
+        return half
 
-    with pytest.raises(AttributeError):
-        check(3, uses_it)
+    check(attempt, lambda function: function(3))
+    said = "Not yet: ZeroDivisionError: division by zero\nin your line: half = x / 0\n"
+    assert capsys.readouterr().out == said
+
+
+def test_an_attempt_that_is_no_function_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    check(3, lambda function: function(3))
+    assert capsys.readouterr().out == "Not yet: TypeError: 'int' object is not callable\n"
 
 
 def test_one_seed_sets_all_three_generators() -> None:

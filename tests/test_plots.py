@@ -126,7 +126,7 @@ def test_heat_map_shows_the_softmax(alphas: torch.Tensor) -> None:
     assert [tick.get_text() for tick in ax.get_xticklabels()] == list(PRIMITIVES)
     rows = [tick.get_text() for tick in ax.get_yticklabels()]
     assert rows[:5] + rows[-1:] == ["0→2", "1→2", "0→3", "1→3", "2→3", "4→5"]
-    assert ax.images[0].colorbar.ax.get_ylabel() == "probability"
+    assert ax.images[0].colorbar.ax.get_ylabel() == "softmax weight"
     assert_inside(ax)
 
 
@@ -140,8 +140,8 @@ def test_raw_heat_map_has_zero_in_the_middle() -> None:
 
 
 def test_heat_map_refuses_what_it_cannot_draw() -> None:
-    with pytest.raises(ValueError, match="'probability' or 'raw', not 'softmax'"):
-        plots.alpha_heat_map(ALPHAS, values="softmax")
+    with pytest.raises(ValueError, match="'softmax' or 'raw', not 'probability'"):
+        plots.alpha_heat_map(ALPHAS, values="probability")
     with pytest.raises(ValueError, match=r"8 primitives, not shape \(14, 7\)"):
         plots.alpha_heat_map(ALPHAS[:, :7])
     with pytest.raises(ValueError, match="no cell has 13 edges"):

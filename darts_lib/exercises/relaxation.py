@@ -43,11 +43,14 @@ def weights_at_temperature(soften: Callable[[Tensor, float], Tensor]) -> None:
     assert not _close(found, torch.softmax(ROWS * 0.5, dim=-1)), (
         "a low temperature must sharpen the choice; divide the alphas by it, do not multiply."
     )
-    assert not _close(found, torch.softmax(ROWS, dim=-1)), "the temperature is not used."
+    softer = soften(ROWS, 2.0)
+    assert not _close(found, softer), "the temperature is not used."
     assert _close(found.sum(dim=-1), torch.ones(2, dtype=torch.float64)), (
         "the weights of an edge must add up to one; divide before the softmax, not after."
     )
-    assert _close(found, right), f"the first row should be {_written(right[0])}."
+    assert _close(found, right), f"at temperature 0.5 the first row should be {_written(right[0])}."
+    right = torch.softmax(ROWS / 2.0, dim=-1)
+    assert _close(softer, right), f"at temperature 2 the first row should be {_written(right[0])}."
 
 
 def edge_entropy(entropy: Callable[[Tensor], Tensor]) -> None:

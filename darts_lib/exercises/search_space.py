@@ -89,7 +89,18 @@ def _check_shape(module: nn.Module, stride: int, height: int, width: int) -> Non
     assert torch.equal(x, before), (
         "it changed its input in place, which other edges read too; use inplace=False."
     )
-    assert out.requires_grad, "no gradient passes through it; do not detach and do not use no_grad."
+    # Weighted at random: after a normalisation the plain sum, and that of squares, are constant.
+    assert _reaches((out * torch.randn_like(out)).sum(), x), (
+        "no gradient passes through it to its input; do not detach and do not use no_grad."
+    )
+
+
+def _reaches(result: Tensor, x: Tensor) -> bool:
+    """Say whether the gradient of `result` by `x` is anything but zero."""
+    if not result.requires_grad:
+        return False
+    (slopes,) = torch.autograd.grad(result, x, allow_unused=True, materialize_grads=True)
+    return bool(slopes.any())
 
 
 def _check_affine(module: nn.Module, affine: bool) -> None:
@@ -98,6 +109,10 @@ def _check_affine(module: nn.Module, affine: bool) -> None:
             assert part.affine == affine, (
                 f"affine={affine} was asked for, but a BatchNorm2d has affine={part.affine}; "
                 "pass it on, for example with batch_norm(channels, affine)."
+            )
+            assert part.track_running_stats == affine, (
+                "in a search a normalisation keeps no running statistics, retrained it does; "
+                "batch_norm(channels, affine) does both."
             )
 
 
