@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from darts_lib.branches import side_by_side
 from darts_lib.operations import build_candidate, every_second_pixel, normalise
 from darts_lib.pointwise import fast_form, pointwise
-from darts_lib.separable import SEPARABLE, Separables, summed
+from darts_lib.separable import SEPARABLE, Separables, states_of, summed
 
 POOLED = ("max_pool_3x3", "avg_pool_3x3")
 JOINED = (*SEPARABLE, *POOLED, "skip_connect", "none")
@@ -91,7 +91,7 @@ class Fan(nn.Module):
             small = state[:, : self.channels, :: self.stride, :: self.stride]
             return torch.zeros_like(small).repeat(1, self.targets, 1, 1)
         edges = summed(side_by_side(branches, [state, rectified, *gains.values(), *shared]))
-        return reduce(torch.add, edges.chunk(self.sources, dim=1)) if self.sources > 1 else edges
+        return reduce(torch.add, states_of(edges, self.sources))
 
     def _plain(self, state: Tensor, gains: Mapping[str, Tensor]) -> Tensor:
         """Mix pools and identity: a state's edges share them, so one small product does."""
@@ -99,8 +99,7 @@ class Fan(nn.Module):
         names = list(self.pools)
         if self.pools:
             pooled = torch.cat([self._pool(name, state) for name in self.pools], dim=1)
-            normalised: Tensor = _Contiguous.apply(normalise(pooled))
-            parts += torch.split(normalised, state.shape[1], dim=1)
+            parts.append(_Contiguous.apply(normalise(pooled)))
         if self.skips and self.stride == 1:
             parts.append(state)
             names.append("skip_connect")
@@ -110,14 +109,15 @@ class Fan(nn.Module):
         return pointwise(self._by_source(parts), mixing)
 
     def _by_source(self, parts: Sequence[Tensor]) -> Tensor:
-        """Join parts that hold the states side by side, so that all of one state is together."""
-        chunks = [part.chunk(self.sources, dim=1) for part in parts]
-        return torch.cat(
-            [chunk for of_source in zip(*chunks, strict=True) for chunk in of_source], 1
-        )
+        """Join what holds the states side by side, once or more, with all of one state together."""
+        if self.sources == 1:
+            return torch.cat(list(parts), dim=1)
+        pieces = [piece for part in parts for piece in torch.split(part, self.channels, dim=1)]
+        order = [piece for i in range(self.sources) for piece in pieces[i :: self.sources]]
+        return torch.cat(order, dim=1)
 
     def _edge_by_edge(self, operations: nn.Module, state: Tensor, gain: Tensor) -> Tensor:
-        states = [one for one in state.chunk(self.sources, dim=1) for _ in range(self.targets)]
+        states = [one for one in states_of(state, self.sources) for _ in range(self.targets)]
         pairs = zip(operations.children(), states, strict=True)
         return torch.cat([operation(one) for operation, one in pairs], dim=1) * gain[:, None, None]
 

@@ -19,6 +19,7 @@ from darts_lib.branches import in_turn, side_by_side
 from darts_lib.fan import Fan
 from darts_lib.relaxation import SearchCell, Supernet
 from darts_lib.search_space import INPUTS, CellPlan, row_offset
+from darts_lib.separable import states_of
 
 
 class FusedCell(SearchCell):
@@ -52,7 +53,7 @@ class FusedCell(SearchCell):
         nodes: list[Tensor] = []
         heard: list[Tensor] = []  # by each node that is not ready, so far
         for fan, gains in zip(self.fans, self._gains(weights), strict=True):
-            more = fan(newest, gains).split(self.channels, dim=1)
+            more = states_of(fan(newest, gains), self.nodes - len(nodes))
             heard = list(map(torch.add, heard, more)) if heard else list(more)
             ready, *heard = heard  # the next node has heard all its sources
             newest = ready.contiguous(memory_format=torch.channels_last)  # of a slice

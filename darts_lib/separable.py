@@ -114,7 +114,7 @@ class Separables(nn.ModuleDict):
         thinned = rectified if step == 1 else rectified[:, :, ::step, ::step]
         if self.targets == 1:
             return thinned
-        states = thinned.chunk(self.sources, dim=1)
+        states = states_of(thinned, self.sources)
         return torch.cat([state for state in states for _ in range(self.targets)], dim=1)
 
     def _mixings(self) -> dict[str, list[Tensor]]:
@@ -158,6 +158,11 @@ def _over_phases(
     """
     pictures = split_phases(x, dilation)
     return join_phases(summed([part(pictures, 1) for part in parts]), dilation)
+
+
+def states_of(x: Tensor, count: int) -> Sequence[Tensor]:
+    """Return the states that `x` holds side by side; to split off a single one would copy it."""
+    return x.chunk(count, dim=1) if count > 1 else [x]
 
 
 def summed(parts: Sequence[Tensor]) -> Tensor:
