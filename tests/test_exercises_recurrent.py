@@ -78,6 +78,14 @@ def _mean(losses: Any, words: Any) -> float:
     return float(total / sum(words))
 
 
+def test_a_perplexity_in_float32_is_right_too() -> None:
+    def perplexity(losses: list[float], words: list[int]) -> float:
+        total = (torch.tensor(losses) * torch.tensor(words)).sum() / sum(words)
+        return float(torch.exp(total))
+
+    checks.text_perplexity(perplexity)
+
+
 @pytest.mark.parametrize(
     ("perplexity", "hint"),
     [

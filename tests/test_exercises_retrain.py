@@ -48,6 +48,10 @@ def _in_place(first: Tensor, second: Tensor, p: float, identity: bool) -> Tensor
         (lambda a, b, p, i: (a + b) / (1 - p), "keep an edge"),
         (lambda a, b, p, i: _drop(a, p), "should be 11"),
         (lambda a, b, p, i: _drop(a, p).flatten(1), "shape is the inputs'"),
+        (
+            lambda a, b, p, i: (a / (1 - p) if i else _drop(a, p)) + (b if i else _drop(b, p)),
+            "beside an identity",
+        ),
         (_in_place, "changed in place"),
     ],
 )
