@@ -39,7 +39,7 @@ def depthwise(x: Tensor, weight: Tensor, dilation: int = 1) -> Tensor:
             x, weight = x.to(kind), weight.to(kind)
         out: Tensor = _Convolution.apply(x, weight, dilation)
         return out
-    return _convolve(x, weight, dilation)
+    return convolve(x, weight, dilation)
 
 
 class Depthwise(nn.Conv2d):
@@ -64,17 +64,16 @@ def without_dilation(x: Tensor, weight: Tensor, stride: int, dilation: int) -> T
     A window with as much stride as dilation reads every so many rows and columns and no others.
     """
     if stride == dilation:
-        return _convolve(x[:, :, ::stride, ::stride], weight, 1)
+        return convolve(x[:, :, ::stride, ::stride], weight, 1)
     if stride == 1:
         return over_phases(x, weight, dilation)
-    padding = dilation * (weight.shape[-1] // 2)
-    return F.conv2d(x, weight, None, stride, padding, dilation, len(weight))
+    return convolve(x, weight, dilation, stride)
 
 
 def over_phases(x: Tensor, weight: Tensor, dilation: int) -> Tensor:
     """Return the same without a dilated window: convolve the phases, and put them together."""
     height, width = x.shape[2:]
-    pictures = _convolve(split_phases(x, dilation), weight, 1)
+    pictures = convolve(split_phases(x, dilation), weight, 1)
     return join_phases(pictures, dilation)[:, :, :height, :width]
 
 
@@ -83,7 +82,7 @@ class _Convolution(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, weight: Tensor, dilation: int) -> Tensor:
         ctx.save_for_backward(x, weight)
         ctx.dilation = dilation
-        return _convolve(x, weight, dilation)
+        return convolve(x, weight, dilation)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
@@ -95,9 +94,10 @@ class _Convolution(torch.autograd.Function):
         return grad_x, grad_weight, None
 
 
-def _convolve(x: Tensor, weight: Tensor, dilation: int) -> Tensor:
+def convolve(x: Tensor, weight: Tensor, dilation: int, stride: int = 1) -> Tensor:
+    """Convolve each channel by itself, with 'same' padding, in torch's own form."""
     padding = dilation * (weight.shape[-1] // 2)
-    return F.conv2d(x, weight, None, 1, padding, dilation, x.shape[1])
+    return F.conv2d(x, weight, None, stride, padding, dilation, x.shape[1])
 
 
 def _weight_gradient(x: Tensor, grad: Tensor, side: int, dilation: int) -> Tensor:

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from darts_lib.branches import side_by_side
 from darts_lib.operations import build_candidate, every_second_pixel, normalise
 from darts_lib.pointwise import fast_form, pointwise
-from darts_lib.separable import SEPARABLE, Separables, states_of, summed
+from darts_lib.separable import SEPARABLE, Separables, state_of_each_edge, states_of, summed
 
 POOLED = ("max_pool_3x3", "avg_pool_3x3")
 JOINED = (*SEPARABLE, *POOLED, "skip_connect", "none")
@@ -117,7 +117,7 @@ class Fan(nn.Module):
         return torch.cat(order, dim=1)
 
     def _edge_by_edge(self, operations: nn.Module, state: Tensor, gain: Tensor) -> Tensor:
-        states = [one for one in states_of(state, self.sources) for _ in range(self.targets)]
+        states = state_of_each_edge(state, self.sources, self.targets)
         pairs = zip(operations.children(), states, strict=True)
         return torch.cat([operation(one) for operation, one in pairs], dim=1) * gain[:, None, None]
 
@@ -130,9 +130,7 @@ class Fan(nn.Module):
         """Return every edge's FactorizedReduce, its two halves next to each other."""
         even, odd = every_second_pixel(rectified)
         mixings = fast_form([self.conv_1, self.conv_2], self.sources)
-        halves = [
-            pointwise(half, mixing) for half, mixing in zip((even, odd), mixings, strict=True)
-        ]
+        halves = map(pointwise, (even, odd), mixings)
         split = [torch.unflatten(half, 1, (self.edges, self.channels // 2)) for half in halves]
         joined = torch.stack(split, dim=2).flatten(1, 3)
         return normalise(joined.contiguous(memory_format=torch.channels_last), gain)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from darts_lib.depthwise import depthwise, join_phases, split_phases
+from darts_lib.depthwise import convolve, depthwise, join_phases, split_phases
 from darts_lib.operations import normalise
 from darts_lib.pointwise import fast_form, pointwise
 
@@ -64,8 +64,7 @@ class Round(nn.Module):
     def _spread(self, x: Tensor, dilation: int) -> Tensor:
         if self.stride == 1:
             return depthwise(x, self.depthwise, dilation)
-        reach = dilation * (self.depthwise.shape[-1] // 2)
-        return F.conv2d(x, self.depthwise, None, self.stride, reach, dilation, x.shape[1])
+        return convolve(x, self.depthwise, dilation, self.stride)
 
 
 class Separables(nn.ModuleDict):
@@ -114,8 +113,7 @@ class Separables(nn.ModuleDict):
         thinned = rectified if step == 1 else rectified[:, :, ::step, ::step]
         if self.targets == 1:
             return thinned
-        states = states_of(thinned, self.sources)
-        return torch.cat([state for state in states for _ in range(self.targets)], dim=1)
+        return torch.cat(state_of_each_edge(thinned, self.sources, self.targets), dim=1)
 
     def _mixings(self) -> dict[str, list[Tensor]]:
         """Return the pointwise weights of every round, in the form that is fast here."""
@@ -163,6 +161,11 @@ def _over_phases(
 def states_of(x: Tensor, count: int) -> Sequence[Tensor]:
     """Return the states that `x` holds side by side; to split off a single one would copy it."""
     return x.chunk(count, dim=1) if count > 1 else [x]
+
+
+def state_of_each_edge(x: Tensor, sources: int, targets: int) -> list[Tensor]:
+    """Return, for each edge of a fan in their order, the state that it leaves."""
+    return [state for state in states_of(x, sources) for _ in range(targets)]
 
 
 def summed(parts: Sequence[Tensor]) -> Tensor:
