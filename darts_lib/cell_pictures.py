@@ -18,6 +18,7 @@ from PIL import Image
 
 from darts_lib.cell_layout import one_a_column
 from darts_lib.cell_plots import FIRST_NODE, HEADINGS, INPUT_NAMES, draw_cell, draw_genotype
+from darts_lib.files import check_target, write_whole
 from darts_lib.genotype import Genotype
 from darts_lib.plot_style import GREY, OPERATION_STROKES, new_figure, stroke_of
 from darts_lib.search_space import INPUTS, KINDS
@@ -44,18 +45,21 @@ def cell_digraph(genotype: Genotype, kind: str) -> graphviz.Digraph:
     return graph
 
 
-def cell_picture(genotype: Genotype, path: Path | None = None) -> bytes:
+def cell_picture(genotype: Genotype, path: Path | str | None = None) -> bytes:
     """Return both cells as a picture, drawn by graphviz's `dot` where it is there, else by us.
 
     The format is PNG, or what the suffix of `path` says (`.png` or `.svg`); the picture is also
-    written to `path`. Raises ValueError on another suffix.
+    written to `path`. Raises ValueError on another suffix, and where no file can be written.
     """
-    kind = path.suffix.lower().lstrip(".") if path else "png"
+    file = Path(path) if path else Path("cell.png")
+    kind = file.suffix.lower().lstrip(".")
     if kind not in ("png", "svg"):
         raise ValueError(f"{path}: a picture's name must end in .png or .svg.")
+    if path:
+        check_target(file)
     picture = _by_dot(genotype, kind) or _by_matplotlib(genotype, kind)
     if path:
-        path.write_bytes(picture)
+        write_whole(file, picture)
     return picture
 
 

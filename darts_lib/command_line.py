@@ -6,40 +6,59 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-from darts_lib.ranks import joined
+from darts_lib.ranks import Ranks, joined
 from darts_lib.refusals import SettingsError, show
 from darts_lib.run_files import read_json
+from darts_lib.run_opening import run_path
 from darts_lib.settings import RunConfig
 
 Config = TypeVar("Config", bound=RunConfig)
+Result = TypeVar("Result")
 
 
 def read_config(path: Path, kind: type[Config]) -> Config:
-    """Read settings from JSON, `{"epochs": 50, ...}`, or from the config.json of a run folder.
+    """Read settings from JSON, `{"epochs": 50, ...}`, or those of a run that is to go on.
 
+    Such a run is named by its folder or by the config.json in it; the folder is then its `run_dir`.
     Raises SettingsError for a file that cannot be read, and for a wrong name or value.
     """
-    content = read_json(path)
+    file = path / "config.json" if path.is_dir() else path
+    content = read_json(file)
     found = content.get("settings", content)
     if not isinstance(found, dict):
-        raise SettingsError(f"{path}: settings must be an object, not {show(found)}.")
+        raise SettingsError(f"{file}: settings must be an object, not {show(found)}.")
     settings = dict(found)
     settings.pop("kind", None)
+    if "format" in content:  # only a run folder's own file has one
+        settings["run_dir"] = str(file.resolve().parent)
     return kind.create(**settings)
 
 
-def run_from_file(kind: type[Config], run: Callable[[Config], object]) -> None:
+def run_from_file(
+    name: str,
+    kind: type[Config],
+    run: Callable[[Config], Result],
+    summary: Callable[[Result], str],
+) -> None:
     """Run what the command line's one argument describes; settings that are wrong end it with 2.
 
+    `name` is what the kind of run is called; `summary` says what came of it and what may follow.
     Under torchrun every rank calls this, and all of them work on the one run.
     """
     parser = argparse.ArgumentParser(description=f"Run the {kind.__name__} of a JSON file.")
-    parser.add_argument("config", type=Path, help="settings as JSON, or a run's config.json")
+    parser.add_argument(
+        "config", type=Path, help="settings as JSON, or the folder of a run that is to go on"
+    )
     path = parser.parse_args().config
     try:
         config = read_config(path, kind)
         with joined():
-            run(config)
+            first = Ranks.current().first
+            if first:
+                print(f"run folder: {run_path(config, name)}", flush=True)
+            result = run(config)
+            if first:
+                print(summary(result))
     except SettingsError as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         sys.exit(2)

@@ -14,6 +14,15 @@ from darts_lib.refusals import SettingsError, one_line
 
 CIFAR = {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}
 DOWNLOADED = ("cifar10", "cifar100", "fashion_mnist", "svhn")
+SHAPES = {
+    "digits": (10, 1),
+    "cifar10": (10, 3),
+    "cifar100": (100, 3),
+    "fashion_mnist": (10, 1),
+    "svhn": (10, 3),
+}
+"""The number of classes and of channels of each."""
+
 Pictures = tuple[Tensor, Tensor]
 Splits = tuple[Pictures, Pictures, tuple[str, ...]]
 """Training (images, labels), test (images, labels), names of the classes."""

@@ -26,7 +26,13 @@ def resolve_device(name: str) -> torch.device:
         device = torch.device(name)
     except RuntimeError:
         device = None
-    if device is None or (device.index or 0) >= present.get(device.type, 0):
+    if device is None or device.type not in present:
+        meant = "; 'cuda' is an NVIDIA GPU" if "gpu" in name.lower() else ""
+        raise SettingsError(
+            f"device {show(name)} is not known{meant}: use 'auto', 'cpu', 'cuda', 'cuda:1' or "
+            "'mps'."
+        )
+    if (device.index or 0) >= present[device.type]:
         raise SettingsError(f"device {show(name)} is not there; use 'auto' or 'cpu'.")
     return device
 

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from darts_lib.dialect_formats import read_mmrazor, read_nni, write_mmrazor, write_nni
 from darts_lib.dialect_texts import DialectError, load_json
-from darts_lib.genotype import LIMIT, Genotype, GenotypeError, literal_fields
+from darts_lib.genotype import LIMIT, PUBLISHED, Genotype, GenotypeError, literal_fields
 from darts_lib.refusals import show
 from darts_lib.search_space import INPUTS, KINDS
 
@@ -141,20 +141,34 @@ def main(arguments: Sequence[str]) -> None:
     """Print a cell in another dialect; a bad file gives one line on stderr and exit status 1."""
     parser = argparse.ArgumentParser(prog="python -m darts_lib.dialects", description=main.__doc__)
     commands = parser.add_subparsers(required=True)
-    convert = commands.add_parser("convert", help="read FILE and print it in another dialect")
-    convert.add_argument("file", type=Path, metavar="FILE")
+    convert = commands.add_parser("convert", help="read CELL and print it in another dialect")
+    convert.add_argument(
+        "cell", metavar="CELL", help="a file, a search's run folder or a published name"
+    )
     convert.add_argument("--to", required=True, choices=DIALECTS)
     convert.add_argument(
         "--from", dest="source", default="", choices=DIALECTS, help="default: recognised"
     )
     given = parser.parse_args(arguments)
     try:
-        print(write(read(_read_file(given.file), given.source), given.to))
+        print(write(read(_text_of(given.cell), given.source), given.to))
     except GenotypeError as error:
-        parser.exit(1, _one_line(f"{given.file}: {error}") + "\n")
+        parser.exit(1, _one_line(f"{given.cell}: {error}") + "\n")
 
 
-def _read_file(path: Path) -> str:
+def _text_of(cell: str) -> str:
+    """Return the text of a cell that is named on the command line."""
+    if cell in PUBLISHED:
+        return str(PUBLISHED[cell])
+    path = Path(cell)
+    return read_file(path / "genotype.json" if path.is_dir() else path)
+
+
+def read_file(path: Path) -> str:
+    """Return the text of a file that is to hold a cell, as far as one can be long.
+
+    Raises DialectError for a file that cannot be read or is no text.
+    """
     try:
         with open(path, encoding="utf-8-sig") as file:
             return file.read(LIMIT + 1)

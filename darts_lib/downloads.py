@@ -28,9 +28,7 @@ from darts_lib.refusals import SettingsError
 
 TIMEOUT = 60
 """Seconds without a byte after which a download counts as failed."""
-OTHER_WAYS = (
-    "choose another folder with -p data_root FOLDER, or use -p dataset digits, which needs no files"
-)
+OTHER_WAYS = "name another folder as data_root, or take the data set 'digits', which needs no files"
 CANNOT_WRITE = {errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOSPC, errno.EDQUOT}
 
 

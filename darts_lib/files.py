@@ -41,6 +41,14 @@ def write_whole(path: Path, content: bytes) -> None:
             beside.unlink()
 
 
+def check_target(path: Path) -> None:
+    """Raise SettingsError if no file can be written there: for before the work, not after it."""
+    if not path.parent.is_dir():
+        raise SettingsError(f"{path} cannot be written: there is no folder {path.parent}; make it.")
+    if path.is_dir():
+        raise SettingsError(f"{path} cannot be written: it is a folder; name a file in it.")
+
+
 def sweep(folder: Path) -> None:
     """Delete what writers that were killed left beside their files; call it under a lock."""
     for part in folder.glob(".*.part"):

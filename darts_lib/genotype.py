@@ -96,7 +96,7 @@ def _check_cell(kind: str, pairs: Sequence[Pair], concat: Sequence[int]) -> None
         node = position // 2 + INPUTS
         if name not in (*KNOWN_OPERATIONS, *OWN_PRIMITIVES):
             given = f"{show(name)}{_hint(name)}"
-            raise GenotypeError(f"{kind}, node {node}: unknown operation {given}.")
+            raise GenotypeError(f"{kind}, node {node}: unknown operation {given}")
         if not 0 <= source < node:
             raise GenotypeError(
                 f"{kind}, node {node}: source {show(source)} is not an earlier state; use 0 to "
@@ -112,10 +112,10 @@ def _check_cell(kind: str, pairs: Sequence[Pair], concat: Sequence[int]) -> None
 
 def _hint(name: str) -> str:
     if name == "none":
-        return "; 'none' competes in the search but is never part of a cell"
+        return "; 'none' competes in the search but is never part of a cell."
     known = (*KNOWN_OPERATIONS, *OWN_PRIMITIVES)
     near = difflib.get_close_matches(name, known, n=1)
-    return f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(known)}"
+    return f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(known)}."
 
 
 def _field(name: str, value: object) -> tuple[object, ...]:

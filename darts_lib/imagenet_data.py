@@ -29,7 +29,7 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Of ImageNet's training pictures, a figure a channel, pixels from 0 to 1; as published."""
 LAYOUT = (
     "FOLDER/train/<class>/*.JPEG with FOLDER/val/<class>/*.JPEG, or with ImageNet's flat FOLDER/val"
-    " and its labels (-p data_root FOLDER)"
+    " and its labels, where data_root is FOLDER"
 )
 
 Pictures = tuple[Tensor, Tensor]

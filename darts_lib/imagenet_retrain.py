@@ -16,15 +16,15 @@ from typing import Any, ClassVar, Literal
 import torch
 from pydantic import Field
 
+from darts_lib.batches import epoch_batches
 from darts_lib.command_line import run_from_file
 from darts_lib.imagenet_data import Reader, find_pictures, read_batches
 from darts_lib.imagenet_network import ImageNetNetwork
-from darts_lib.images import epoch_batches
 from darts_lib.network import CellStack
 from darts_lib.places import data_root
 from darts_lib.progress import live
 from darts_lib.refusals import SettingsError
-from darts_lib.retrain import RetrainResult, retrain_in_folder
+from darts_lib.retrain import RetrainResult, retrain_in_folder, summary
 from darts_lib.retrain_epoch import RetrainEpoch, tested
 from darts_lib.retrain_step import RetrainConfig
 from darts_lib.run_files import Row
@@ -139,4 +139,4 @@ def retrain(
 
 
 if __name__ == "__main__":
-    run_from_file(ImageNetRetrainConfig, retrain)
+    run_from_file("imagenet", ImageNetRetrainConfig, retrain, summary)

@@ -1,4 +1,4 @@
-"""Image data sets as one uint8 tensor each; augmentation and batches with explicit generators.
+"""Image data sets as one uint8 tensor each, and augmentation with explicit generators.
 
 A set of CIFAR's size fits on the device whole. Crop, flip, normalisation and cutout are then a
 few tensor operations on a batch, drawn from a `torch.Generator`: no worker processes, so nothing
@@ -160,33 +160,6 @@ def halves(images: ImageSet) -> tuple[ImageSet, ImageSet]:
                 "max_images)."
             )
     return first, second
-
-
-def epoch_batches(count: int, batch_size: int, generator: torch.Generator | None) -> list[Tensor]:
-    """Return the index batches (int64, on the CPU) of one pass over `count` pictures.
-
-    Shuffled with a generator (training), in order without (evaluation). A last batch of one is
-    merged into the batch before it. Raises SettingsError for a batch size below 2, and in
-    training for fewer pictures than one batch.
-    """
-    if batch_size < 2:
-        raise SettingsError(
-            f"batch_size is {batch_size}: batch statistics need at least two pictures, "
-            "use -p batch_size 2 or more."
-        )
-    if generator is None:
-        order = torch.arange(count)
-    elif count < batch_size:
-        raise SettingsError(
-            f"batch_size is {batch_size} but there are only {count} pictures to train on: "
-            f"use -p batch_size {max(2, count)} or less, or more pictures."
-        )
-    else:
-        order = torch.randperm(count, generator=generator, device=generator.device).cpu()
-    batches = [order[start : start + batch_size] for start in range(0, count, batch_size)]
-    if len(batches) > 1 and len(batches[-1]) == 1:
-        batches[-2:] = [torch.cat(batches[-2:])]
-    return batches
 
 
 def normalise(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:

@@ -11,23 +11,48 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 
+from darts_lib import picture_folder
+from darts_lib.batches import check_batch_size
 from darts_lib.refusals import SettingsError
 from darts_lib.retrain import RetrainConfig
-from darts_lib.runs import default_folder
+from darts_lib.run_opening import default_folder
 from darts_lib.search import SearchConfig, SearchResult, read_search, search
+from darts_lib.search_epoch import check_half
 from darts_lib.settings import RunConfig
 
 Config = TypeVar("Config", bound=RunConfig)
 
 
-def read_parameters(namespace: Mapping[str, Any], config: type[Config]) -> Config:
+def read_parameters(
+    namespace: Mapping[str, Any], config: type[Config], trains: bool = False
+) -> Config:
     """Return the checked configuration from a notebook's parameter cell: call it right after.
 
     Known names are those of the parameter cell and the configuration's fields. Papermill only
-    warns about a misspelt name and goes on with the default; here it ends the notebook.
+    warns about a misspelt name and goes on with the default; here it ends the notebook. `trains`
+    says that the chapter trains on pictures: one's own are then counted here, before the lesson.
     """
     names = _written(namespace.get("In", ())) or _annotations(namespace)
-    return config.create(**{name: namespace[name] for name in sorted(names) if name in namespace})
+    given = {name: namespace[name] for name in sorted(names) if name in namespace}
+    found = config.create(**given)
+    if trains and isinstance(found, SearchConfig | RetrainConfig):
+        check_pictures(found)
+    return found
+
+
+def check_pictures(config: SearchConfig | RetrainConfig) -> None:
+    """Refuse pictures of one's own that are not there or too few: before a lesson, not after it.
+
+    Raises SettingsError as the run itself would; other data sets are left to it.
+    """
+    if config.dataset != "folder":
+        return
+    found = picture_folder.count(config.data_folder)
+    used = min(found, config.max_images or found)
+    if isinstance(config, SearchConfig):
+        check_half(config.batch_size, used)
+    else:
+        check_batch_size(config.batch_size, used - round(config.holdout * used))
 
 
 def _written(sources: Sequence[str]) -> set[str]:

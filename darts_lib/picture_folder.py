@@ -21,7 +21,7 @@ TEST_SHARE = 5
 GREY_MODES = ("1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L", "F")
 LAYOUT = (
     "one folder a class, FOLDER/<class>/*.jpg, or FOLDER/train/<class>/*.jpg with "
-    "FOLDER/test/<class>/*.jpg or FOLDER/val/<class>/*.jpg (-p data_root FOLDER)"
+    "FOLDER/test/<class>/*.jpg or FOLDER/val/<class>/*.jpg, where data_root is FOLDER"
 )
 BROKEN = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 """What Pillow raises for a file that is cut off, is no picture, or is absurdly large."""
@@ -53,6 +53,14 @@ def read(root: Path, size: int = 0) -> tuple[Pictures, Pictures, tuple[str, ...]
         flush=True,
     )
     return _load(train, channels, size), _load(test, channels, size), classes
+
+
+def count(root: Path) -> int:
+    """Return the number of training pictures in a folder, none of which is opened.
+
+    Raises SettingsError for a folder that `read` could not read either.
+    """
+    return len(_find(root)[0])
 
 
 def _find(root: Path) -> tuple[Labelled, Labelled, tuple[str, ...]]:

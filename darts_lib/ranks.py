@@ -52,7 +52,7 @@ class Ranks:
             longest = max(map(len, batches), default=0)
             raise SettingsError(
                 f"a batch of {longest} is too small for {self.count} ranks: each needs two "
-                f"examples; use -p batch_size {2 * self.count} or more, or fewer ranks."
+                f"examples; use a batch_size of {2 * self.count} or more, or fewer ranks."
             )
         return kept
 

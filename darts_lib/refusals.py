@@ -23,8 +23,31 @@ _SHORT.maxlist = _SHORT.maxtuple = _SHORT.maxset = _SHORT.maxdict = 20
 _SHORT.maxlevel = 4
 
 
+BOUNDS = {
+    "greater_than_equal": "must be at least {ge}",
+    "greater_than": "must be more than {gt}",
+    "less_than_equal": "must be at most {le}",
+    "less_than": "must be less than {lt}",
+    "multiple_of": "must be a multiple of {multiple_of}",
+    "int_type": "must be a whole number",
+    "int_parsing": "must be a whole number",
+    "int_from_float": "must be a whole number",
+    "float_type": "must be a number",
+    "float_parsing": "must be a number",
+    "finite_number": "must be a finite number",
+    "bool_type": "must be true or false",
+    "bool_parsing": "must be true or false",
+    "string_type": "must be a text",
+}
+"""What pydantic's kinds of problem mean, in words that follow the name of a setting."""
+
+
 class SettingsError(ValueError):
     """A setting or an input that cannot be used; one line that names it and the way out."""
+
+    def _render_traceback_(self) -> list[str]:
+        """Show the line alone in a notebook: the way out is not in the library's code."""
+        return [f"{type(self).__name__}: {self}"]
 
 
 def show(value: object) -> str:
@@ -56,7 +79,9 @@ def readable(problem: Mapping[str, Any]) -> str:
     message, value = str(problem["msg"]).removeprefix("Value error, "), show(problem["input"])
     if not place or (place in message and value in message):
         return message
-    return f"{place}={value}: {message}"
+    if problem["type"] in BOUNDS:
+        message = BOUNDS[problem["type"]].format(**problem.get("ctx", {}))
+    return f"{place}={value}: {message.replace('Input should be', 'must be')}"
 
 
 def is_unset(value: object) -> bool:
@@ -101,4 +126,9 @@ class StrictModel(BaseModel):
         try:
             return cls.model_validate(given)
         except ValidationError as error:
-            raise SettingsError("; ".join(map(readable, error.errors()))) from None
+            raise SettingsError("; ".join(map(cls._told, error.errors()))) from None
+
+    @classmethod
+    def _told(cls, problem: Mapping[str, Any]) -> str:
+        """Return one line for a problem of one of these settings."""
+        return readable(problem)

@@ -7,22 +7,23 @@ from typing import Any, TypeVar
 
 import torch
 
+from darts_lib.batches import epoch_batches
 from darts_lib.command_line import run_from_file
 from darts_lib.complexity import count_parameters, multiply_adds
 from darts_lib.epochs import run_epochs
 from darts_lib.genotype import Genotype
-from darts_lib.images import epoch_batches
 from darts_lib.progress import duration
 from darts_lib.ranks import Ranks
 from darts_lib.refusals import SettingsError
 from darts_lib.retrain_epoch import RetrainEpoch, Retraining, evaluate, judging_images
 from darts_lib.retrain_step import RetrainConfig, build_network
 from darts_lib.run_files import Row, read_history, read_json
-from darts_lib.runs import Progress, RunFolder, opened, stored_config
+from darts_lib.run_opening import opened, stored_config
+from darts_lib.runs import Progress, RunFolder
 from darts_lib.settings import RunConfig
 from darts_lib.step_cost import trace
 from darts_lib.training import a_class, chance_warning
-from darts_lib.weight_files import load_weights, read_weights, save_weights
+from darts_lib.weight_files import WEIGHTS, load_weights, read_weights, save_weights
 
 __all__ = ["RetrainConfig", "RetrainResult", "evaluate", "evaluate_run", "retrain"]
 
@@ -78,7 +79,7 @@ def _run(run: RetrainEpoch, folder: RunFolder, on_epoch: Callable[[Row], None] |
     for warning in chance_warning(progress.history, len(run.train.classes)):
         print(f"warning: {warning}")
     if folder.ranks.first:
-        save_weights(run.net, config.cell, folder.path / "weights.safetensors")
+        save_weights(run.net, config.cell, folder.path / WEIGHTS)
     folder.finish(_test(run, progress))
 
 
@@ -104,13 +105,13 @@ def evaluate_run(path: Path, config: RunConfig | None = None) -> dict[str, float
 
     `config` may give another `data_root` or `device`; the rest comes from the run folder.
     """
-    if not (path / "weights.safetensors").is_file():
-        raise SettingsError(f"{path} holds no weights.safetensors; finish its retraining first.")
+    file = path / WEIGHTS
+    if not file.is_file():
+        raise SettingsError(f"{path} holds no {WEIGHTS}; finish its retraining first.")
     own = stored_config(path, RetrainConfig, config)
     test = judging_images(own)
     device = own.open_device()
     net = build_network(own, len(test.classes), test.channels)
-    file = path / "weights.safetensors"
     load_weights(net, read_weights(file).tensors, file)
     return evaluate(net.to(device), test.to(device), own.batch_size)
 
@@ -145,5 +146,17 @@ def _a_step(run: RetrainEpoch) -> None:
     run.eager_step(images, torch.zeros(count, dtype=torch.int64, device=run.device))
 
 
+def summary(result: RetrainResult) -> str:
+    """Say what a retraining has come to, and where its network is."""
+    figures = result.figures
+    top1, top5 = 1 - figures["test_accuracy"], 1 - figures["test_top5"]
+    return (
+        f"cell: {result.genotype}\n"
+        f"error on {figures['test_images']} {figures['tested_on']}: top-1 {top1:.2%}, "
+        f"top-5 {top5:.2%}\n"
+        f"weights, with their cell: {result.path / WEIGHTS}"
+    )
+
+
 if __name__ == "__main__":
-    run_from_file(RetrainConfig, retrain)
+    run_from_file("retrain", RetrainConfig, retrain, summary)

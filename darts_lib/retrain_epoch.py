@@ -8,9 +8,10 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from darts_lib.batches import check_batch_size, epoch_batches
 from darts_lib.determinism import seed_epoch
 from darts_lib.finite_guard import EVERY
-from darts_lib.images import ImageSet, epoch_batches, load_images
+from darts_lib.images import ImageSet, load_images
 from darts_lib.network import CellStack
 from darts_lib.progress import live
 from darts_lib.ranks import Ranks
@@ -55,6 +56,7 @@ class RetrainEpoch(RetrainStep):
         self, config: RetrainConfig, train: TrainingSet, device: torch.device, folder: object
     ) -> None:
         self.train, self.folder = train, folder
+        check_batch_size(config.batch_size, len(train))
         seed_epoch(config.seed, -1, device)
         super().__init__(config, len(train.classes), train.channels, device)
 

@@ -76,7 +76,7 @@ class RetrainConfig(RunConfig):
     def cell(self) -> Genotype:
         """Return the genotype itself; an empty name has none and is refused."""
         if not self.genotype:
-            raise SettingsError("genotype is empty; name a cell, for example -p genotype DARTS_V2.")
+            raise SettingsError("genotype is empty; name a cell, for example genotype='DARTS_V2'.")
         return Genotype.from_text(self.genotype)
 
     def rate(self, epoch: int) -> float:

@@ -8,18 +8,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from darts_lib.batches import epoch_batches
 from darts_lib.command_line import run_from_file
 from darts_lib.complexity import count_parameters
 from darts_lib.epochs import run_epochs
 from darts_lib.files import unpack
 from darts_lib.genotype import Genotype
-from darts_lib.images import epoch_batches
 from darts_lib.operations import build_operation
 from darts_lib.progress import duration
 from darts_lib.ranks import Ranks
 from darts_lib.refusals import SettingsError
 from darts_lib.run_files import Row, last_row, read_alphas, read_history
-from darts_lib.runs import Progress, RunFolder, opened, stored_config
+from darts_lib.run_opening import opened, stored_config
+from darts_lib.runs import Progress, RunFolder
 from darts_lib.search_epoch import Search
 from darts_lib.search_space import KINDS
 from darts_lib.search_step import SearchConfig
@@ -187,5 +188,15 @@ def poor_cell(genotype: Genotype) -> list[str]:
     ]
 
 
+def summary(result: SearchResult) -> str:
+    """Say what a search has found, and how to train it."""
+    return (
+        f"cell: {result.genotype}\n"
+        f"its supernet: {result.history[-1]['valid_accuracy']:.1%} of the validation images right\n"
+        "next: python -m darts_lib.retrain CONFIG.json, where CONFIG.json holds "
+        f'{{"genotype": "{result.path}"}}, or chapter 05 with -p genotype {result.path}'
+    )
+
+
 if __name__ == "__main__":
-    run_from_file(SearchConfig, search)
+    run_from_file("search", SearchConfig, search, summary)

@@ -6,10 +6,11 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from darts_lib.batches import check_batch_size, epoch_batches
 from darts_lib.derivation import derive
 from darts_lib.determinism import seed_epoch
 from darts_lib.finite_guard import EVERY
-from darts_lib.images import ImageSet, epoch_batches, halves, load_images
+from darts_lib.images import ImageSet, halves, load_images
 from darts_lib.progress import live
 from darts_lib.relaxation import Alphas
 from darts_lib.run_files import Row
@@ -29,6 +30,7 @@ class Search(SearchStep):
             config.dataset, config.data_folder, "train", config.image_size, config.max_images
         )
         self.train, self.valid = (half.to(device) for half in halves(images))
+        check_half(config.batch_size, len(images))
         self.folder = folder
         seed_epoch(config.seed, -1, device)
         shape = (images.channels, *images.size)
@@ -112,6 +114,12 @@ class Search(SearchStep):
         row |= {"expected_madds": 1e6 * float(self.madds(self.alphas).detach())}
         row |= {"alpha_change": float(torch.stack(moved).sum().sqrt())}
         return row | {"skips": genotype.skips(), "genotype": genotype.to_dict()}
+
+
+def check_half(batch_size: int, count: int) -> None:
+    """Raise SettingsError if half of `count` training pictures is less than a batch."""
+    which = f"pictures for the weights, half of the {count} that are not for the test"
+    check_batch_size(batch_size, count // 2, which)
 
 
 def entropy(alphas: Tensor) -> float:

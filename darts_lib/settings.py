@@ -2,6 +2,7 @@
 
 import difflib
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
@@ -44,7 +45,7 @@ class RunConfig(StrictModel):
         {"data_root", "run_dir", "resume", "device"}
     )
 
-    scale: str = Field("auto", pattern="^(auto|laptop|paper)$")
+    scale: Literal["auto", "laptop", "paper"] = "auto"
     dataset: str = "cifar10"
     data_root: str = ""
     image_size: int = Field(0, ge=0, le=10_000)
@@ -105,6 +106,13 @@ class RunConfig(StrictModel):
         if device.type == "cpu":
             keep_freed_memory()
         return device
+
+    @classmethod
+    def _told(cls, problem: Mapping[str, Any]) -> str:
+        """Return one line for a problem; 0 is below some bounds and yet has a meaning."""
+        filled = set(problem["loc"]) & set(cls.FILLED_BY_SCALE)
+        also = filled and problem["type"] == "greater_than_equal"
+        return super()._told(problem) + (", or 0 for the scale's own" if also else "")
 
     def settings_that_matter(self) -> dict[str, Any]:
         """Return the settings that change the result; two runs with equal ones are the same run.

@@ -67,7 +67,7 @@ def run_to_end(run: Run, execute: Execute, *_before: object) -> dict[str, Any]:
 
 
 def lock_file(folder: Path) -> Path:
-    """Return the lock that `runs.opened` holds on a run folder."""
+    """Return the lock that `run_opening.opened` holds on a run folder."""
     folder = folder.resolve()
     return folder.parent / f".{folder.name}.lock"
 

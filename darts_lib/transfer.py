@@ -4,7 +4,7 @@ from darts_lib.cell_choice import find_genotype
 from darts_lib.example_pictures import example_pictures
 from darts_lib.imagenet_retrain import ImageNetRetrainConfig
 from darts_lib.places import runs_root
-from darts_lib.runs import default_folder
+from darts_lib.run_opening import default_folder
 from darts_lib.search import SearchConfig
 
 FALLBACK = "DARTS_V2"

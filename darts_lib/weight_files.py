@@ -3,6 +3,7 @@
 Only tensors and plain data are ever read from a file (`weights_only`), so a file cannot run code.
 """
 
+import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,12 @@ from torch import Tensor, nn
 from darts_lib.files import write_whole
 from darts_lib.genotype import Genotype
 from darts_lib.refusals import SettingsError
+
+WEIGHTS = "weights.safetensors"
+"""What the network of a finished retraining is called in its run folder."""
+
+TEXTS = (".txt", ".json", ".yaml", ".yml", ".jsonl")
+"""Files that people name in place of the weights beside them."""
 
 SHOWN = 5
 """So many names of each kind stand in a message; a network has over a thousand."""
@@ -35,18 +42,31 @@ class WeightFile:
 def read_weights(path: Path) -> WeightFile:
     """Read a `.safetensors` file, or a `torch.save` file: a bare state dict or a checkpoint.
 
+    A folder stands for the `weights.safetensors` in it.
+
     Raises SettingsError for a file that is missing, damaged, holds code or holds no weights.
     """
+    if path.is_dir():
+        path = path / WEIGHTS  # of a retraining's run folder
     if not path.is_file():
-        raise SettingsError(f"{path} is not there; give the path of a file of weights.")
+        raise SettingsError(
+            f"{path} is not there; give a file of weights, or the folder of a finished retraining."
+        )
     if path.suffix == ".safetensors":
         return _read_safetensors(path)
+    if path.suffix in TEXTS:
+        raise SettingsError(
+            f"{path} is no file of weights: {path.suffix} is for a cell or for settings. Give the "
+            "weights, and the cell as the genotype."
+        )
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # any reader's complaint means the same: no file of weights
-        first = str(error).strip().partition("\n")[0]
+        reason = str(error).strip().partition("\n")[0]
+        if isinstance(error, pickle.UnpicklingError):  # not torch's advice, which is to trust it
+            reason = "it holds more than plain data, or is cut short"
         raise SettingsError(
-            f"{path} is not a file of weights alone ({first}); whole pickled modules are not read,"
+            f"{path} is not a file of weights alone ({reason}); whole pickled modules are not read,"
             " since they can run code: save its state_dict()."
         ) from error
     return WeightFile(_tensors(path, content))

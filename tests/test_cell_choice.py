@@ -7,8 +7,8 @@ import pytest
 
 from darts_lib.cell_choice import find_genotype
 from darts_lib.derivation import random_genotype
+from darts_lib.dialects import DIALECTS, write
 from darts_lib.genotype import PUBLISHED, Genotype, GenotypeError
-from darts_lib.refusals import SettingsError
 
 CELL = PUBLISHED["DARTS_V1"]
 
@@ -39,7 +39,7 @@ def test_a_text_a_file_and_a_run_folder_name_the_same_cell(
         ("DARTS_V3", "did you mean 'DARTS_V"),
         ("darts_v2", "did you mean 'DARTS_V2'?"),
         ("Random", "did you mean 'random'?"),
-        ("no/such/folder", "unknown genotype 'no/such/folder': It may be"),
+        ("no/such/folder", "unknown genotype 'no/such/folder': nothing is there. It may be"),
         ("", "unknown genotype ''"),
         ("~nobody-of-this-name/x", "unknown genotype"),
         ("a null \0 inside", "unknown genotype"),
@@ -56,15 +56,22 @@ def test_an_unknown_name_is_refused_with_what_is_known(name: str, hint: str) -> 
 
 
 def test_a_folder_without_a_cell_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(GenotypeError, match="finished search's run folder"):
+    with pytest.raises(GenotypeError, match="no genotype.json. .* finished search's run folder"):
         find_genotype(str(tmp_path))
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+def test_a_file_of_another_project_is_read(dialect: str, tmp_path: Path) -> None:
+    cell = PUBLISHED["DARTS_V2"]
+    (tmp_path / "cell").write_text(write(cell, dialect))
+    assert find_genotype(str(tmp_path / "cell")) == cell
 
 
 @pytest.mark.parametrize("content", ["", "{", "[1, 2]", "\xff"])
 def test_a_damaged_file_is_named(content: str, tmp_path: Path) -> None:
     file = tmp_path / "genotype.json"
     file.write_bytes(content.encode("latin-1"))
-    with pytest.raises(SettingsError, match=r"genotype\.json"):
+    with pytest.raises(GenotypeError, match=r"genotype\.json: "):
         find_genotype(str(file))
 
 
@@ -73,8 +80,9 @@ def test_a_file_with_a_wrong_operation_names_it(tmp_path: Path) -> None:
     cell["normal"] = [["sep_conv_3x4", 0], *CELL.normal[1:]]
     file = tmp_path / "mine.json"
     file.write_text(json.dumps(cell))
-    with pytest.raises(GenotypeError, match="node 2: unknown operation 'sep_conv_3x4'"):
+    with pytest.raises(GenotypeError, match=r"mine\.json: .* operation 'sep_conv_3x4'") as caught:
         find_genotype(str(file))
+    assert "?." not in str(caught.value)
 
 
 def test_a_text_is_never_run() -> None:

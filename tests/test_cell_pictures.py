@@ -52,6 +52,13 @@ def test_without_dot_the_picture_is_ours_and_the_same_each_time(tmp_path: Path) 
     assert plt.get_fignums() == []
 
 
+def test_a_path_may_be_a_text_and_its_folder_must_be_there(tmp_path: Path) -> None:
+    picture = cell_picture(CELL, str(tmp_path / "cell.svg"))
+    assert (tmp_path / "cell.svg").read_bytes() == picture
+    with pytest.raises(ValueError, match="there is no folder .*no; make it"):
+        cell_picture(CELL, tmp_path / "no" / "cell.svg")
+
+
 def test_with_dot_the_picture_is_its_output(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

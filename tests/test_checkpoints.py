@@ -11,11 +11,14 @@ import torch
 from malicious import Malicious
 from torch import Tensor
 
-from darts_lib.checkpoints import load_network, main
+from darts_lib.checkpoints import main
+from darts_lib.data_sets import DOWNLOADED, SHAPES, archives
 from darts_lib.genotype import PUBLISHED
 from darts_lib.imagenet_network import ImageNetNetwork
+from darts_lib.images import load_images
 from darts_lib.mmrazor_names import as_main, mmrazor_names
 from darts_lib.network import CellStack, Network
+from darts_lib.network_files import load_network
 from darts_lib.onnx_files import export_onnx
 from darts_lib.refusals import SettingsError
 from darts_lib.relaxation import Supernet
@@ -273,6 +276,70 @@ def test_a_data_set_of_other_classes_or_channels_is_refused(
     assert "10 classes apart in images of 3 channels, but digits has 10 and 1" in (
         capsys.readouterr().err
     )
+
+
+def test_a_run_folder_is_tested_on_its_own_data_set(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tiny = {"channels": 2, "layers": 2, "epochs": 1, "max_steps": 1}
+    run = retrain(RetrainConfig.create(scale="laptop", run_dir=str(tmp_path / "run"), **tiny))
+    for named in (run.path, run.path / "weights.safetensors"):
+        capsys.readouterr()
+        assert main(["evaluate", str(named)]) == 0
+        said = capsys.readouterr().out
+        assert "testing on digits; --dataset names another" in said
+        assert f"top-1 error {100 * (1 - run.test_accuracy):.2f} %" in said
+
+
+def test_weights_that_cannot_fit_are_refused_before_a_download(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("darts_lib.checkpoints.load_images", None)
+    file = tmp_path / "weights.safetensors"
+    save_weights(randomised(Network(V2, 4, 3, 10, 1)), V2, file)
+    cases = {
+        "in images of 1 channel, but cifar10 has 10 and 3": [],
+        "10 classes apart in images of 1 channel, but cifar100": ["--dataset", "cifar100"],
+        "name it with --data-root FOLDER": ["--dataset", "folder"],
+        "--data-root /no/such/folder is not there": ["--data", "/no/such/folder"],
+    }
+    for words, arguments in cases.items():
+        assert main(["evaluate", str(file), *arguments]) == 2
+        assert words in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("dataset", SHAPES)
+def test_the_shapes_of_the_data_sets(dataset: str, real_data_root: Path) -> None:
+    if dataset in DOWNLOADED and any(
+        archive.faults(real_data_root) for archive in archives(dataset)
+    ):
+        pytest.skip(f"no {dataset} in {real_data_root}")
+    images = load_images(dataset, real_data_root, "test")
+    assert SHAPES[dataset] == (len(images.classes), images.channels)
+
+
+@pytest.mark.parametrize("name", ["cell.txt", "genotype.json", "cell.yaml"])
+def test_a_cell_in_place_of_weights_is_told_apart(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text(str(V2))
+    assert "is for a cell or for settings. Give the weights" in refusal(tmp_path / name)
+
+
+def test_a_folder_without_weights_and_torchs_advice(tmp_path: Path) -> None:
+    assert "weights.safetensors is not there" in refusal(tmp_path)
+    (tmp_path / "weights.pt").write_bytes(pickle.dumps(Malicious(tmp_path / "mark")))
+    message = refusal(tmp_path / "weights.pt")
+    assert "it holds more than plain data" in message
+    assert "weights_only" not in message
+
+
+@pytest.mark.parametrize("target", ["no/net.onnx", "folder"])
+def test_an_export_that_cannot_be_written_is_refused_before_the_work(
+    target: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "folder").mkdir()
+    arguments = ["export", str(tmp_path / "not read.pt"), "--onnx", str(tmp_path / target)]
+    assert main(arguments) == 2
+    assert f"{tmp_path / target} cannot be written: " in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -150,7 +150,7 @@ def refusal(root: Path, dataset: str = "cifar10") -> str:
         read_downloaded(dataset, root)
     message = str(caught.value)
     assert "\n" not in message
-    for part in (dataset, str(root), "-p data_root", "-p dataset digits"):
+    for part in (dataset, str(root), "another folder as data_root", "the data set 'digits'"):
         assert part in message
     return message
 

@@ -34,7 +34,7 @@ from darts_lib.recurrent.retrain_step import RecurrentRetrainConfig
 from darts_lib.recurrent.search_step import RecurrentSearchConfig
 from darts_lib.refusals import SettingsError
 from darts_lib.run_files import Row, read_json
-from darts_lib.runs import default_folder, opened, stored_config
+from darts_lib.run_opening import default_folder, opened, stored_config
 from darts_lib.search_step import SearchConfig
 from darts_lib.settings import RunConfig
 

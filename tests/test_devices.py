@@ -22,10 +22,18 @@ def test_auto_is_the_cpu_where_nothing_else_is() -> None:
 
 
 @pytest.mark.usefixtures("no_accelerator")
-@pytest.mark.parametrize("name", ["cuda", "cuda:0", "mps", "gpu", "", "cuda:x", "cpu:x", "xpu"])
+@pytest.mark.parametrize("name", ["cuda", "cuda:0", "mps", "cpu:1"])
 def test_an_absent_device_is_refused_in_one_line(name: str) -> None:
     with pytest.raises(SettingsError, match=f"device '{name}' is not there; use 'auto' or 'cpu'"):
         resolve_device(name)
+
+
+@pytest.mark.parametrize("name", ["gpu", "GPU", "", "cuda:x", "cpu:x", "xpu"])
+def test_an_unknown_device_is_refused_with_those_there_are(name: str) -> None:
+    with pytest.raises(SettingsError, match=f"device '{name}' is not known") as caught:
+        resolve_device(name)
+    assert "use 'auto', 'cpu', 'cuda', 'cuda:1' or 'mps'" in str(caught.value)
+    assert ("'cuda' is an NVIDIA GPU" in str(caught.value)) == (name.lower() == "gpu")
 
 
 def test_a_present_device_is_honoured(monkeypatch: pytest.MonkeyPatch) -> None:

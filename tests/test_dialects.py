@@ -472,6 +472,16 @@ def test_command_line_converts(
     assert capsys.readouterr().out == VALID[target] + "\n"
 
 
+def test_command_line_takes_published_names_and_run_folders(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cell = PUBLISHED["DARTS_V2"]
+    (tmp_path / "genotype.json").write_text(write(cell, "json"))
+    for named in ("DARTS_V2", str(tmp_path)):
+        main(["convert", named, "--to", "mmrazor"])
+        assert capsys.readouterr().out == write(cell, "mmrazor") + "\n"
+
+
 @pytest.mark.parametrize(
     ("content", "options", "message"),
     [

@@ -95,7 +95,7 @@ def refusal(root: Path, toy: Archive) -> str:
         prepare("toy", root, [toy])
     message = str(caught.value)
     assert "\n" not in message
-    assert "-p data_root" in message
+    assert "another folder as data_root" in message
     return message
 
 

@@ -16,7 +16,7 @@ from test_imagenet_data import make
 from torch import Tensor
 
 from darts_lib import imagenet_retrain
-from darts_lib.checkpoints import load_network, main
+from darts_lib.checkpoints import main
 from darts_lib.command_line import run_from_file
 from darts_lib.complexity import count_parameters, multiply_adds
 from darts_lib.files import unpack
@@ -27,6 +27,7 @@ from darts_lib.imagenet_retrain import (
     build_network,
     retrain,
 )
+from darts_lib.network_files import load_network
 from darts_lib.refusals import SettingsError
 from darts_lib.retrain_step import RetrainConfig
 from darts_lib.run_files import read_history
@@ -215,7 +216,7 @@ def test_the_command_line_tests_the_weights_on_val(
     ("arguments", "words"),
     [
         (["--dataset", "digits"], "which is not for --dataset digits"),
-        (["--data", "nowhere"], "nowhere is not there; expected: FOLDER/train/<class>"),
+        (["--data", "nowhere"], "--data-root nowhere is not there"),
     ],
 )
 def test_the_command_line_says_what_imagenet_weights_are_tested_on(
@@ -317,7 +318,7 @@ def test_wrong_data_end_the_command_line_in_one_line(
     file.write_text(json.dumps({**TINY, "data_root": str(tmp_path)}))
     monkeypatch.setattr(sys, "argv", ["imagenet_retrain", str(file)])
     with pytest.raises(SystemExit) as ended:
-        run_from_file(ImageNetRetrainConfig, retrain)
+        run_from_file("imagenet", ImageNetRetrainConfig, retrain, str)
     assert ended.value.code == 2
     said = capsys.readouterr().err
     assert "train has no class folders" in said

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.testing import assert_close
 from torchvision.transforms import functional
 
+from darts_lib.batches import epoch_batches
 from darts_lib.images import (
     CIFAR10_MEAN,
     CIFAR10_STD,
@@ -18,7 +19,6 @@ from darts_lib.images import (
     augment,
     crop_and_flip,
     cut_out,
-    epoch_batches,
     halves,
     load_images,
     normalise,
@@ -193,12 +193,12 @@ def test_shuffling_follows_the_generator() -> None:
 
 
 def test_a_batch_of_one_is_refused() -> None:
-    with pytest.raises(SettingsError, match=r"batch_size is 1: .*two pictures.*-p batch_size 2"):
+    with pytest.raises(SettingsError, match=r"batch_size is 1: .*two pictures, use 2 or more"):
         epoch_batches(10, 1, seeded(0))
 
 
 def test_training_needs_one_full_batch_and_evaluation_does_not() -> None:
-    with pytest.raises(SettingsError, match=r"64 .* only 56 pictures.*-p batch_size 56"):
+    with pytest.raises(SettingsError, match=r"64 .* the 56 pictures.* batch_size of 56 or less"):
         epoch_batches(56, 64, seeded(0))
     assert [batch.tolist() for batch in epoch_batches(3, 64, None)] == [[0, 1, 2]]
     assert [batch.tolist() for batch in epoch_batches(1, 64, None)] == [[0]]

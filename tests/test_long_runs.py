@@ -25,7 +25,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from darts_lib.determinism import seed_epoch
 from darts_lib.epochs import run_epochs
 from darts_lib.run_files import Row, read_alphas, read_history
-from darts_lib.runs import opened
+from darts_lib.run_opening import opened
 from darts_lib.search_epoch import Search
 from darts_lib.search_step import SearchConfig
 from darts_lib.settings import RunConfig

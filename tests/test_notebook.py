@@ -11,6 +11,7 @@ import torch
 from darts_lib import notebook
 from darts_lib.notebook import (
     check,
+    check_pictures,
     read_parameters,
     search_before,
     set_seed,
@@ -18,7 +19,7 @@ from darts_lib.notebook import (
 )
 from darts_lib.refusals import SettingsError
 from darts_lib.retrain import RetrainConfig
-from darts_lib.runs import default_folder
+from darts_lib.run_opening import default_folder
 from darts_lib.search import SearchConfig, SearchResult, search
 
 CELL = """\
@@ -95,13 +96,13 @@ def test_an_injected_value_is_taken_for_what_it_says(
         ("epoch = 1", ["unknown setting 'epoch'", "did you mean 'epochs'?"]),
         ("bach_size = 8", ["unknown setting 'bach_size'", "did you mean 'batch_size'?"]),
         ("losses = 1", ["unknown setting 'losses'"]),
-        ('epochs = "abc"', ["epochs='abc'", "integer"]),
-        ("epochs = 1.5", ["epochs=1.5", "integer"]),
-        ("epochs = -2", ["epochs=-2", "greater than or equal to 1"]),
-        ('resume = "perhaps"', ["resume='perhaps'", "boolean"]),
+        ('epochs = "abc"', ["epochs='abc'", "whole number"]),
+        ("epochs = 1.5", ["epochs=1.5", "whole number"]),
+        ("epochs = -2", ["epochs=-2", "at least 1, or 0 for the scale's own"]),
+        ('resume = "perhaps"', ["resume='perhaps'", "true or false"]),
         ('dataset = "digit"', ["unknown dataset 'digit'", "digits"]),
         ('scale = "laptp"', ["scale='laptp'", "laptop"]),
-        ('device = "tpu"', ["device 'tpu' is not there; use 'auto' or 'cpu'"]),
+        ('device = "tpu"', ["device 'tpu' is not known: use 'auto', 'cpu'"]),
         ('device = "cuda"', ["device 'cuda' is not there; use 'auto' or 'cpu'"]),
         ('epochs = "abc"\nseed = -1', ["epochs='abc'", "seed=-1"]),
     ],
@@ -288,3 +289,41 @@ def test_a_named_genotype_needs_no_search(tiny: list[SearchConfig]) -> None:
     config = RetrainConfig.create(scale="laptop", genotype="DARTS_V1")
     assert with_searched_cell(config) is config
     assert tiny == []
+
+
+# Pictures of one's own --------------------------------------------------------------------------
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Path:
+    """Return a folder of 3 classes with 20 pictures each that nobody could open."""
+    for name in "abc":
+        (tmp_path / "own" / name).mkdir(parents=True)
+        for number in range(20):
+            (tmp_path / "own" / name / f"{number}.png").touch()
+    return tmp_path / "own"
+
+
+@pytest.mark.parametrize(
+    ("kind", "given", "largest"),
+    [
+        (SearchConfig, {}, 24),  # a fifth of 60 is for the test, half of the rest for the weights
+        (SearchConfig, {"max_images": 30}, 15),
+        (RetrainConfig, {"genotype": "random"}, 48),
+        (RetrainConfig, {"genotype": "random", "holdout": 0.25}, 36),
+    ],
+)
+def test_too_few_pictures_are_refused_before_the_lesson(
+    kind: type[SearchConfig], given: dict[str, Any], largest: int, own: Path
+) -> None:
+    common = {"scale": "laptop", "dataset": "folder", "data_root": str(own), **given}
+    check_pictures(kind.create(**common, batch_size=largest))
+    with pytest.raises(SettingsError, match=f"use a batch_size of {largest} or less"):
+        check_pictures(kind.create(**common, batch_size=largest + 1))
+
+
+def test_a_misspelt_folder_of_pictures_is_refused_before_the_lesson(tmp_path: Path) -> None:
+    config = SearchConfig.create(scale="laptop", dataset="folder", data_root=str(tmp_path / "no"))
+    with pytest.raises(SettingsError, match="the folder of pictures .* is not there"):
+        check_pictures(config)
+    check_pictures(SearchConfig.create(scale="laptop"))

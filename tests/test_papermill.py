@@ -78,7 +78,7 @@ def test_good_parameters_run_and_leave_the_run_folder(tmp_path: Path) -> None:
     ("sources", "options", "line"),
     [
         (SEARCH, "-p epoch 1", r"SettingsError: .*'epoch'; did you mean 'epochs'\?"),
-        (SEARCH, "-p epochs abc", r"SettingsError: epochs='abc': .*integer"),
+        (SEARCH, "-p epochs abc", r"SettingsError: epochs='abc': .*whole number"),
         (SEARCH, "-p dataset cifar", r"SettingsError: unknown dataset 'cifar'.*'?cifar10"),
         (SEARCH, "-p device cuda", r"SettingsError: device 'cuda' is not there; use 'auto' or"),
         (RETRAIN, "-p genotype DARTS_V3", r"SettingsError: unknown genotype 'DARTS_V3'.*DARTS_V2"),

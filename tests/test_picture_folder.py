@@ -8,7 +8,8 @@ import pytest
 import torch
 from PIL import Image
 
-from darts_lib.images import augment, epoch_batches, halves, load_images
+from darts_lib.batches import epoch_batches
+from darts_lib.images import augment, halves, load_images
 from darts_lib.picture_folder import read
 from darts_lib.refusals import SettingsError
 
@@ -233,7 +234,7 @@ def test_a_missing_folder_is_named_with_the_layout(tmp_path: Path) -> None:
     message = refusal(tmp_path / "nowhere")
     assert str(tmp_path / "nowhere") in message
     assert "FOLDER/<class>/*.jpg" in message
-    assert "-p data_root" in message
+    assert "where data_root is FOLDER" in message
 
 
 def test_a_folder_without_classes_is_refused(tmp_path: Path) -> None:

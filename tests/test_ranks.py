@@ -95,7 +95,7 @@ def test_settings_of_a_file_that_are_wrong_end_the_program_on_one_line(
     path.write_text(json.dumps({**TINY, "epoch": 2}))
     monkeypatch.setattr(sys, "argv", ["search", str(path)])
     with pytest.raises(SystemExit) as ended:
-        run_from_file(SearchConfig, search)
+        run_from_file("search", SearchConfig, search, str)
     assert ended.value.code == 2
     message = "SettingsError: unknown setting 'epoch'; did you mean 'epochs'?"
     assert capsys.readouterr().err.strip() == message

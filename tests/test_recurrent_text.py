@@ -132,7 +132,7 @@ def test_a_published_corpus_that_is_missing_or_cut_short_is_named(tmp_path: Path
     with pytest.raises(SettingsError) as caught:
         load_text("penn", tmp_path)
     assert "ptb.train.txt" in str(caught.value)
-    assert "-p dataset topics" in str(caught.value)
+    assert "dataset='topics'" in str(caught.value)
     lay(tmp_path / "penn")
     with pytest.raises(SettingsError) as caught:
         load_text("penn", tmp_path)

@@ -41,7 +41,7 @@ from darts_lib.network import Network
 from darts_lib.relaxation import Supernet
 from darts_lib.retrain import RetrainConfig, evaluate, retrain
 from darts_lib.retrain_epoch import Retraining
-from darts_lib.runs import default_folder
+from darts_lib.run_opening import default_folder
 from darts_lib.search import SearchConfig, reach_warning, search
 from darts_lib.search_epoch import Search
 from darts_lib.search_space import KINDS

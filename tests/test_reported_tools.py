@@ -54,7 +54,7 @@ from darts_lib.refusals import SettingsError
 from darts_lib.retrain import RetrainConfig
 from darts_lib.retrain_epoch import Retraining, evaluate, judging_images
 from darts_lib.run_files import read_history
-from darts_lib.runs import default_folder, opened
+from darts_lib.run_opening import default_folder, opened
 from darts_lib.search import SearchConfig
 from darts_lib.search_epoch import Search
 from darts_lib.settings import RunConfig

@@ -17,12 +17,13 @@ import torch
 from same_bits import digest
 from torch import Tensor
 
-from darts_lib import runs
+from darts_lib import __version__, run_opening
 from darts_lib.files import pack, unpack
 from darts_lib.genotype import PUBLISHED
 from darts_lib.refusals import SettingsError
 from darts_lib.run_files import genotypes_of, read_alphas, read_history, read_json
-from darts_lib.runs import Progress, default_folder, opened
+from darts_lib.run_opening import default_folder, opened
+from darts_lib.runs import Progress
 from darts_lib.settings import RunConfig
 
 CELL = PUBLISHED["DARTS_V2"].to_dict()
@@ -114,7 +115,7 @@ def test_a_finished_folder_holds_what_the_design_says(tmp_path: Path) -> None:
     assert torch.equal(alphas[4].flatten(), state[:16])
     assert read_json(path / "genotype.json") == CELL
     result = read_json(path / "result.json")
-    assert result["library"] == runs.__version__
+    assert result["library"] == __version__
     assert {"device", "threads", "torch", "python"} <= set(result["machine"])
     assert unpack(path / "checkpoint.pt")["threads"] == torch.get_num_threads()
 
@@ -281,7 +282,7 @@ def test_a_run_of_another_version_says_so(
     file.write_text(json.dumps({**json.loads(file.read_text()), "library": "0.0.1"}))
     toy_run(config(tmp_path / "straight"))
     said = capsys.readouterr().out
-    assert f"was made by darts_lib 0.0.1, not {runs.__version__}." in said
+    assert f"was made by darts_lib 0.0.1, not {__version__}." in said
 
 
 @pytest.mark.parametrize("last", [1, 4])
@@ -356,6 +357,38 @@ def test_resume_false_moves_nothing_that_is_no_run(tmp_path: Path) -> None:
     assert not (tmp_path / "run.before-1").exists()
 
 
+@pytest.mark.parametrize(("name", "warned"), [("holiday.png", True), ("out.ipynb", False)])
+def test_a_folder_of_other_things_is_pointed_out(
+    name: str, warned: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "run"
+    path.mkdir()
+    (path / name).write_bytes(b"x")
+    (path / ".hidden").touch()
+    for first in (True, False):
+        toy_run(config(path))
+        line = f"warning: run_dir {path} already holds other things (1, such as {name});"
+        assert (line in capsys.readouterr().out) == (warned and first)
+
+
+def test_a_refused_run_leaves_nothing_and_a_started_one_stays(tmp_path: Path) -> None:
+    def refused(path: Path) -> None:
+        with pytest.raises(SettingsError, match="no data"), opened(config(path), "toy"):
+            raise SettingsError(f"no data, {(path / 'config.json').stat().st_size} bytes")
+
+    refused(tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+    (tmp_path / "used").mkdir()
+    (tmp_path / "used" / "notes.txt").touch()
+    refused(tmp_path / "used")
+    assert (tmp_path / "used" / "notes.txt").exists()
+    settings = killed_run(tmp_path / "run", 2)
+    before = contents(tmp_path / "run")
+    refused(tmp_path / "run")
+    assert contents(tmp_path / "run") == before
+    toy_run(settings)
+
+
 def test_a_run_in_the_current_folder_works_too(
     tmp_path: Path, straight: Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -367,7 +400,8 @@ def test_a_run_in_the_current_folder_works_too(
 
 def test_a_file_in_the_way_is_named(tmp_path: Path) -> None:
     (tmp_path / "run").write_text("mine")
-    assert f"run_dir {tmp_path / 'run'} cannot be used" in refusal(config(tmp_path / "run"))
+    message = refusal(config(tmp_path / "run"))
+    assert f"run_dir {tmp_path / 'run'} cannot be used (it is a file)" in message
     assert f"run_dir {tmp_path / 'run'}" in refusal(config(tmp_path / "run" / "below"))
 
 
@@ -395,7 +429,7 @@ def test_a_folder_in_use_is_refused_after_the_wait_naming_its_owner(
         os._exit(0)
     try:
         os.read(ready[0], 1)
-        monkeypatch.setattr(runs, "locked", functools.partial(runs.locked, wait=0.3))
+        monkeypatch.setattr(run_opening, "locked", functools.partial(run_opening.locked, wait=0.3))
         link = tmp_path / "link"
         link.symlink_to(tmp_path / "run")
         for name in (tmp_path / "run", link, tmp_path / "x" / ".." / "run"):

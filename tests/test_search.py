@@ -316,7 +316,7 @@ def test_resume_false_searches_anew_and_keeps_the_earlier_run(tmp_path: Path) ->
 
 
 def test_settings_that_could_not_run_may_be_mended_in_the_same_folder(tmp_path: Path) -> None:
-    with pytest.raises(SettingsError, match="batch_size is 5000 but there are only 718"):
+    with pytest.raises(SettingsError, match="batch_size=5000 is more than the 718"):
         search(config(tmp_path / "run", batch_size=5000, epochs=1))
     search(config(tmp_path / "run", epochs=1))
 

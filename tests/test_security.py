@@ -30,7 +30,6 @@ from torchvision import datasets
 
 from darts_lib import dialects
 from darts_lib.cell_choice import find_genotype
-from darts_lib.checkpoints import load_network as load_image_network
 from darts_lib.command_line import read_config
 from darts_lib.data_sets import archives, read_downloaded
 from darts_lib.downloads import Archive, DataFile, prepare
@@ -39,6 +38,7 @@ from darts_lib.genotype import PUBLISHED, GenotypeError
 from darts_lib.imagenet_data import find_pictures
 from darts_lib.imagenet_labels import KIT, TRUTH
 from darts_lib.images import load_images
+from darts_lib.network_files import load_network as load_image_network
 from darts_lib.recurrent.genotype import PUBLISHED as RECURRENT
 from darts_lib.recurrent.retrain import load_network as load_recurrent_network
 from darts_lib.recurrent.search import read_search as read_recurrent_search
@@ -46,7 +46,8 @@ from darts_lib.recurrent.text import load_text
 from darts_lib.refusals import SettingsError
 from darts_lib.retrain_step import RetrainConfig
 from darts_lib.run_files import genotypes_of, read_alphas, read_history, read_json
-from darts_lib.runs import Progress, opened, stored_config
+from darts_lib.run_opening import opened, stored_config
+from darts_lib.runs import Progress
 from darts_lib.search import load_search, read_search
 from darts_lib.search_step import SearchConfig
 from darts_lib.settings import RunConfig
@@ -729,7 +730,7 @@ def test_an_archive_that_cannot_be_read_is_refused(cut: int, tmp_path: Path) -> 
     with pytest.raises(SettingsError) as caught:
         prepare("toy", tmp_path / "data", [toy])
     assert "\n" not in str(caught.value)
-    assert "-p data_root" in str(caught.value)
+    assert "another folder as data_root" in str(caught.value)
 
 
 def test_a_zip_is_not_unpacked_at_all(tmp_path: Path) -> None:

@@ -1,9 +1,12 @@
 """The base configuration: its refusals, its scales, its folder of data."""
 
+import contextlib
+import io
 from pathlib import Path
 
 import pytest
 import torch
+from IPython.core.interactiveshell import InteractiveShell
 
 from darts_lib.refusals import SettingsError
 from darts_lib.settings import RunConfig
@@ -30,7 +33,7 @@ def test_the_data_folder_is_the_setting_or_the_projects(
 
 
 def test_an_absent_device_is_refused_before_any_data_are_read() -> None:
-    assert "device 'xpu' is not there" in refusal(device="xpu")
+    assert "device 'mps' is not there" in refusal(device="mps")
 
 
 def test_an_unknown_name_is_refused_with_the_nearest() -> None:
@@ -61,6 +64,33 @@ def test_an_unknown_name_is_refused_with_the_nearest() -> None:
 )
 def test_a_wrong_value_is_refused_naming_it(name: str, value: object) -> None:
     assert refusal(**{name: value}).startswith(f"{name}={value!r}: ")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("epochs", "two", "epochs='two': must be a whole number"),
+        ("epochs", -1, "epochs=-1: must be at least 1, or 0 for the scale's own"),
+        ("batch_size", 1, "batch_size=1: must be at least 2, or 0 for the scale's own"),
+        ("max_steps", -1, "max_steps=-1: must be at least 0"),
+        ("threads", 2000, "threads=2000: must be at most 1024"),
+        ("seed", 2**31, "seed=2147483648: must be less than 2147483648"),
+        ("scale", "big", "scale='big': must be 'auto', 'laptop' or 'paper'"),
+        ("amp", "yes", "amp='yes': must be 'auto', 'on' or 'off'"),
+        ("resume", "maybe", "resume='maybe': must be true or false"),
+        ("run_dir", 7, "run_dir=7: must be a text"),
+    ],
+)
+def test_a_refusal_says_what_may_be(name: str, value: object, message: str) -> None:
+    assert refusal(**{name: value}) == message
+
+
+def test_a_notebook_shows_a_refusal_as_one_line() -> None:
+    shell = InteractiveShell()
+    with io.StringIO() as said, contextlib.redirect_stdout(said):
+        shell.run_cell("from darts_lib.settings import RunConfig; RunConfig.create(epoch=1)")
+        lines = said.getvalue().splitlines()
+    assert lines == ["SettingsError: unknown setting 'epoch'; did you mean 'epochs'?"]
 
 
 def test_every_wrong_value_is_told_at_once() -> None:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from darts_lib.cell_choice import find_cell
+from darts_lib.dialect_texts import load_json
 from darts_lib.genotype import GenotypeError, Pair, literal_fields
 from darts_lib.recurrent.search_space import (
     ACTIVATIONS,
@@ -171,8 +172,14 @@ def find_genotype(name: str, seed: int = 0) -> RecurrentGenotype:
     `genotype.json` or of a search's run folder, or a `Genotype(...)` text. Raises GenotypeError
     with the valid names for anything else.
     """
-    kind, draw = RecurrentGenotype, partial(random_genotype, seed)
-    return find_cell(name, kind.from_dict, kind.from_text, PUBLISHED, draw, "recurrent genotype")
+    return find_cell(name, read, PUBLISHED, partial(random_genotype, seed), "recurrent genotype")
+
+
+def read(text: str) -> RecurrentGenotype:
+    """Read a cell from JSON's lists or from its `Genotype(...)` text."""
+    if text.lstrip().startswith("{"):
+        return RecurrentGenotype.from_dict(load_json(text))
+    return RecurrentGenotype.from_text(text)
 
 
 def _cell(pairs: str, concat: Sequence[int]) -> RecurrentGenotype:

@@ -20,13 +20,13 @@ from darts_lib.recurrent.search_epoch import evaluate_columns, figures
 from darts_lib.recurrent.text import batchify, segments, unigram_perplexity
 from darts_lib.refusals import SettingsError
 from darts_lib.run_files import Row, read_history, read_json
-from darts_lib.runs import Progress, RunFolder, opened
-from darts_lib.weight_files import load_weights
+from darts_lib.run_opening import opened
+from darts_lib.runs import Progress, RunFolder
+from darts_lib.weight_files import WEIGHTS, load_weights
 
 __all__ = ["RecurrentRetrainConfig", "RecurrentRetrainResult", "load_network", "retrain"]
 
 KIND_OF_RUN = "recurrent-retrain"
-WEIGHTS = "weights.safetensors"
 PRINTED = ("train_perplexity", "valid_perplexity", "averaged", "seconds")
 
 

@@ -83,7 +83,7 @@ class RecurrentRetrainConfig(TextConfig):
     def cell(self) -> RecurrentGenotype:
         """Return the genotype itself; an empty name has none and is refused."""
         if not self.genotype:
-            raise SettingsError("genotype is empty; name a cell, for example -p genotype DARTS_V2.")
+            raise SettingsError("genotype is empty; name a cell, for example genotype='DARTS_V2'.")
         return RecurrentGenotype.from_text(self.genotype)
 
 

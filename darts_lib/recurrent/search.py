@@ -18,7 +18,8 @@ from darts_lib.recurrent.search_step import RecurrentSearchConfig
 from darts_lib.recurrent.text import segments
 from darts_lib.refusals import SettingsError
 from darts_lib.run_files import Row, last_row, read_alphas, read_history
-from darts_lib.runs import Progress, RunFolder, opened, stored_config
+from darts_lib.run_opening import opened, stored_config
+from darts_lib.runs import Progress, RunFolder
 from darts_lib.settings import RunConfig
 from darts_lib.training import restore
 

@@ -116,7 +116,7 @@ def _way_out(dataset: str) -> str:
         return (
             f"put train.txt, valid.txt and test.txt into {dataset} of the data folder, known "
             f"elsewhere as {KNOWN[dataset].names} (data/README.md says where to get them), or use "
-            "-p dataset topics"
+            "dataset='topics', which needs no files"
         )
     return (
         "data_root must name a folder with train.txt, valid.txt and test.txt, words between spaces"
