@@ -19,8 +19,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from darts_lib.command_line import refused_in_one_line
 from darts_lib.complexity import saved_bytes
 from darts_lib.devices import machine, resolve_device, wait
+from darts_lib.files import check_target
 from darts_lib.heap import keep_freed_memory
 from darts_lib.markdown import table
 from darts_lib.original_steps import OriginalSteps
@@ -213,7 +215,10 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--json", type=Path, metavar="FILE")
     given = parser.parse_args(arguments)
-    device = resolve_device(given.device)
+    with refused_in_one_line():
+        device = resolve_device(given.device)
+        if given.json:
+            check_target(given.json)
     keep_freed_memory()  # as a run does
     sizes, predicted = (SMALL, SMALL) if given.small else (SIZES, PREDICTED)
     width, words = (8, 50) if given.small else (100, 10_000)

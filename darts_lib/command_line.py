@@ -1,8 +1,9 @@
 """`python -m darts_lib.search CONFIG.json`: a run from a file of settings, alone or by torchrun."""
 
 import argparse
+import contextlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
@@ -50,7 +51,7 @@ def run_from_file(
         "config", type=Path, help="settings as JSON, or the folder of a run that is to go on"
     )
     path = parser.parse_args().config
-    try:
+    with refused_in_one_line():
         config = read_config(path, kind)
         with joined():
             first = Ranks.current().first
@@ -59,6 +60,13 @@ def run_from_file(
             result = run(config)
             if first:
                 print(summary(result))
+
+
+@contextlib.contextmanager
+def refused_in_one_line() -> Iterator[None]:
+    """End the program with status 2 where something cannot be used, and say so in one line."""
+    try:
+        yield
     except SettingsError as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         sys.exit(2)

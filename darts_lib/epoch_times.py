@@ -17,8 +17,10 @@ from typing import Any
 
 import torch
 
+from darts_lib.command_line import refused_in_one_line
 from darts_lib.determinism import seed_epoch
 from darts_lib.devices import machine, wait
+from darts_lib.files import check_target
 from darts_lib.markdown import table
 from darts_lib.retrain_epoch import Retraining
 from darts_lib.retrain_step import RetrainConfig
@@ -90,11 +92,14 @@ def main(arguments: Sequence[str]) -> None:
     given = parser.parse_args(arguments)
     settings = {"scale": given.scale, "dataset": given.dataset, "data_root": given.data_root}
     rows: list[Row] = []
-    for name in given.runs:
-        print(name, flush=True)
-        rows.append(time_run(name, settings, given.epochs))
+    with refused_in_one_line():
         if given.json:
-            write_json(given.json, {"machine": machine(), "epochs": rows})
+            check_target(given.json)
+        for name in given.runs:
+            print(name, flush=True)
+            rows.append(time_run(name, settings, given.epochs))
+            if given.json:
+                write_json(given.json, {"machine": machine(), "epochs": rows})
     print(f"\n{table(rows)}")
 
 

@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from darts_lib import __version__
+from darts_lib.command_line import refused_in_one_line
 from darts_lib.files import locked
 from darts_lib.places import runs_root
-from darts_lib.refusals import SettingsError
 from darts_lib.run_files import write_json
 from darts_lib.sweep_cluster import GPU, Engine, connected, local_cluster, visible_gpus
 from darts_lib.sweep_figures import Final, Judged, Outcome, select, summary, tables
@@ -135,8 +135,5 @@ def main(arguments: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    try:
+    with refused_in_one_line():
         sys.exit(main(sys.argv[1:]))
-    except SettingsError as error:
-        print(f"SettingsError: {error}", file=sys.stderr)
-        sys.exit(2)
