@@ -316,7 +316,7 @@ def test_what_a_run_costs_is_said_before_its_first_step(
     said = said_before_the_first_step(run, config, capsys)
     for name, value in config.settings_that_matter().items():
         assert f"{name}={value}" in said
-    cost = r"[\d,]+ weights.*; a step adds about 85 MiB \(less with .*batch_size.*\)"
+    cost = r"[\d,]+ weights.*; a step adds about 84 MiB \(less with .*batch_size.*\)"
     assert re.search(cost + r"; about 72 s for 3 epochs", said), said
 
 
@@ -466,7 +466,7 @@ def configuration(chapter: str) -> tuple[type[RunConfig], frozenset[str]]:
     """Return the configuration that a chapter reads, and the names it takes as parameters."""
     sources = [cell for cell in cells(ROOT / chapter) if cell["cell_type"] == "code"]
     trees = [ast.parse(cell["source"]) for cell in sources]
-    (name,) = re.findall(r"read_parameters\(globals\(\), (\w+)\)", PAGES[chapter])
+    (name,) = re.findall(r"read_parameters\(globals\(\), (\w+)", PAGES[chapter])
     (module,) = (
         node.module
         for tree in trees
