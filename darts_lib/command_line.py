@@ -17,10 +17,11 @@ Config = TypeVar("Config", bound=RunConfig)
 Result = TypeVar("Result")
 
 
-def read_config(path: Path, kind: type[Config]) -> Config:
+def read_config(path: Path, kind: type[Config], data_root: str = "") -> Config:
     """Read settings from JSON, `{"epochs": 50, ...}`, or those of a run that is to go on.
 
     Such a run is named by its folder or by the config.json in it; the folder is then its `run_dir`.
+    It does not say where its data are: `data_root` does, where that is not the usual place.
     Raises SettingsError for a file that cannot be read, and for a wrong name or value.
     """
     file = path / "config.json" if path.is_dir() else path
@@ -32,6 +33,8 @@ def read_config(path: Path, kind: type[Config]) -> Config:
     settings.pop("kind", None)
     if "format" in content:  # only a run folder's own file has one
         settings["run_dir"] = str(file.resolve().parent)
+    if data_root:
+        settings["data_root"] = data_root
     return kind.create(**settings)
 
 
@@ -50,9 +53,12 @@ def run_from_file(
     parser.add_argument(
         "config", type=Path, help="settings as JSON, or the folder of a run that is to go on"
     )
-    path = parser.parse_args().config
+    parser.add_argument(
+        "--data-root", default="", metavar="FOLDER", help="of data sets or pictures, if not usual"
+    )
+    given = parser.parse_args()
     with refused_in_one_line():
-        config = read_config(path, kind)
+        config = read_config(given.config, kind, given.data_root)
         with joined():
             first = Ranks.current().first
             if first:

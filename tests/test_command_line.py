@@ -44,6 +44,13 @@ def test_a_run_folder_or_its_config_means_that_run(tmp_path: Path, run: Run) -> 
     assert len(read_history(folder)) == 1
 
 
+def test_a_run_folder_is_told_where_its_pictures_are(tmp_path: Path) -> None:
+    content = {"format": 1, "settings": {"kind": "search", **TINY, "dataset": "folder"}}
+    (tmp_path / "config.json").write_text(json.dumps(content))
+    found = read_config(tmp_path, SearchConfig, data_root="/my/pictures")
+    assert (found.data_root, found.run_dir) == ("/my/pictures", str(tmp_path))
+
+
 def test_a_file_of_settings_names_no_folder_of_itself(tmp_path: Path) -> None:
     for content in (TINY, {"settings": TINY}):
         (tmp_path / "config.json").write_text(json.dumps(content))
