@@ -17,12 +17,13 @@ Config = TypeVar("Config", bound=RunConfig)
 Result = TypeVar("Result")
 
 
-def read_config(path: Path, kind: type[Config], data_root: str = "") -> Config:
+def read_config(path: Path, kind: type[Config], data_root: str = "", name: str = "") -> Config:
     """Read settings from JSON, `{"epochs": 50, ...}`, or those of a run that is to go on.
 
     Such a run is named by its folder or by the config.json in it; the folder is then its `run_dir`.
     It does not say where its data are: `data_root` does, where that is not the usual place.
-    Raises SettingsError for a file that cannot be read, and for a wrong name or value.
+    Raises SettingsError for a file that cannot be read, for a run of another kind than `name`, and
+    for a wrong name or value.
     """
     file = path / "config.json" if path.is_dir() else path
     content = read_json(file)
@@ -30,7 +31,12 @@ def read_config(path: Path, kind: type[Config], data_root: str = "") -> Config:
     if not isinstance(found, dict):
         raise SettingsError(f"{file}: settings must be an object, not {show(found)}.")
     settings = dict(found)
-    settings.pop("kind", None)
+    made_by = settings.pop("kind", name)
+    if name and made_by != name:
+        raise SettingsError(
+            f"{path} holds a run of the kind {made_by!r}, not {name!r}; give it to the command of "
+            'its kind, or name it as the "genotype" of a retraining.'
+        )
     if "format" in content:  # only a run folder's own file has one
         settings["run_dir"] = str(file.resolve().parent)
     if data_root:
@@ -58,7 +64,7 @@ def run_from_file(
     )
     given = parser.parse_args()
     with refused_in_one_line():
-        config = read_config(given.config, kind, given.data_root)
+        config = read_config(given.config, kind, given.data_root, name)
         with joined():
             first = Ranks.current().first
             if first:

@@ -51,6 +51,14 @@ def test_a_run_folder_is_told_where_its_pictures_are(tmp_path: Path) -> None:
     assert (found.data_root, found.run_dir) == ("/my/pictures", str(tmp_path))
 
 
+def test_a_run_of_another_kind_is_told_apart(tmp_path: Path) -> None:
+    content = {"format": 1, "settings": {"kind": "search", **TINY}}
+    (tmp_path / "config.json").write_text(json.dumps(content))
+    assert read_config(tmp_path, SearchConfig, name="search").channels == 2
+    with pytest.raises(SettingsError, match="a run of the kind 'search', not 'retrain'"):
+        read_config(tmp_path, RetrainConfig, name="retrain")
+
+
 def test_a_file_of_settings_names_no_folder_of_itself(tmp_path: Path) -> None:
     for content in (TINY, {"settings": TINY}):
         (tmp_path / "config.json").write_text(json.dumps(content))

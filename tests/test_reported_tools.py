@@ -601,7 +601,7 @@ def test_a_chapter_as_it_stands_needs_no_gpu_no_data_and_no_network(path: Path) 
     sources = [cell["source"] for cell in cells(path)]
     guard = next(source for source in sources if "read_parameters(globals()" in source)
     parameters = sources[sources.index(guard) - 1]
-    name = re.findall(r"read_parameters\(globals\(\), (\w+)\)", guard)[0]
+    name = re.findall(r"read_parameters\(globals\(\), (\w+)", guard)[0]
     module = re.findall(rf"^from ([\w.]+) import .*\b{name}\b", "\n".join(sources), re.MULTILINE)
     kind = getattr(importlib.import_module(module[0]), name)
     given = {
