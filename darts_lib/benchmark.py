@@ -153,6 +153,7 @@ def compare_retraining(repeats: int, device: torch.device) -> list[Row]:
 
 def _timed(size: str, kinds: Kinds, repeats: int, device: torch.device) -> list[Row]:
     """Return a row for each kind of step, with the ratios to the plain one."""
+    print(f"timing {', '.join(kinds)}: {size}", file=sys.stderr, flush=True)
     found = medians(kinds, repeats, device)
     rows: list[Row] = [{"size": size, "what": what, **seconds} for what, seconds in found.items()]
     return [row | _ratios(row, "plain") for row in rows]
@@ -190,6 +191,7 @@ def compare_predictions(sizes: Sequence[Size], repeats: int, device: torch.devic
     """Hold the cost model's seconds and memory of a second-order step against what is measured."""
     rows: list[Row] = []
     for size in sizes:
+        print(f"predicting, then measuring: {size}", file=sys.stderr, flush=True)
         run = size.start(device, order=2)
         cost, step = trace(run, partial(random_step, size)), partial(random_step, size, run)
         step()

@@ -29,9 +29,10 @@ from darts_lib.network import CellStack
 from darts_lib.network_files import load_network
 from darts_lib.onnx_files import export_onnx
 from darts_lib.places import data_root
+from darts_lib.progress import counted
 from darts_lib.refusals import SettingsError
-from darts_lib.retrain_epoch import evaluate, tested
-from darts_lib.run_files import read_json
+from darts_lib.retrain_epoch import errors_line, evaluate, tested
+from darts_lib.run_opening import stored_settings
 
 VAL_BATCH = 96
 """Pictures a batch at the test of an ImageNet network; no figure depends on it."""
@@ -44,11 +45,12 @@ def test_errors(
 
     `size` is the side in pixels of a folder's pictures, 0 to find it from them.
     """
-    where = resolve_device(device)
-    if dataset in SHAPES:  # before anything is downloaded
-        _check_fit(net, *SHAPES[dataset], dataset)
+    where, known = resolve_device(device), SHAPES.get(dataset)
+    if known:  # before anything is downloaded
+        _check_fit(net, *known, dataset)
     images = load_images(dataset, data, "test", size).to(where)
-    _check_fit(net, len(images.classes), images.channels, dataset)
+    if not known:
+        _check_fit(net, len(images.classes), images.channels, dataset)
     found = evaluate(net.to(where), images)
     return 1 - found["top1"], 1 - found["top5"]
 
@@ -71,9 +73,8 @@ def _check_fit(net: CellStack, classes: int, channels: int, source: object) -> N
     own = net.classifier.out_features, next(net.parameters()).shape[1]
     if own != (classes, channels):
         raise SettingsError(
-            f"the network tells {own[0]} classes apart in images of {own[1]} "
-            f"channel{'s' * (own[1] > 1)}, but {source} has {classes} and {channels}; give another "
-            "--dataset or --data-root."
+            f"the network tells {own[0]} classes apart in images of {counted(own[1], 'channel')}, "
+            f"but {source} has {classes} and {channels}; give another --dataset or --data-root."
         )
 
 
@@ -95,7 +96,7 @@ def main(arguments: Sequence[str]) -> int:
         else:
             top1, top5 = _errors(net, given)
             print(f"{cell}")
-            print(f"top-1 error {100 * top1:.2f} %, top-5 error {100 * top5:.2f} %")
+            print(errors_line(top1, top5, net.classifier.out_features))
     except (SettingsError, GenotypeError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -122,10 +123,12 @@ def _errors(net: CellStack, given: argparse.Namespace) -> tuple[float, float]:
 
 
 def _settings_beside(file: Path) -> Mapping[str, Any]:
-    """Return the settings of the run whose folder a file of weights lies in, if it is one."""
-    config = (file if file.is_dir() else file.parent) / "config.json"
-    settings = read_json(config).get("settings") if config.is_file() else None
-    return settings if isinstance(settings, dict) else {}
+    """Return the settings of a run folder, or of the one that a file of weights lies in, if any."""
+    if file.is_dir():
+        return stored_settings(file) if (file / "config.json").is_file() else {}
+    with contextlib.suppress(SettingsError):  # weights may lie in any folder
+        return stored_settings(file.parent)
+    return {}
 
 
 def _parser() -> argparse.ArgumentParser:

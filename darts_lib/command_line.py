@@ -2,15 +2,17 @@
 
 import argparse
 import contextlib
+import json
 import sys
-from collections.abc import Callable, Iterator
+import textwrap
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TypeVar
 
 from darts_lib.ranks import Ranks, joined
 from darts_lib.refusals import SettingsError, show
 from darts_lib.run_files import read_json
-from darts_lib.run_opening import run_path
+from darts_lib.run_opening import run_path, stored_config, stored_settings
 from darts_lib.settings import RunConfig
 
 Config = TypeVar("Config", bound=RunConfig)
@@ -25,23 +27,33 @@ def read_config(path: Path, kind: type[Config], data_root: str = "", name: str =
     Raises SettingsError for a file that cannot be read, for a run of another kind than `name`, and
     for a wrong name or value.
     """
-    file = path / "config.json" if path.is_dir() else path
-    content = read_json(file)
-    found = content.get("settings", content)
-    if not isinstance(found, dict):
-        raise SettingsError(f"{file}: settings must be an object, not {show(found)}.")
-    settings = dict(found)
-    made_by = settings.pop("kind", name)
-    if name and made_by != name:
+    here = {"data_root": data_root} if data_root else {}
+    if _names_a_run(path):
+        folder = path if path.is_dir() else path.parent
+        _check_kind(path, stored_settings(folder), name)
+        return stored_config(folder, kind, run_dir=str(folder.resolve()), **here)
+    content = read_json(path)
+    settings = content.get("settings", content)
+    if not isinstance(settings, dict):
+        raise SettingsError(f"{path}: settings must be an object, not {show(settings)}.")
+    _check_kind(path, settings, name)
+    given = {key: value for key, value in settings.items() if key != "kind"}
+    return kind.create(**{**given, **here})
+
+
+def _names_a_run(path: Path) -> bool:
+    """Say whether a path is that of a run folder or of its config.json, not of a person's file."""
+    return path.is_dir() or (path.name == "config.json" and "format" in read_json(path))
+
+
+def _check_kind(path: Path, settings: Mapping[str, object], name: str) -> None:
+    """Refuse the settings of a run of another kind than `name`; a person's own may say none."""
+    kind = settings.get("kind", name)
+    if name and kind != name:
         raise SettingsError(
-            f"{path} holds a run of the kind {made_by!r}, not {name!r}; give it to the command of "
+            f"{path} holds a run of the kind {kind!r}, not {name!r}; give it to the command of "
             'its kind, or name it as the "genotype" of a retraining.'
         )
-    if "format" in content:  # only a run folder's own file has one
-        settings["run_dir"] = str(file.resolve().parent)
-    if data_root:
-        settings["data_root"] = data_root
-    return kind.create(**settings)
 
 
 def run_from_file(
@@ -55,14 +67,7 @@ def run_from_file(
     `name` is what the kind of run is called; `summary` says what came of it and what may follow.
     Under torchrun every rank calls this, and all of them work on the one run.
     """
-    parser = argparse.ArgumentParser(description=f"Run the {kind.__name__} of a JSON file.")
-    parser.add_argument(
-        "config", type=Path, help="settings as JSON, or the folder of a run that is to go on"
-    )
-    parser.add_argument(
-        "--data-root", default="", metavar="FOLDER", help="of data sets or pictures, if not usual"
-    )
-    given = parser.parse_args()
+    given = _parser(kind).parse_args()
     with refused_in_one_line():
         config = read_config(given.config, kind, given.data_root, name)
         with joined():
@@ -72,6 +77,36 @@ def run_from_file(
             result = run(config)
             if first:
                 print(summary(result))
+
+
+def _parser(kind: type[RunConfig]) -> argparse.ArgumentParser:
+    """Return the reader of the command line, whose help names every setting."""
+    module = sys.modules["__main__"].__spec__
+    parser = argparse.ArgumentParser(
+        prog=f"python -m {module.name}" if module else None,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description='Run what a JSON file describes, such as {"scale": "laptop", "epochs": 4}.',
+        epilog=_settings(kind),
+    )
+    parser.add_argument(
+        "config", type=Path, help="settings as JSON, or the folder of a run that is to go on"
+    )
+    parser.add_argument(
+        "--data-root", default="", metavar="FOLDER", help="of data sets or pictures, if not usual"
+    )
+    return parser
+
+
+def _settings(kind: type[RunConfig]) -> str:
+    """Return the names of all settings with their values, a paragraph for a terminal."""
+    values = {name: json.dumps(field.default) for name, field in kind.model_fields.items()}
+    smaller = ", ".join(f'"{name}": {json.dumps(v)}' for name, v in kind.LAPTOP.items())
+    paragraphs = (
+        "settings, with the values that they have when left out:",
+        ", ".join(f'"{name}": {value}' for name, value in values.items()),
+        f'with "scale": "laptop", which "auto" is where no CUDA is found: {smaller}',
+    )
+    return "\n\n".join(textwrap.fill(each, 90, break_long_words=False) for each in paragraphs)
 
 
 @contextlib.contextmanager

@@ -17,8 +17,10 @@ import json
 import re
 import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
+from functools import partial
 
+from darts_lib.cell_names import find_cell
+from darts_lib.derivation import random_genotype
 from darts_lib.dialect_formats import read_mmrazor, read_nni, write_mmrazor, write_nni
 from darts_lib.dialect_texts import DialectError, load_json
 from darts_lib.genotype import LIMIT, PUBLISHED, Genotype, GenotypeError, literal_fields
@@ -143,39 +145,18 @@ def main(arguments: Sequence[str]) -> None:
     commands = parser.add_subparsers(required=True)
     convert = commands.add_parser("convert", help="read CELL and print it in another dialect")
     convert.add_argument(
-        "cell", metavar="CELL", help="a file, a search's run folder or a published name"
+        "cell", metavar="CELL", help="a file, a search's run folder, a published name or random"
     )
     convert.add_argument("--to", required=True, choices=DIALECTS)
     convert.add_argument(
         "--from", dest="source", default="", choices=DIALECTS, help="default: recognised"
     )
     given = parser.parse_args(arguments)
+    reader, draw = partial(read, dialect=given.source), partial(random_genotype, 0)
     try:
-        print(write(read(_text_of(given.cell), given.source), given.to))
+        print(write(find_cell(given.cell, reader, PUBLISHED, draw, "genotype"), given.to))
     except GenotypeError as error:
-        parser.exit(1, _one_line(f"{given.cell}: {error}") + "\n")
-
-
-def _text_of(cell: str) -> str:
-    """Return the text of a cell that is named on the command line."""
-    if cell in PUBLISHED:
-        return str(PUBLISHED[cell])
-    path = Path(cell)
-    return read_file(path / "genotype.json" if path.is_dir() else path)
-
-
-def read_file(path: Path) -> str:
-    """Return the text of a file that is to hold a cell, as far as one can be long.
-
-    Raises DialectError for a file that cannot be read or is no text.
-    """
-    try:
-        with open(path, encoding="utf-8-sig") as file:
-            return file.read(LIMIT + 1)
-    except OSError as error:
-        raise DialectError(f"cannot be read ({error.strerror}); name another file.") from None
-    except ValueError as error:
-        raise DialectError(f"is no text ({error}); name another file.") from None
+        parser.exit(1, _one_line(str(error)) + "\n")
 
 
 if __name__ == "__main__":

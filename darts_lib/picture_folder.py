@@ -12,6 +12,7 @@ from torch import Tensor
 from torchvision.datasets.folder import IMG_EXTENSIONS
 from torchvision.transforms import functional
 
+from darts_lib.progress import counted
 from darts_lib.refusals import SettingsError, one_line
 
 LARGEST = 64
@@ -48,7 +49,7 @@ def read(root: Path, size: int = 0) -> tuple[Pictures, Pictures, tuple[str, ...]
     size = size or min(median, LARGEST)
     print(
         f"{root}: {len(train)} training and {len(test)} test pictures in {len(classes)} classes, "
-        f"{channels} channel{'s' * (channels > 1)}, read at {size}x{size} pixels (median smaller "
+        f"{counted(channels, 'channel')}, read at {size}x{size} pixels (median smaller "
         f"side {median}; image_size 0 takes that up to {LARGEST}).",
         flush=True,
     )

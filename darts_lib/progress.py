@@ -22,6 +22,11 @@ def duration(seconds: float) -> str:
     return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
+def counted(number: int, what: str) -> str:
+    """Write a number with its noun: 1 step, 2,000 steps."""
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
+
+
 class EpochLine:
     """Prints one line an epoch with the time left; a line survives every front end and log."""
 

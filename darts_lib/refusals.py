@@ -73,17 +73,6 @@ def unknown(what: str, name: str, known: Collection[str]) -> str:
     return f"unknown {what} {show(name)}; {hint}"
 
 
-def readable(problem: Mapping[str, Any]) -> str:
-    """Return one line for a problem that pydantic found: the setting, its value, what is wrong."""
-    place = ".".join(str(part) for part in problem["loc"])
-    message, value = str(problem["msg"]).removeprefix("Value error, "), show(problem["input"])
-    if not place or (place in message and value in message):
-        return message
-    if problem["type"] in BOUNDS:
-        message = BOUNDS[problem["type"]].format(**problem.get("ctx", {}))
-    return f"{place}={value}: {message.replace('Input should be', 'must be')}"
-
-
 def is_unset(value: object) -> bool:
     """Say whether a value of the parameter cell stands for the scale's own."""
     plain = isinstance(value, str | int | float | None) and not isinstance(value, bool)
@@ -130,5 +119,11 @@ class StrictModel(BaseModel):
 
     @classmethod
     def _told(cls, problem: Mapping[str, Any]) -> str:
-        """Return one line for a problem of one of these settings."""
-        return readable(problem)
+        """Return one line for a problem that pydantic found: the setting, its value, the reason."""
+        place = ".".join(str(part) for part in problem["loc"])
+        message, value = str(problem["msg"]).removeprefix("Value error, "), show(problem["input"])
+        if not place or (place in message and value in message):
+            return message
+        if problem["type"] in BOUNDS:
+            message = BOUNDS[problem["type"]].format(**problem.get("ctx", {}))
+        return f"{place}={value}: {message.replace('Input should be', 'must be')}"

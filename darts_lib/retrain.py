@@ -12,13 +12,19 @@ from darts_lib.command_line import run_from_file
 from darts_lib.complexity import count_parameters, multiply_adds
 from darts_lib.epochs import run_epochs
 from darts_lib.genotype import Genotype
-from darts_lib.progress import duration
+from darts_lib.progress import counted, duration
 from darts_lib.ranks import Ranks
 from darts_lib.refusals import SettingsError
-from darts_lib.retrain_epoch import RetrainEpoch, Retraining, evaluate, judging_images
+from darts_lib.retrain_epoch import (
+    RetrainEpoch,
+    Retraining,
+    errors_line,
+    evaluate,
+    judging_images,
+)
 from darts_lib.retrain_step import RetrainConfig, build_network
 from darts_lib.run_files import Row, read_history, read_json
-from darts_lib.run_opening import opened, stored_config
+from darts_lib.run_opening import opened, stored_config, this_machine
 from darts_lib.runs import Progress, RunFolder
 from darts_lib.settings import RunConfig
 from darts_lib.step_cost import trace
@@ -92,6 +98,7 @@ def _test(run: RetrainEpoch, progress: Progress) -> Row:
         "test_top5": found["top5"],
         "test_loss": found["loss"],
         "test_images": int(found["images"]),
+        "classes": len(run.train.classes),
         "tested_on": "held-out training images" if config.holdout else "test images",
         "parameters": count_parameters(run.net, without="auxiliary_head"),
         "parameters_with_auxiliary": count_parameters(run.net),
@@ -108,7 +115,7 @@ def evaluate_run(path: Path, config: RunConfig | None = None) -> dict[str, float
     file = path / WEIGHTS
     if not file.is_file():
         raise SettingsError(f"{path} holds no {WEIGHTS}; finish its retraining first.")
-    own = stored_config(path, RetrainConfig, config)
+    own = stored_config(path, RetrainConfig, **this_machine(config))
     test = judging_images(own)
     device = own.open_device()
     net = build_network(own, len(test.classes), test.channels)
@@ -119,7 +126,7 @@ def evaluate_run(path: Path, config: RunConfig | None = None) -> dict[str, float
 def describe(run: RetrainEpoch) -> None:
     """Print the resolved settings and what they will cost, before the first step."""
     config, images = run.config, run.train
-    print("  ".join(f"{name}={value}" for name, value in config.settings_that_matter().items()))
+    print(config.line)
     steps = len(epoch_batches(len(images), config.batch_size, None)[: config.max_steps or None])
     cost = trace(run, _a_step)
     step = run.seconds_with_batch(cost.seconds(run.device, run.fast.graph))
@@ -127,14 +134,14 @@ def describe(run: RetrainEpoch) -> None:
     madds = multiply_adds(run.net, (images.channels, *images.size))
     balance = a_class(images.labels, len(images.classes))
     print(
-        f"{len(images)} training images ({balance}), {steps} steps an epoch on {run.device}, "
-        f"{run.fast}"
+        f"{len(images)} training images ({balance}), {counted(steps, 'step')} an epoch on "
+        f"{run.device}, {run.fast}"
     )
     print(
         f"network: {count_parameters(run.net, without='auxiliary_head'):,} weights "
         f"({count_parameters(run.net):,} with the auxiliary head), {madds / 1e6:,.1f} M multiply-"
         f"adds an image; a step adds about {cost.memory(run.device) / 2**20:,.0f} MiB (less with "
-        f"{run.LESS_MEMORY}); about {duration(seconds)} for {config.epochs} epochs"
+        f"{run.LESS_MEMORY}); about {duration(seconds)} for {counted(config.epochs, 'epoch')}"
     )
 
 
@@ -150,10 +157,10 @@ def summary(result: RetrainResult) -> str:
     """Say what a retraining has come to, and where its network is."""
     figures = result.figures
     top1, top5 = 1 - figures["test_accuracy"], 1 - figures["test_top5"]
+    errors = errors_line(top1, top5, figures.get("classes", 10))  # of a run from before: 10
     return (
         f"cell: {result.genotype}\n"
-        f"error on {figures['test_images']} {figures['tested_on']}: top-1 {top1:.2%}, "
-        f"top-5 {top5:.2%}\n"
+        f"{errors} on {figures['test_images']} {figures['tested_on']}\n"
         f"weights, with their cell: {result.path / WEIGHTS}"
     )
 

@@ -197,3 +197,9 @@ def tested(net: CellStack, batches: Iterable[Batch]) -> dict[str, float]:
     loss, correct, count, in_top5 = Ranks.current().sum(total).tolist()
     shares = {"loss": loss / count, "top1": correct / count, "top5": in_top5 / count}
     return {**shares, "images": count}
+
+
+def errors_line(top1: float, top5: float, classes: int) -> str:
+    """Write errors (0 to 1) in percent; among five classes or fewer a top-5 error says nothing."""
+    also = f", top-5 error {100 * top5:.2f} %" if classes > 5 else ""
+    return f"top-1 error {100 * top1:.2f} %{also}"

@@ -26,8 +26,12 @@ def read_json(path: Path) -> dict[str, Any]:
     """Read a JSON object; a damaged file is named with its line."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise SettingsError(f"{path} cannot be read as JSON ({error}): name another.") from error
+    except OSError as error:
+        raise SettingsError(f"{path} cannot be read ({error.strerror}); name another.") from error
+    except (ValueError, RecursionError) as error:
+        raise SettingsError(
+            f"{path} cannot be read as JSON ({error}); repair it or name another."
+        ) from error
     if not isinstance(content, dict):
         raise SettingsError(f"{path} must hold a JSON object, not {type(content).__name__}.")
     return content

@@ -5,7 +5,7 @@ import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from darts_lib import __version__
 from darts_lib.acceleration import warn_of_unused_gpu
@@ -46,9 +46,8 @@ def opened(config: RunConfig, kind: str) -> Iterator[RunFolder]:
             if not config.resume:
                 _move_aside(path)
         except OSError as error:
-            why = "it is a file" if path.is_file() else error.strerror
             raise SettingsError(
-                f"run_dir {path} cannot be used ({why}); give another run_dir."
+                f"run_dir {path} cannot be used ({error.strerror}); give another run_dir."
             ) from error
         sweep(path)
         _warn_of_other_files(path)
@@ -60,8 +59,13 @@ def opened(config: RunConfig, kind: str) -> Iterator[RunFolder]:
 
 
 def run_path(config: RunConfig, kind: str) -> Path:
-    """Return the run folder of `config`, wherever it is named: one folder, and so one lock."""
+    """Return the run folder of `config`, wherever it is named: one folder, and so one lock.
+
+    Raises SettingsError where a file is in its place.
+    """
     given = Path(config.run_dir).expanduser() if config.run_dir else default_folder(config, kind)
+    if given.is_file():
+        raise SettingsError(f"run_dir {given} is a file; give another run_dir.")
     return given.resolve()
 
 
@@ -90,22 +94,41 @@ def _nothing_left_of_a_refusal(path: Path) -> Iterator[None]:
         raise
 
 
-def stored_config(path: Path, kind: type[Config], places: RunConfig | None = None) -> Config:
-    """Return the settings that a run folder was made with.
+def stored_settings(path: Path) -> Row:
+    """Return the settings in a run folder's config.json as they stand there, with their `kind`.
 
-    `places` may give another `data_root` or `device` than this machine's own. The folder itself
-    names no place: neither one to read or write, nor a file with its cell.
+    Raises SettingsError for a folder that is none, or whose file no run of this version wrote.
     """
     file = path / "config.json"
-    stored, left_out = read_json(file).get("settings"), {"kind", *kind.NO_EFFECT_ON_RESULT}
-    if not isinstance(stored, dict):
-        raise SettingsError(f"{file} holds no settings; name another run folder.")
+    if not file.is_file():
+        raise SettingsError(f"{path} is no run folder: it has no config.json; name another.")
+    content = read_json(file)
+    stored = content.get("settings")
+    if "format" not in content or not isinstance(stored, dict):
+        raise SettingsError(f"{file} was not written by a run; name a run folder.")
+    check_format(file, content["format"])
+    return stored
+
+
+def stored_config(path: Path, kind: type[Config], **here: object) -> Config:
+    """Return the settings that a run folder was made with, for use on this machine.
+
+    The folder itself names no place: neither one to read or write, nor a file with its cell.
+    `here` are the settings that it cannot know, such as `data_root` and `device`.
+    """
+    stored, left_out = stored_settings(path), {"kind", *kind.NO_EFFECT_ON_RESULT}
     settings = {name: value for name, value in stored.items() if name not in left_out}
     cell = str(settings.get("genotype", ""))
     if cell and not cell.startswith("Genotype"):
-        raise SettingsError(f"{file}: genotype={cell!r:.60} is not the text of a cell; restore it.")
-    here = places.model_dump(include={"data_root", "device"}) if places else {}
+        raise SettingsError(
+            f"{path / 'config.json'}: genotype={cell!r:.60} is not the text of a cell; restore it."
+        )
     return kind.create(**{**settings, **here})
+
+
+def this_machine(config: RunConfig | None) -> dict[str, Any]:
+    """Return where the data lie and what computes, from a configuration of this machine."""
+    return config.model_dump(include={"data_root", "device"}) if config else {}
 
 
 def default_folder(config: RunConfig, kind: str) -> Path:

@@ -15,11 +15,11 @@ from darts_lib.epochs import run_epochs
 from darts_lib.files import unpack
 from darts_lib.genotype import Genotype
 from darts_lib.operations import build_operation
-from darts_lib.progress import duration
+from darts_lib.progress import counted, duration
 from darts_lib.ranks import Ranks
 from darts_lib.refusals import SettingsError
 from darts_lib.run_files import Row, last_row, read_alphas, read_history
-from darts_lib.run_opening import opened, stored_config
+from darts_lib.run_opening import opened, stored_config, this_machine
 from darts_lib.runs import Progress, RunFolder
 from darts_lib.search_epoch import Search
 from darts_lib.search_space import KINDS
@@ -79,7 +79,7 @@ def load_search(path: Path, config: RunConfig | None = None) -> Search:
     """
     if not (path / "checkpoint.pt").is_file():
         raise SettingsError(f"{path} holds no checkpoint.pt; run chapter 03's search there first.")
-    run = Search(stored_config(path, SearchConfig, config))
+    run = Search(stored_config(path, SearchConfig, **this_machine(config)))
     state: Any = unpack(path / "checkpoint.pt")["state"]
     restore(run, state, path)
     return run
@@ -109,7 +109,7 @@ def _result(run: Search, progress: Progress) -> Row:
 def describe(run: Search) -> None:
     """Print the resolved settings and what they will cost, before the first step."""
     config = run.config
-    print("  ".join(f"{name}={value}" for name, value in config.settings_that_matter().items()))
+    print(config.line)
     if config.route and "order" in config.model_fields_set:
         print(f"route={config.route} is given, so order={config.order} is ignored.")
     steps = len(epoch_batches(len(run.train), config.batch_size, None)[: config.max_steps or None])
@@ -118,12 +118,12 @@ def describe(run: Search) -> None:
     balance = a_class(run.train.labels, len(run.train.classes))
     print(
         f"{len(run.train)} images for the weights ({balance}), {len(run.valid)} for the alphas, "
-        f"{steps} steps an epoch on {run.device}, {run.fast}"
+        f"{counted(steps, 'step')} an epoch on {run.device}, {run.fast}"
     )
     print(
         f"supernet: {count_parameters(run.net):,} weights; a step adds about "
         f"{cost.memory(run.device) / 2**20:,.0f} MiB (less with {run.LESS_MEMORY}); "
-        f"about {duration(seconds)} for {config.epochs} epochs"
+        f"about {duration(seconds)} for {counted(config.epochs, 'epoch')}"
     )
     for warning in reach_warning(config, steps) + missing_cells(run):
         print(f"warning: {warning}")
@@ -144,7 +144,7 @@ def reach_warning(config: SearchConfig, steps: int) -> list[str]:
     if reach >= LITTLE:
         return []
     return [
-        f"{steps * config.epochs} steps of about {config.alpha_learning_rate:g} move an alpha by "
+        f"{steps * config.epochs} steps of about {config.alpha_learning_rate:g} move each alpha by "
         f"{reach:.2g} at most, so the cell found will be noise: raise alpha_learning_rate or "
         "epochs, or lower batch_size."
     ]

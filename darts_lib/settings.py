@@ -114,6 +114,11 @@ class RunConfig(StrictModel):
         also = filled and problem["type"] == "greater_than_equal"
         return super()._told(problem) + (", or 0 for the scale's own" if also else "")
 
+    @property
+    def line(self) -> str:
+        """Return the settings that change the result, `epochs=4  dataset=digits ...`."""
+        return "  ".join(f"{name}={value}" for name, value in self.settings_that_matter().items())
+
     def settings_that_matter(self) -> dict[str, Any]:
         """Return the settings that change the result; two runs with equal ones are the same run.
 

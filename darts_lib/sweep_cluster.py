@@ -5,6 +5,7 @@ import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 
@@ -13,13 +14,16 @@ from darts_lib.sweep_figures import Outcome
 from darts_lib.sweep_run import Execute, Run, RunFailedError, run_chapter, run_to_end
 
 try:
-    from distributed import Client, Future, Nanny, Scheduler, SpecCluster, as_completed
+    from distributed import Client, Future, Nanny, Scheduler, SpecCluster, as_completed, get_worker
     from distributed.scheduler import KilledWorker
 except ModuleNotFoundError as error:  # an extra: the chapters do without it
     raise SettingsError(f"a sweep needs {error.name}: pip install 'darts-lib[sweep]'") from error
 
 GPU = {"GPU": 1.0}
 """What a run takes of a worker with a GPU: `dask worker ... --resources GPU=1`."""
+
+STARTED = "a run of a sweep is started"
+"""The topic under which workers tell it."""
 
 
 @contextlib.contextmanager
@@ -91,8 +95,10 @@ class Engine:
         """Do all runs, those of a chain in turn, and return how each ended, by its name.
 
         A run that raises is tried `retries` times more; one whose worker dies goes to another.
-        Raises SettingsError when the scheduler is lost.
+        A line tells when one is started and when it has ended. Raises SettingsError when the
+        scheduler is lost.
         """
+        self.client.subscribe_topic(STARTED, lambda event: print(event[1], flush=True))
         futures = {}
         for chain in chains:
             before: list[Future] = []
@@ -110,12 +116,18 @@ class Engine:
         return self.client.submit(
             run_to_end,
             run,
-            self.execute,
+            partial(_told, self.execute),
             *before,
             key=str(run.folder),
             retries=self.retries,
             resources=dict(self.needs),
         )
+
+
+def _told(execute: Execute, run: Run) -> None:
+    """On a worker: let the client know that a run is started, and execute it."""
+    get_worker().log_event(STARTED, f"{run.name}: started, its epochs are in {run.folder}")
+    execute(run)
 
 
 def _outcome(future: Future, run: Run) -> Outcome:

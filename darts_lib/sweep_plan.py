@@ -18,7 +18,7 @@ from darts_lib import __version__
 from darts_lib.derivation import random_genotype
 from darts_lib.devices import auto_scale
 from darts_lib.places import project_root
-from darts_lib.refusals import SettingsError, StrictModel
+from darts_lib.refusals import SettingsError, StrictModel, unknown
 from darts_lib.retrain_step import RetrainConfig
 from darts_lib.run_files import read_json, write_json
 from darts_lib.search_step import SearchConfig
@@ -100,18 +100,16 @@ def chapter_settings(pairs: Iterable[Sequence[str]], scale: str) -> dict[str, di
 
 
 def _takers(name: str, chapters: Sequence[str]) -> list[str]:
-    if name in OWN:
+    known = sorted({field for each in chapters for field in CHAPTERS[each].model_fields})
+    near = name if name in known else next(iter(difflib.get_close_matches(name, known, n=1)), "")
+    if near in OWN:
         raise SettingsError(
-            f"-p {name}: the plan of a sweep gives it to each run; see the options of "
+            f"-p {name}: the plan of a sweep gives {near} to each run; see the options of "
             "`python -m darts_lib.sweep --help`."
         )
-    takers = [chapter for chapter in chapters if name in CHAPTERS[chapter].model_fields]
-    if not takers:
-        known = {field for chapter in chapters for field in CHAPTERS[chapter].model_fields}
-        near = difflib.get_close_matches(name, sorted(known - set(OWN)), n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(sorted(known))}"
-        raise SettingsError(f"-p {name}: unknown setting; {hint}")
-    return takers
+    if name not in known:
+        raise SettingsError(f"-p: {unknown('setting', name, [n for n in known if n not in OWN])}")
+    return [chapter for chapter in chapters if name in CHAPTERS[chapter].model_fields]
 
 
 def _typed(kind: type[RunConfig], given: dict[str, Any], scale: str) -> dict[str, Any]:

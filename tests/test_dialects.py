@@ -493,20 +493,17 @@ def test_command_line_takes_published_names_and_run_folders(
             ["--to", "nni", "--from", "mmrazor"],
             "unknown field 'normal'|'normal' ",
         ),
-        (str(PUBLISHED["NASNet"]).encode(), ["--to", "mmrazor"], "mmrazor has no sep_conv_7x7"),
-        (None, ["--to", "json"], "cannot be read"),
     ],
 )
 def test_command_line_refuses_in_one_line(
-    content: bytes | None,
+    content: bytes,
     options: list[str],
     message: str,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     file = tmp_path / "a cell\u2028of two lines"
-    if content is not None:
-        file.write_bytes(content)
+    file.write_bytes(content)
     with pytest.raises(SystemExit) as stopped:
         main(["convert", str(file), *options])
     assert stopped.value.code == 1
@@ -515,6 +512,24 @@ def test_command_line_refuses_in_one_line(
     assert len(printed.err.splitlines()) == 1
     assert printed.err.startswith(f"{tmp_path / 'a cell of two lines'}: ")
     assert re.search(message, printed.err)
+
+
+@pytest.mark.parametrize(
+    ("cell", "message"),
+    [
+        ("NASNet", "mmrazor has no sep_conv_7x7"),
+        ("DARTS_V3", "did you mean 'DARTS_V2'?"),
+        ("no/such/file", "nothing is there"),
+    ],
+)
+def test_command_line_names_a_cell_that_is_not_there_or_cannot_be_written(
+    cell: str, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(["convert", cell, "--to", "mmrazor"])
+    printed = capsys.readouterr()
+    assert (stopped.value.code, printed.out, printed.err.count("\n")) == (1, "", 1)
+    assert message in printed.err
 
 
 def test_command_line_as_a_module(tmp_path: Path) -> None:

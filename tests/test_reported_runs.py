@@ -145,7 +145,7 @@ def test_a_search_tells_uneven_classes_and_too_few_steps_before_it_starts(
     said = said_before_the_first_step(search, config, capsys)
     assert "22 images for the weights (2 to 16 a class), 22 for the alphas, 3 steps an" in said
     line = (
-        "9 steps of about 0.0003 move an alpha by 0.0027 at most, so the cell found will be noise"
+        "9 steps of about 0.0003 move each alpha by 0.0027 at most, so the cell found will be noise"
     )
     assert f"warning: {line}" in said
     assert len(reach_warning(config, 3)) == 1
@@ -511,7 +511,10 @@ def problems_of_modules(text: str) -> list[str]:
             found.append(f"{module} cannot be run")
             continue
         source = file.read_text()
-        for option in re.findall(r"--([a-z][a-z-]*)", rest.partition("#")[0]):
+        options = re.findall(r"--([a-z][a-z-]*)", rest.partition("#")[0])
+        for option in options:
+            if option == "help":  # argparse's own
+                continue
             if f'"--{option}"' not in source and option.replace("-", "_") not in source:
                 found.append(f"{module} has no option --{option}")
     return found

@@ -401,7 +401,7 @@ def test_a_run_in_the_current_folder_works_too(
 def test_a_file_in_the_way_is_named(tmp_path: Path) -> None:
     (tmp_path / "run").write_text("mine")
     message = refusal(config(tmp_path / "run"))
-    assert f"run_dir {tmp_path / 'run'} cannot be used (it is a file)" in message
+    assert f"run_dir {tmp_path / 'run'} is a file; give another run_dir" in message
     assert f"run_dir {tmp_path / 'run'}" in refusal(config(tmp_path / "run" / "below"))
 
 

@@ -46,7 +46,7 @@ from darts_lib.recurrent.text import load_text
 from darts_lib.refusals import SettingsError
 from darts_lib.retrain_step import RetrainConfig
 from darts_lib.run_files import genotypes_of, read_alphas, read_history, read_json
-from darts_lib.run_opening import opened, stored_config
+from darts_lib.run_opening import opened, stored_config, this_machine
 from darts_lib.runs import Progress
 from darts_lib.search import load_search, read_search
 from darts_lib.search_step import SearchConfig
@@ -538,7 +538,7 @@ def test_a_run_folder_names_no_place(tmp_path: Path) -> None:
     write_config(path, data_root="/etc", run_dir="../../elsewhere", device="cuda:7", resume=False)
     assert stored_config(path, RetrainConfig) == stored_config(plain, RetrainConfig)
     places = RetrainConfig.create(scale="laptop", data_root="/my/own")
-    assert stored_config(path, RetrainConfig, places).data_root == "/my/own"
+    assert stored_config(path, RetrainConfig, **this_machine(places)).data_root == "/my/own"
 
 
 @pytest.mark.parametrize("name", ["cell.json", "../cell.json", "{absolute}", "link.json", "folder"])

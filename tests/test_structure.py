@@ -48,6 +48,7 @@ FLOORS = {
     "run_files": 2.8,
     "runs": 3,
     "run_opening": 3.2,
+    "cell_names": 2.6,
     "dialects": 3,
     "cell_plots": 3.5,
     "cell_choice": 3.5,

@@ -168,11 +168,12 @@ def test_settings_go_to_the_chapters_that_know_them() -> None:
 @pytest.mark.parametrize(
     ("name", "value", "problem"),
     [
-        ("chanels", "4", "-p chanels: unknown setting; did you mean 'channels'?"),
-        ("retrain.order", "1", "-p retrain.order|-p order: unknown setting"),
+        ("chanels", "4", "-p: unknown setting 'chanels'; did you mean 'channels'?"),
+        ("retrain.order", "1", "-p: unknown setting 'order'; known: "),
         ("channels", "many", "channels='many': must be a whole number"),
-        ("epochs", "3", "-p epochs: the plan of a sweep gives it"),
-        ("holdout", "0.1", "-p holdout: the plan of a sweep gives it"),
+        ("epochs", "3", "-p epochs: the plan of a sweep gives epochs to each run"),
+        ("epoch", "3", "-p epoch: the plan of a sweep gives epochs to each run"),
+        ("holdout", "0.1", "-p holdout: the plan of a sweep gives holdout to each run"),
         ("chapter.channels", "3", "write search.channels or retrain.channels"),
     ],
 )
@@ -337,12 +338,14 @@ def test_a_sweep_goes_through_its_stages_and_no_failure_sinks_it(
     assert list(found["best"]["random"]["test_accuracies"]) == [
         *("full/random-0-seed-0", "full/random-0-seed-1")
     ]
-    counts = tries(plan.root)
+    counts, said = tries(plan.root), capsys.readouterr().out
+    for name, count in counts.items():
+        assert said.count(f"{name}: started, its epochs are in {plan.root / name}") == count
     assert counts.pop("search/searched-1") == 2
     assert counts.pop("short/random-0") == 2
     assert set(counts.values()) == {1}
     assert "short/searched-1" not in counts, "there is no such cell to retrain"
-    assert "| searched-1 | 1 | failed |" in capsys.readouterr().out
+    assert "| searched-1 | 1 | failed |" in said
     assert read_json(plan.root / "result.json") == found
 
     grown = replace(plan, config=plan.config.model_copy(update={"finals": 3}))
@@ -354,6 +357,8 @@ def test_a_sweep_goes_through_its_stages_and_no_failure_sinks_it(
         "search/searched-1": 3,  # what failed is tried again
         "short/random-0": 2,
     }
+    told = [line for line in capsys.readouterr().out.splitlines() if ": started, " in line]
+    assert len(told) == 3, "what is finished is read back"
 
 
 def slow_epochs(run: Run) -> None:

@@ -6,7 +6,7 @@ from typing import Protocol, TypeVar
 import torch
 from torch import Tensor
 
-from darts_lib.progress import duration
+from darts_lib.progress import counted, duration
 from darts_lib.recurrent.settings import TextConfig
 from darts_lib.step_cost import trace
 
@@ -60,5 +60,5 @@ def cost_line(run: Run, step: Callable[[Run, Tensor], object], steps: int) -> st
     epochs = run.config.epochs
     return (
         f"a step adds about {memory / 2**20:,.0f} MiB (less with {run.LESS_MEMORY}); about "
-        f"{duration(seconds * steps * epochs)} for {epochs} epochs"
+        f"{duration(seconds * steps * epochs)} for {counted(epochs, 'epoch')}"
     )

@@ -12,6 +12,7 @@ from torch import Tensor
 from darts_lib.complexity import count_parameters
 from darts_lib.epochs import run_epochs
 from darts_lib.files import write_whole
+from darts_lib.progress import counted
 from darts_lib.recurrent.cost import cost_line
 from darts_lib.recurrent.genotype import RecurrentGenotype
 from darts_lib.recurrent.network import LanguageModel, derived_network
@@ -122,11 +123,11 @@ def load_network(path: Path) -> LanguageModel:
 def describe(run: RecurrentRetraining) -> None:
     """Print the resolved settings and what they will cost, before the first step."""
     config = run.config
-    print("  ".join(f"{name}={value}" for name, value in config.settings_that_matter().items()))
+    print(config.line)
     steps = len(segments(len(run.train), config.bptt)[: config.max_steps or None])
     print(
         f"{run.train.numel():,} training words, {run.valid.numel():,} for validation, vocabulary "
-        f"of {len(run.corpus.words):,}, about {steps} steps an epoch on {run.device}"
+        f"of {len(run.corpus.words):,}, about {counted(steps, 'step')} an epoch on {run.device}"
     )
     cost = cost_line(run, a_step, steps)
     print(f"network: {count_parameters(run.net):,} weights; {cost}")

@@ -11,6 +11,7 @@ from torch import Tensor
 from darts_lib.complexity import count_parameters
 from darts_lib.epochs import run_epochs
 from darts_lib.files import unpack
+from darts_lib.progress import counted
 from darts_lib.recurrent.cost import cost_line
 from darts_lib.recurrent.genotype import RecurrentGenotype
 from darts_lib.recurrent.search_epoch import RecurrentSearch
@@ -18,7 +19,7 @@ from darts_lib.recurrent.search_step import RecurrentSearchConfig
 from darts_lib.recurrent.text import segments
 from darts_lib.refusals import SettingsError
 from darts_lib.run_files import Row, last_row, read_alphas, read_history
-from darts_lib.run_opening import opened, stored_config
+from darts_lib.run_opening import opened, stored_config, this_machine
 from darts_lib.runs import Progress, RunFolder
 from darts_lib.settings import RunConfig
 from darts_lib.training import restore
@@ -69,7 +70,7 @@ def load_search(path: Path, config: RunConfig | None = None) -> RecurrentSearch:
     """
     if not (path / "checkpoint.pt").is_file():
         raise SettingsError(f"{path} holds no checkpoint.pt; run chapter 06's search there first.")
-    run = RecurrentSearch(stored_config(path, RecurrentSearchConfig, config))
+    run = RecurrentSearch(stored_config(path, RecurrentSearchConfig, **this_machine(config)))
     state: Any = unpack(path / "checkpoint.pt")["state"]
     restore(run, state, path)
     return run
@@ -100,13 +101,13 @@ def _result(run: RecurrentSearch, progress: Progress) -> Row:
 def describe(run: RecurrentSearch) -> None:
     """Print the resolved settings and what they will cost, before the first step."""
     config = run.config
-    print("  ".join(f"{name}={value}" for name, value in config.settings_that_matter().items()))
+    print(config.line)
     if config.route and "order" in config.model_fields_set:
         print(f"route={config.route} is given, so order={config.order} is ignored.")
     steps = len(segments(len(run.train), config.bptt)[: config.max_steps or None])
     print(
         f"{run.train.numel():,} words for the weights, {run.valid.numel():,} for the alphas, "
-        f"vocabulary of {len(run.words):,}, {steps} steps an epoch on {run.device}"
+        f"vocabulary of {len(run.words):,}, {counted(steps, 'step')} an epoch on {run.device}"
     )
     cost = cost_line(run, a_step, steps)
     print(f"supernet: {count_parameters(run.net):,} weights; {cost}")
