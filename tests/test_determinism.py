@@ -213,7 +213,7 @@ def test_a_run_that_is_refused_leaves_the_switch_alone(tmp_path: Path) -> None:
     (tmp_path / "run").write_text("a file in the way")
     before = switches()
     with (
-        pytest.raises(SettingsError, match="cannot be used"),
+        pytest.raises(SettingsError, match="is a file; give another"),
         opened(config(tmp_path / "run", deterministic=True), "toy"),
     ):
         pass
