@@ -210,9 +210,8 @@ def test_a_gradient_that_is_no_number_ends_the_run(text: Path, tmp_path: Path) -
 def test_what_it_will_cost_is_said_before_the_first_step(
     text: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(
-        step_cost, "CPU_ALLOCATOR", (1.0, 0.0, 0)
-    )  # its constant would hide the rest
+    # Its constant would hide the rest.
+    monkeypatch.setattr(step_cost, "CPU_ALLOCATOR", (1.0, 0.0, 0))
     run = RecurrentRetraining(config(text, bptt=12))
     before = bits(run.state())
     memory, seconds = expected_cost(run, a_step)

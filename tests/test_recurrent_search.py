@@ -338,9 +338,8 @@ def test_what_looks_wrong_is_said() -> None:
 
 
 def test_the_expected_cost_is_that_of_the_whole_segment(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        step_cost, "CPU_ALLOCATOR", (1.0, 0.0, 0)
-    )  # its constant would hide the rest
+    # Its constant would hide the rest.
+    monkeypatch.setattr(step_cost, "CPU_ALLOCATOR", (1.0, 0.0, 0))
     run = RecurrentSearch(config(bptt=12))
     memory, seconds = expected_cost(run, a_step)
 

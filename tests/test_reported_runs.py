@@ -512,9 +512,7 @@ def problems_of_modules(text: str) -> list[str]:
             continue
         source = file.read_text()
         options = re.findall(r"--([a-z][a-z-]*)", rest.partition("#")[0])
-        for option in options:
-            if option == "help":  # argparse's own
-                continue
+        for option in [each for each in options if each != "help"]:  # that one is argparse's own
             if f'"--{option}"' not in source and option.replace("-", "_") not in source:
                 found.append(f"{module} has no option --{option}")
     return found
