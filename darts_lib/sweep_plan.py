@@ -100,15 +100,15 @@ def chapter_settings(pairs: Iterable[Sequence[str]], scale: str) -> dict[str, di
 
 
 def _takers(name: str, chapters: Sequence[str]) -> list[str]:
-    known = sorted({field for each in chapters for field in CHAPTERS[each].model_fields})
-    near = name if name in known else next(iter(difflib.get_close_matches(name, known, n=1)), "")
-    if near in OWN:
+    known = {field for each in chapters for field in CHAPTERS[each].model_fields}
+    near = difflib.get_close_matches(name, sorted({*known, *OWN}), n=1)  # a known name: itself
+    if near and near[0] in OWN:
         raise SettingsError(
-            f"-p {name}: the plan of a sweep gives {near} to each run; see the options of "
+            f"-p {name}: the plan of a sweep gives {near[0]} to each run; see the options of "
             "`python -m darts_lib.sweep --help`."
         )
     if name not in known:
-        raise SettingsError(f"-p: {unknown('setting', name, [n for n in known if n not in OWN])}")
+        raise SettingsError(f"-p: {unknown('setting', name, sorted(known - set(OWN)))}")
     return [chapter for chapter in chapters if name in CHAPTERS[chapter].model_fields]
 
 

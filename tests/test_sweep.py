@@ -173,6 +173,7 @@ def test_settings_go_to_the_chapters_that_know_them() -> None:
         ("channels", "many", "channels='many': must be a whole number"),
         ("epochs", "3", "-p epochs: the plan of a sweep gives epochs to each run"),
         ("epoch", "3", "-p epoch: the plan of a sweep gives epochs to each run"),
+        ("search.genotype", "random", "-p genotype: the plan of a sweep gives genotype to each"),
         ("holdout", "0.1", "-p holdout: the plan of a sweep gives holdout to each run"),
         ("chapter.channels", "3", "write search.channels or retrain.channels"),
     ],
