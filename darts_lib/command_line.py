@@ -5,38 +5,37 @@ import contextlib
 import json
 import sys
 import textwrap
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
 from darts_lib.ranks import Ranks, joined
 from darts_lib.refusals import SettingsError, show
 from darts_lib.run_files import read_json
-from darts_lib.run_opening import run_path, stored_config, stored_settings
+from darts_lib.run_opening import check_kind, run_path, stored_config
 from darts_lib.settings import RunConfig
 
 Config = TypeVar("Config", bound=RunConfig)
 Result = TypeVar("Result")
 
 
-def read_config(path: Path, kind: type[Config], data_root: str = "", name: str = "") -> Config:
+def read_config(path: Path, kind: type[Config], data_root: str = "") -> Config:
     """Read settings from JSON, `{"epochs": 50, ...}`, or those of a run that is to go on.
 
     Such a run is named by its folder or by the config.json in it; the folder is then its `run_dir`.
     It does not say where its data are: `data_root` does, where that is not the usual place.
-    Raises SettingsError for a file that cannot be read, for a run of another kind than `name`, and
-    for a wrong name or value.
+    Raises SettingsError for a file that cannot be read, for a run of another kind, and for a wrong
+    name or value.
     """
     here = {"data_root": data_root} if data_root else {}
     if _names_a_run(path):
         folder = path if path.is_dir() else path.parent
-        _check_kind(path, stored_settings(folder), name)
         return stored_config(folder, kind, run_dir=str(folder.resolve()), **here)
     content = read_json(path)
     settings = content.get("settings", content)
     if not isinstance(settings, dict):
         raise SettingsError(f"{path}: settings must be an object, not {show(settings)}.")
-    _check_kind(path, settings, name)
+    check_kind(path, settings, kind)
     given = {key: value for key, value in settings.items() if key != "kind"}
     return kind.create(**{**given, **here})
 
@@ -46,34 +45,23 @@ def _names_a_run(path: Path) -> bool:
     return path.is_dir() or (path.name == "config.json" and "format" in read_json(path))
 
 
-def _check_kind(path: Path, settings: Mapping[str, object], name: str) -> None:
-    """Refuse the settings of a run of another kind than `name`; a person's own may say none."""
-    kind = settings.get("kind", name)
-    if name and kind != name:
-        raise SettingsError(
-            f"{path} holds a run of the kind {kind!r}, not {name!r}; give it to the command of "
-            'its kind, or name it as the "genotype" of a retraining.'
-        )
-
-
 def run_from_file(
-    name: str,
     kind: type[Config],
     run: Callable[[Config], Result],
     summary: Callable[[Result], str],
 ) -> None:
     """Run what the command line's one argument describes; settings that are wrong end it with 2.
 
-    `name` is what the kind of run is called; `summary` says what came of it and what may follow.
-    Under torchrun every rank calls this, and all of them work on the one run.
+    `summary` says what came of it and what may follow. Under torchrun every rank calls this, and
+    all of them work on the one run.
     """
     given = _parser(kind).parse_args()
     with refused_in_one_line():
-        config = read_config(given.config, kind, given.data_root, name)
+        config = read_config(given.config, kind, given.data_root)
         with joined():
             first = Ranks.current().first
             if first:
-                print(f"run folder: {run_path(config, name)}", flush=True)
+                print(f"run folder: {run_path(config)}", flush=True)
             result = run(config)
             if first:
                 print(summary(result))

@@ -26,7 +26,7 @@ from darts_lib.retrain_epoch import Retraining
 from darts_lib.retrain_step import RetrainConfig
 from darts_lib.run_files import Row, write_json
 from darts_lib.search_epoch import Search
-from darts_lib.search_step import SearchConfig
+from darts_lib.search_settings import SearchConfig
 
 Given = dict[str, Any]
 RUNS: dict[str, Callable[[Given], Search | Retraining]] = {

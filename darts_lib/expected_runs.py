@@ -20,7 +20,8 @@ from darts_lib.network import CellStack
 from darts_lib.places import project_root
 from darts_lib.progress import duration
 from darts_lib.retrain_step import RetrainConfig, RetrainStep
-from darts_lib.search_step import SearchConfig, SearchStep
+from darts_lib.search_settings import SearchConfig
+from darts_lib.search_step import SearchStep
 from darts_lib.step_cost import StepCost, trace
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")

@@ -44,6 +44,7 @@ class ImageNetRetrainConfig(RetrainConfig):
     `laptop` scale is for a thousand pictures or so.
     """
 
+    KIND = "imagenet"
     LAPTOP: ClassVar[dict[str, Any]] = {
         "image_size": 64,
         "channels": 16,
@@ -135,8 +136,8 @@ def retrain(
 
     Raises `SettingsError` for settings or data that cannot be used.
     """
-    return retrain_in_folder(config, "imagenet", ImageNetRetraining, on_epoch)
+    return retrain_in_folder(config, ImageNetRetraining, on_epoch)
 
 
 if __name__ == "__main__":
-    run_from_file("imagenet", ImageNetRetrainConfig, retrain, summary)
+    run_from_file(ImageNetRetrainConfig, retrain, summary)

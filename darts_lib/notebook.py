@@ -133,7 +133,7 @@ def search_before(config: RunConfig, folder: str = "") -> SearchResult:
     """
     shared = {"scale", "dataset", "data_root", "image_size", "max_images", "seed", "device"}
     wanted = SearchConfig.create(**config.model_dump(include={*shared, "deterministic"}))
-    path = default_folder(wanted, "search")
+    path = default_folder(wanted)
     if folder:
         return read_search(_finished(folder))
     if config.scale == "paper" and not (path / "result.json").exists():

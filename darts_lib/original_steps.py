@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from darts_lib.relaxation import Supernet, initial_alphas
-from darts_lib.search_step import SearchConfig
+from darts_lib.search_settings import SearchConfig
 from darts_lib.training import Batch
 
 

@@ -13,7 +13,8 @@ from pathlib import Path
 import torch
 
 from darts_lib.heap import keep_freed_memory
-from darts_lib.search_step import SearchConfig, SearchStep
+from darts_lib.search_settings import SearchConfig
+from darts_lib.search_step import SearchStep
 from darts_lib.training import Batch
 
 

@@ -59,17 +59,16 @@ def retrain(config: RetrainConfig, on_epoch: Callable[[Row], None] | None = None
     The test images are read once, after the last epoch: no epoch is chosen by them. Raises
     `SettingsError` for settings or data that cannot be used.
     """
-    return retrain_in_folder(config, "retrain", Retraining, on_epoch)
+    return retrain_in_folder(config, Retraining, on_epoch)
 
 
 def retrain_in_folder(
     config: Config,
-    kind: str,
     start: Callable[[Config, Path], RetrainEpoch],
     on_epoch: Callable[[Row], None] | None,
 ) -> RetrainResult:
-    """Do what `retrain` says, for a `kind` of run folder and what `start` builds."""
-    with opened(config, kind) as folder:
+    """Do what `retrain` says, with what `start` builds."""
+    with opened(config) as folder:
         if folder.result() is None:
             _run(start(config, folder.path), folder, on_epoch)
         else:
@@ -166,4 +165,4 @@ def summary(result: RetrainResult) -> str:
 
 
 if __name__ == "__main__":
-    run_from_file("retrain", RetrainConfig, retrain, summary)
+    run_from_file(RetrainConfig, retrain, summary)

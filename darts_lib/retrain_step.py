@@ -35,6 +35,7 @@ class RetrainConfig(RunConfig):
     statistics; `sync_batch_norm` takes those of all ranks, on GPUs.
     """
 
+    KIND = "retrain"
     LAPTOP: ClassVar[dict[str, Any]] = {
         "dataset": "digits",
         "channels": 8,

@@ -24,14 +24,14 @@ Config = TypeVar("Config", bound=RunConfig)
 
 
 @contextlib.contextmanager
-def opened(config: RunConfig, kind: str) -> Iterator[RunFolder]:
+def opened(config: RunConfig) -> Iterator[RunFolder]:
     """Open the run folder of `config` for one process; make it, or check that it is the same run.
 
     Raises `SettingsError` if the folder is in use, of another kind or format, or was made with
     other settings. `resume=False` moves an earlier run aside, never deletes it. Of several ranks
     the first opens it for all. With `deterministic` torch is so while the folder is open.
     """
-    path = run_path(config, kind)
+    path = run_path(config)
     ranks, device = Ranks.current(), resolve_device(config.device)
     with contextlib.ExitStack() as stack:
         stack.enter_context(tidy_end(path))
@@ -51,19 +51,19 @@ def opened(config: RunConfig, kind: str) -> Iterator[RunFolder]:
             ) from error
         sweep(path)
         _warn_of_other_files(path)
-        _claim(path, config, kind)
+        _claim(path, config)
         stack.enter_context(_nothing_left_of_a_refusal(path))
         warn_of_unused_gpu(config.device)
         ranks.wait()
         yield RunFolder(path)
 
 
-def run_path(config: RunConfig, kind: str) -> Path:
+def run_path(config: RunConfig) -> Path:
     """Return the run folder of `config`, wherever it is named: one folder, and so one lock.
 
     Raises SettingsError where a file is in its place.
     """
-    given = Path(config.run_dir).expanduser() if config.run_dir else default_folder(config, kind)
+    given = Path(config.run_dir).expanduser() if config.run_dir else default_folder(config)
     if given.is_file():
         raise SettingsError(f"run_dir {given} is a file; give another run_dir.")
     return given.resolve()
@@ -114,9 +114,11 @@ def stored_config(path: Path, kind: type[Config], **here: object) -> Config:
     """Return the settings that a run folder was made with, for use on this machine.
 
     The folder itself names no place: neither one to read or write, nor a file with its cell.
-    `here` are the settings that it cannot know, such as `data_root` and `device`.
+    `here` are the settings that it cannot know, such as `data_root` and `device`. Raises
+    SettingsError as `stored_settings` does, and for a run of another kind.
     """
     stored, left_out = stored_settings(path), {"kind", *kind.NO_EFFECT_ON_RESULT}
+    check_kind(path, stored, kind)
     settings = {name: value for name, value in stored.items() if name not in left_out}
     cell = str(settings.get("genotype", ""))
     if cell and not cell.startswith("Genotype"):
@@ -126,23 +128,33 @@ def stored_config(path: Path, kind: type[Config], **here: object) -> Config:
     return kind.create(**{**settings, **here})
 
 
+def check_kind(path: Path, settings: Row, kind: type[RunConfig]) -> None:
+    """Refuse the settings of a run of another kind; those that a person wrote may name none."""
+    found = settings.get("kind", kind.KIND)
+    if found != kind.KIND:
+        raise SettingsError(
+            f"{path} holds a run of the kind {found!r}, not {kind.KIND!r}; name one of that kind "
+            '(to train the cell that a search has found, name its folder as "genotype").'
+        )
+
+
 def this_machine(config: RunConfig | None) -> dict[str, Any]:
     """Return where the data lie and what computes, from a configuration of this machine."""
     return config.model_dump(include={"data_root", "device"}) if config else {}
 
 
-def default_folder(config: RunConfig, kind: str) -> Path:
+def default_folder(config: RunConfig) -> Path:
     """Return `runs/<kind>-<data set>-<hash of the settings that change the result>`."""
     settings = config.settings_that_matter()
     if config.dataset == "folder":  # two folders are two data sets
         settings["data_root"] = str(config.data_folder.resolve())
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
-    return runs_root() / f"{kind}-{config.dataset}-{digest}"
+    return runs_root() / f"{config.KIND}-{config.dataset}-{digest}"
 
 
-def _claim(path: Path, config: RunConfig, kind: str) -> None:
+def _claim(path: Path, config: RunConfig) -> None:
     """Check that the folder is that of this run; write config.json if no epoch was finished yet."""
-    file, wanted = path / "config.json", {"kind": kind, **config.settings_that_matter()}
+    file, wanted = path / "config.json", {"kind": config.KIND, **config.settings_that_matter()}
     started = any((path / name).exists() for name in (*CHECKPOINTS, "result.json"))
     if file.exists():
         content = read_json(file)

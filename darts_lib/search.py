@@ -22,8 +22,8 @@ from darts_lib.run_files import Row, last_row, read_alphas, read_history
 from darts_lib.run_opening import opened, stored_config, this_machine
 from darts_lib.runs import Progress, RunFolder
 from darts_lib.search_epoch import Search
+from darts_lib.search_settings import SearchConfig
 from darts_lib.search_space import KINDS
-from darts_lib.search_step import SearchConfig
 from darts_lib.settings import RunConfig
 from darts_lib.step_cost import trace
 from darts_lib.training import a_class, chance_warning, clean_batch, restore
@@ -57,7 +57,7 @@ def search(config: SearchConfig, on_epoch: Callable[[Row], None] | None = None) 
     Raises `SettingsError` for settings or data that cannot be used, and `FloatingPointError` when
     the loss is no longer a number. `on_epoch` is called with the row of each finished epoch.
     """
-    with opened(config, "search") as folder:
+    with opened(config) as folder:
         if folder.result() is None:
             _run(config, folder, on_epoch)
         else:
@@ -199,4 +199,4 @@ def summary(result: SearchResult) -> str:
 
 
 if __name__ == "__main__":
-    run_from_file("search", SearchConfig, search, summary)
+    run_from_file(SearchConfig, search, summary)

@@ -14,8 +14,9 @@ from darts_lib.images import ImageSet, halves, load_images
 from darts_lib.progress import live
 from darts_lib.relaxation import Alphas
 from darts_lib.run_files import Row
+from darts_lib.search_settings import SearchConfig
 from darts_lib.search_space import KINDS
-from darts_lib.search_step import SearchConfig, SearchStep
+from darts_lib.search_step import SearchStep
 from darts_lib.training import Batch, augmented_batch, clean_batch, cosine, figures
 
 

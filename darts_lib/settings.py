@@ -39,6 +39,7 @@ class RunConfig(StrictModel):
     torch's error, which names it.
     """
 
+    KIND: ClassVar[str] = "run"  # how its folders are named and told apart
     LAPTOP: ClassVar[dict[str, Any]] = {}
     FILLED_BY_SCALE: ClassVar[tuple[str, ...]] = ("epochs", "dataset", "batch_size")
     NO_EFFECT_ON_RESULT: ClassVar[frozenset[str]] = frozenset(

@@ -21,7 +21,7 @@ from darts_lib.places import project_root
 from darts_lib.refusals import SettingsError, StrictModel, unknown
 from darts_lib.retrain_step import RetrainConfig
 from darts_lib.run_files import read_json, write_json
-from darts_lib.search_step import SearchConfig
+from darts_lib.search_settings import SearchConfig
 from darts_lib.settings import RunConfig
 from darts_lib.sweep_run import Run
 

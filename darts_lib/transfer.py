@@ -28,7 +28,7 @@ def with_defaults(config: ImageNetRetrainConfig) -> ImageNetRetrainConfig:
 def _last_cell(config: ImageNetRetrainConfig) -> str:
     """Return the text of the cell."""
     wanted = SearchConfig.create(**config.model_dump(include={"scale", "seed", "device"}))
-    folder = default_folder(wanted, "search")
+    folder = default_folder(wanted)
     name = str(folder) if (folder / "result.json").exists() else FALLBACK
     print(f"the cell of {name}")
     return str(find_genotype(name, config.seed))

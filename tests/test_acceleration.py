@@ -12,8 +12,8 @@ from darts_lib.determinism import seed_epoch
 from darts_lib.fan import Fan
 from darts_lib.refusals import SettingsError
 from darts_lib.search_epoch import Search
+from darts_lib.search_settings import SearchConfig
 from darts_lib.search_space import PRIMITIVES
-from darts_lib.search_step import SearchConfig
 from darts_lib.settings import RunConfig
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")

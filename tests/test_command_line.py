@@ -14,10 +14,11 @@ from darts_lib import retrain as retraining
 from darts_lib import search as searching
 from darts_lib.command_line import read_config, run_from_file
 from darts_lib.imagenet_retrain import ImageNetRetrainConfig
+from darts_lib.recurrent.search import load_search as load_recurrent_search
 from darts_lib.refusals import SettingsError
-from darts_lib.retrain import RetrainConfig, retrain
+from darts_lib.retrain import RetrainConfig, evaluate_run, retrain
 from darts_lib.run_files import read_history
-from darts_lib.search import SearchConfig, search
+from darts_lib.search import SearchConfig, load_search, search
 from darts_lib.settings import RunConfig
 
 TINY = {"scale": "laptop", "channels": 2, "layers": 3, "nodes": 2, "batch_size": 8}
@@ -32,7 +33,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
 
     def run(path: Path) -> str:
         monkeypatch.setattr(sys, "argv", ["search", str(path)])
-        run_from_file("search", SearchConfig, search, searching.summary)
+        run_from_file(SearchConfig, search, searching.summary)
         return capsys.readouterr().out
 
     return run
@@ -59,9 +60,28 @@ def test_a_run_folder_is_told_where_its_pictures_are(tmp_path: Path) -> None:
 def test_a_run_of_another_kind_is_told_apart(tmp_path: Path) -> None:
     content = {"format": 1, "settings": {"kind": "search", **TINY}}
     (tmp_path / "config.json").write_text(json.dumps(content))
-    assert read_config(tmp_path, SearchConfig, name="search").channels == 2
+    assert read_config(tmp_path, SearchConfig).channels == 2
     with pytest.raises(SettingsError, match="a run of the kind 'search', not 'retrain'"):
-        read_config(tmp_path, RetrainConfig, name="retrain")
+        read_config(tmp_path, RetrainConfig)
+
+
+@pytest.mark.parametrize(
+    ("given", "config", "read", "file"),
+    [
+        ("search", "retrain", evaluate_run, "weights.safetensors"),
+        ("imagenet", "retrain", evaluate_run, "weights.safetensors"),
+        ("retrain", "search", load_search, "checkpoint.pt"),
+        ("search", "recurrent-search", load_recurrent_search, "checkpoint.pt"),
+    ],
+)
+def test_a_function_that_reads_a_run_tells_another_kind_apart(
+    given: str, config: str, read: Callable[[Path], object], file: str, tmp_path: Path
+) -> None:
+    content = {"format": 1, "settings": {"kind": given, "scale": "laptop"}}
+    (tmp_path / "config.json").write_text(json.dumps(content))
+    (tmp_path / file).touch()
+    with pytest.raises(SettingsError, match=f"of the kind '{given}', not '{config}'; name one of"):
+        read(tmp_path)
 
 
 def test_a_file_of_settings_names_no_folder_of_itself(tmp_path: Path) -> None:
@@ -111,7 +131,7 @@ def test_a_run_folder_that_is_a_file_is_refused_before_anything_is_said(
     (tmp_path / "mine.json").write_text(json.dumps({**TINY, "run_dir": str(tmp_path / "run")}))
     monkeypatch.setattr(sys, "argv", ["search", str(tmp_path / "mine.json")])
     with pytest.raises(SystemExit) as stopped:
-        run_from_file("search", SearchConfig, search, searching.summary)
+        run_from_file(SearchConfig, search, searching.summary)
     said = capsys.readouterr()
     assert (stopped.value.code, said.out) == (2, "")
     assert f"run_dir {tmp_path / 'run'} is a file; give another run_dir." in said.err

@@ -35,7 +35,7 @@ from darts_lib.recurrent.search_step import RecurrentSearchConfig
 from darts_lib.refusals import SettingsError
 from darts_lib.run_files import Row, read_json
 from darts_lib.run_opening import default_folder, opened, stored_config
-from darts_lib.search_step import SearchConfig
+from darts_lib.search_settings import SearchConfig
 from darts_lib.settings import RunConfig
 
 COMMON = {"scale": "laptop", "device": "cpu", "epochs": 1, "max_steps": 1}
@@ -190,7 +190,7 @@ def config(path: Path | str = "", **given: object) -> RunConfig:
 def test_the_switch_is_put_back_after_an_error(tmp_path: Path) -> None:
     before = switches()
     inside = []
-    with pytest.raises(KeyError), opened(config(tmp_path / "run", deterministic=True), "toy"):
+    with pytest.raises(KeyError), opened(config(tmp_path / "run", deterministic=True)):
         raise KeyError(inside.append(switches()))
     assert inside == [ON]
     assert switches() == before
@@ -200,10 +200,10 @@ def test_what_was_set_before_is_set_again(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(torch.backends.cudnn, "benchmark", True)
     torch.use_deterministic_algorithms(True, warn_only=True)
     try:
-        with opened(config(tmp_path / "run", deterministic=True), "toy"):
+        with opened(config(tmp_path / "run", deterministic=True)):
             assert switches() == ON
         assert switches() == (True, True, False, True)
-        with opened(config(tmp_path / "other"), "toy"):
+        with opened(config(tmp_path / "other")):
             assert switches() == (True, True, False, True), "off: all is left alone"
     finally:
         torch.use_deterministic_algorithms(False)
@@ -214,7 +214,7 @@ def test_a_run_that_is_refused_leaves_the_switch_alone(tmp_path: Path) -> None:
     before = switches()
     with (
         pytest.raises(SettingsError, match="is a file; give another"),
-        opened(config(tmp_path / "run", deterministic=True), "toy"),
+        opened(config(tmp_path / "run", deterministic=True)),
     ):
         pass
     assert switches() == before
@@ -266,28 +266,28 @@ def test_a_run_from_before_the_switch_goes_on(tmp_path: Path) -> None:
     """Its folder's name and its config.json are those of a run with the switch off."""
     plain = config(tmp_path / "run")
     assert "deterministic" not in plain.settings_that_matter()
-    assert default_folder(config(deterministic=False), "toy") == default_folder(config(), "toy")
-    with opened(plain, "toy") as folder:
+    assert default_folder(config(deterministic=False)) == default_folder(config())
+    with opened(plain) as folder:
         folder.finish({})
     settings = read_json(tmp_path / "run" / "config.json")["settings"]
     assert set(settings) == {"kind", *RunConfig.model_fields} - {
         *RunConfig.NO_EFFECT_ON_RESULT,
         "deterministic",
     }
-    with opened(plain, "toy") as folder:
+    with opened(plain) as folder:
         assert folder.result() is not None, "the same run"
     assert not stored_config(tmp_path / "run", RunConfig).deterministic
 
 
 def test_with_the_switch_on_it_is_another_run_and_stays_so(tmp_path: Path) -> None:
     path, on = tmp_path / "run", config(tmp_path / "run", deterministic=True)
-    assert default_folder(config(deterministic=True), "toy") != default_folder(config(), "toy")
-    with opened(on, "toy") as folder:
+    assert default_folder(config(deterministic=True)) != default_folder(config())
+    with opened(on) as folder:
         folder.finish({})
     assert stored_config(path, RunConfig).deterministic
     with (
         pytest.raises(SettingsError, match="deterministic True there"),
-        opened(config(path), "toy"),
+        opened(config(path)),
     ):
         pass
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 import torch
 
 from darts_lib.expected_runs import Data, Run, full_scale, rows
-from darts_lib.search_step import SearchConfig
+from darts_lib.search_settings import SearchConfig
 
 CONFIG = SearchConfig.create(
     scale="laptop", channels=2, layers=3, nodes=2, batch_size=16, epochs=2, device="cpu"

@@ -18,7 +18,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from darts_lib.images import ImageSet
 from darts_lib.retrain_step import RetrainConfig, RetrainStep
-from darts_lib.search_step import SearchConfig, SearchStep
+from darts_lib.search_settings import SearchConfig
+from darts_lib.search_step import SearchStep
 from darts_lib.step_cost import WITHOUT_FAKE
 from darts_lib.training import augmented_batch, clean_batch
 

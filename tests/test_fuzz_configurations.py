@@ -28,7 +28,8 @@ from darts_lib.recurrent.retrain_step import RecurrentRetrainConfig, RecurrentRe
 from darts_lib.recurrent.search_step import RecurrentSearchConfig, RecurrentSearchStep
 from darts_lib.refusals import SettingsError, show
 from darts_lib.retrain_step import RetrainConfig, RetrainStep
-from darts_lib.search_step import SearchConfig, SearchStep
+from darts_lib.search_settings import SearchConfig
+from darts_lib.search_step import SearchStep
 from darts_lib.settings import DATASETS, RunConfig
 
 CPU = torch.device("cpu")

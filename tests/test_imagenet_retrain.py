@@ -319,7 +319,7 @@ def test_wrong_data_end_the_command_line_in_one_line(
     file.write_text(json.dumps({**TINY, "data_root": str(tmp_path)}))
     monkeypatch.setattr(sys, "argv", ["imagenet_retrain", str(file)])
     with pytest.raises(SystemExit) as ended:
-        run_from_file("imagenet", ImageNetRetrainConfig, retrain, str)
+        run_from_file(ImageNetRetrainConfig, retrain, str)
     assert ended.value.code == 2
     said = capsys.readouterr().err
     assert "train has no class folders" in said

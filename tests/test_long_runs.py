@@ -27,7 +27,7 @@ from darts_lib.epochs import run_epochs
 from darts_lib.run_files import Row, read_alphas, read_history
 from darts_lib.run_opening import opened
 from darts_lib.search_epoch import Search
-from darts_lib.search_step import SearchConfig
+from darts_lib.search_settings import SearchConfig
 from darts_lib.settings import RunConfig
 
 STEPS = int(os.environ.get("DARTS_LIB_LONG_STEPS", "300"))
@@ -235,7 +235,7 @@ def left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Left]:
     monkeypatch.setattr(os, "replace", counted)
     given = {"scale": "laptop", "dataset": "digits", "epochs": EPOCHS, "run_dir": folder_of_run}
     config = RunConfig.create(**{**given, "run_dir": str(folder_of_run)})
-    with contextlib.redirect_stdout(None), opened(config, "toy") as folder:
+    with contextlib.redirect_stdout(None), opened(config) as folder:
         run = TinyRun()
         progress = run_epochs(run, folder, EPOCHS, ("loss",), note, run.alphas)
         folder.finish({})

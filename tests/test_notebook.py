@@ -234,7 +234,7 @@ def test_on_a_laptop_a_missing_search_is_made_and_later_read_back(
 ) -> None:
     config = RetrainConfig.create(scale="laptop", genotype="", seed=3)
     found = search_before(config)
-    assert found.path == default_folder(tiny[0], "search")
+    assert found.path == default_folder(tiny[0])
     assert (tiny[0].seed, tiny[0].dataset, tiny[0].scale) == (3, "digits", "laptop")
     assert (found.path / "result.json").exists()
     capsys.readouterr()
@@ -248,7 +248,7 @@ def test_chapter_fours_own_settings_find_chapter_threes_default_folder() -> None
     chapter5 = RetrainConfig.create(scale="laptop", genotype="")
     shared = ("scale", "dataset", "data_root", "image_size", "max_images", "seed", "device")
     found = SearchConfig.create(**chapter5.model_dump(include=set(shared)))
-    assert default_folder(found, "search") == default_folder(chapter3, "search")
+    assert default_folder(found) == default_folder(chapter3)
 
 
 def test_at_paper_scale_a_missing_search_is_not_made_but_its_command_told(

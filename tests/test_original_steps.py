@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from darts_lib.original_steps import OriginalSteps
-from darts_lib.search_step import SearchConfig, SearchStep
+from darts_lib.search_settings import SearchConfig
+from darts_lib.search_step import SearchStep
 from darts_lib.training import Batch
 
 CPU = torch.device("cpu")

@@ -18,7 +18,7 @@ from darts_lib.retrain_step import RetrainConfig
 from darts_lib.run_files import read_alphas
 from darts_lib.search import search
 from darts_lib.search_epoch import Search
-from darts_lib.search_step import SearchConfig
+from darts_lib.search_settings import SearchConfig
 
 TINY = {"scale": "laptop", "channels": 2, "layers": 3, "nodes": 2, "batch_size": 8}
 TINY |= {"epochs": 3, "max_steps": 2, "device": "cpu"}
@@ -95,7 +95,7 @@ def test_settings_of_a_file_that_are_wrong_end_the_program_on_one_line(
     path.write_text(json.dumps({**TINY, "epoch": 2}))
     monkeypatch.setattr(sys, "argv", ["search", str(path)])
     with pytest.raises(SystemExit) as ended:
-        run_from_file("search", SearchConfig, search, str)
+        run_from_file(SearchConfig, search, str)
     assert ended.value.code == 2
     message = "SettingsError: unknown setting 'epoch'; did you mean 'epochs'?"
     assert capsys.readouterr().err.strip() == message

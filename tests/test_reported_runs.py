@@ -132,7 +132,7 @@ def test_no_run_folder_has_a_name_that_a_disk_may_refuse(tmp_path: Path) -> None
     """A colon, as in a time, is refused by Windows."""
     for dataset in ("digits", "folder"):
         config = RunConfig.create(scale="laptop", dataset=dataset, data_root=str(tmp_path / "a: b"))
-        assert re.fullmatch(r"[\w-]+", default_folder(config, "search").name)
+        assert re.fullmatch(r"[\w-]+", default_folder(config).name)
 
 
 def test_a_search_tells_uneven_classes_and_too_few_steps_before_it_starts(

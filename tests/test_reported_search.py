@@ -170,7 +170,7 @@ def test_too_little_memory_ends_the_command_line_with_a_status(
     monkeypatch.setattr(Search, "step", lambda *_: of_cuda())
     monkeypatch.setattr(sys, "argv", ["darts_lib.search", str(file)])
     with pytest.raises(SystemExit) as ended:
-        run_from_file("search", SearchConfig, search, str)
+        run_from_file(SearchConfig, search, str)
     assert ended.value.code == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert "does not fit into memory (CUDA out of memory. Tried to allocate 2 GiB.); less" in line

@@ -437,7 +437,7 @@ def test_a_gpu_that_this_torch_cannot_use_is_told(
     monkeypatch.setattr(torch.version, "cuda", cuda)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(shutil, "which", lambda name: f"/usr/bin/{name}" if card else None)
-    with opened(SearchConfig.create(**SEARCH, device=device), "search"):
+    with opened(SearchConfig.create(**SEARCH, device=device)):
         pass
     said = capsys.readouterr().out
     assert ("this machine has an NVIDIA GPU" in said) == told
@@ -499,7 +499,7 @@ def test_a_run_leaves_nothing_in_the_callers_folder(
     places = set()
     for folder in (caller, ROOT, ROOT / "notebooks"):
         monkeypatch.chdir(folder)
-        places.add((default_folder(config, "search"), config.data_folder))
+        places.add((default_folder(config), config.data_folder))
     assert len(places) == 1
 
 

@@ -24,6 +24,7 @@ from darts_lib.refusals import SettingsError
 from darts_lib.run_files import genotypes_of, read_alphas, read_history, read_json
 from darts_lib.run_opening import default_folder, opened
 from darts_lib.runs import Progress
+from darts_lib.search_settings import SearchConfig
 from darts_lib.settings import RunConfig
 
 CELL = PUBLISHED["DARTS_V2"].to_dict()
@@ -36,7 +37,7 @@ def config(path: Path | str = "", **given: object) -> RunConfig:
 
 def toy_run(config: RunConfig, after: Callable[[int], None] = lambda epoch: None) -> Tensor:
     """Run with a state of one tensor (100 KB), as search and retrain do; call `after` epochs."""
-    with opened(config, "toy") as folder:
+    with opened(config) as folder:
         state = torch.linspace(0, 1, 25_000) + config.seed
         progress = Progress()
         if folder.result() is not None:
@@ -81,8 +82,8 @@ def killed_run(path: Path, last: int) -> RunConfig:
     return settings
 
 
-def refusal(settings: RunConfig, kind: str = "toy") -> str:
-    with pytest.raises(SettingsError) as caught, opened(settings, kind):
+def refusal(settings: RunConfig) -> str:
+    with pytest.raises(SettingsError) as caught, opened(settings):
         pass
     message = str(caught.value)
     assert "\n" not in message
@@ -105,7 +106,7 @@ def test_a_finished_folder_holds_what_the_design_says(tmp_path: Path) -> None:
         "result.json",
     }
     settings = read_json(path / "config.json")["settings"]
-    assert (settings["kind"], settings["dataset"], settings["epochs"]) == ("toy", "digits", 4)
+    assert (settings["kind"], settings["dataset"], settings["epochs"]) == ("run", "digits", 4)
     history = read_history(path)
     assert [row["epoch"] for row in history] == [1, 2, 3, 4]
     assert [str(cell) for cell in genotypes_of(history)] == [str(PUBLISHED["DARTS_V2"])] * 4
@@ -121,18 +122,18 @@ def test_a_finished_folder_holds_what_the_design_says(tmp_path: Path) -> None:
 
 
 def test_the_default_folder_is_named_after_the_settings_that_matter(runs_root: Path) -> None:
-    folder = default_folder(config(), "search")
+    folder = default_folder(config())
     assert folder.parent == runs_root
-    assert folder.name.startswith("search-digits-")
-    assert default_folder(config(resume=False, device="cpu"), "search") == folder
+    assert folder.name.startswith("run-digits-")
+    assert default_folder(config(resume=False, device="cpu")) == folder
     others = [config(epochs=5), config(seed=1), config(batch_size=32), config(max_steps=3)]
-    assert len({default_folder(other, "search") for other in [config(), *others]}) == 5
+    assert len({default_folder(other) for other in [config(), *others]}) == 5
 
 
 def test_two_folders_of_pictures_are_two_runs(tmp_path: Path) -> None:
     def folder(dataset: str, root: str) -> Path:
         given = RunConfig.create(scale="laptop", dataset=dataset, data_root=str(tmp_path / root))
-        return default_folder(given, "search")
+        return default_folder(given)
 
     assert folder("folder", "a") != folder("folder", "b")
     assert folder("folder", "b") == folder("folder", "a/../b")
@@ -291,12 +292,13 @@ def test_other_settings_are_refused_and_listed(last: int, tmp_path: Path) -> Non
     killed_run(path, last)
     before = contents(path)
     message = refusal(config(path, seed=5, batch_size=32))
+    search = SearchConfig.create(scale="laptop", run_dir=str(path))
     assert f"{path} was made with other settings" in message
     assert "batch_size 64 there, 32 here; seed 0 there, 5 here" in message
     assert "epochs" not in message
     assert "another run_dir" in message
     assert "resume=False" in message
-    assert "kind 'toy' there, 'search' here" in refusal(config(path), "search")
+    assert "kind 'run' there, 'search' here" in refusal(search)
     assert contents(path) == before
 
 
@@ -304,7 +306,7 @@ def test_a_run_that_failed_before_its_first_epoch_may_be_given_other_settings(
     tmp_path: Path,
 ) -> None:
     path = tmp_path / "run"
-    with pytest.raises(KeyError), opened(config(path, batch_size=5000), "toy"):
+    with pytest.raises(KeyError), opened(config(path, batch_size=5000)):
         raise KeyError("too few pictures for one batch")
     toy_run(config(path))
     assert read_json(path / "config.json")["settings"]["batch_size"] == 64
@@ -373,7 +375,7 @@ def test_a_folder_of_other_things_is_pointed_out(
 
 def test_a_refused_run_leaves_nothing_and_a_started_one_stays(tmp_path: Path) -> None:
     def refused(path: Path) -> None:
-        with pytest.raises(SettingsError, match="no data"), opened(config(path), "toy"):
+        with pytest.raises(SettingsError, match="no data"), opened(config(path)):
             raise SettingsError(f"no data, {(path / 'config.json').stat().st_size} bytes")
 
     refused(tmp_path / "new")
@@ -423,7 +425,7 @@ def test_a_folder_in_use_is_refused_after_the_wait_naming_its_owner(
     owner = os.fork()
     if not owner:  # the child holds the folder until the pipe is closed
         os.close(done[1])
-        with opened(settings, "toy"):
+        with opened(settings):
             os.write(ready[1], b"x")
             os.read(done[0], 1)
         os._exit(0)

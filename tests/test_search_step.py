@@ -16,7 +16,7 @@ from darts_lib.benchmark import both_gradients
 from darts_lib.bilevel import ROUTES, held
 from darts_lib.refusals import SettingsError
 from darts_lib.search_epoch import Search
-from darts_lib.search_step import SearchConfig
+from darts_lib.search_settings import SearchConfig
 from darts_lib.training import Batch
 
 TINY = {"channels": 2, "layers": 3, "nodes": 2, "batch_size": 8, "scale": "laptop"}

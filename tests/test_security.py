@@ -49,7 +49,7 @@ from darts_lib.run_files import genotypes_of, read_alphas, read_history, read_js
 from darts_lib.run_opening import opened, stored_config, this_machine
 from darts_lib.runs import Progress
 from darts_lib.search import load_search, read_search
-from darts_lib.search_step import SearchConfig
+from darts_lib.search_settings import SearchConfig
 from darts_lib.settings import RunConfig
 from darts_lib.weight_files import read_weights
 
@@ -501,7 +501,7 @@ def config(path: Path) -> RunConfig:
 
 def two_epochs(path: Path) -> None:
     """Leave a run folder with two finished epochs."""
-    with opened(config(path), "toy") as folder:
+    with opened(config(path)) as folder:
         progress = Progress()
         for epoch in (1, 2):
             progress.history.append({"epoch": epoch})
@@ -515,7 +515,7 @@ def test_a_run_whose_checkpoints_are_harmful_begins_anew(
     two_epochs(path)
     for name, form in (("checkpoint.pt", "torch"), ("checkpoint.previous.pt", "pickle")):
         (path / name).write_bytes(harmful(mark)[form])
-    with opened(config(path), "toy") as folder:
+    with opened(config(path)) as folder:
         assert folder.load() is None
     assert not mark.exists()
     assert "no good checkpoint is left" in capsys.readouterr().out
@@ -590,7 +590,7 @@ def test_links_in_a_run_folder_are_replaced_and_never_written_through(tmp_path: 
     for name in names:
         (path / name).unlink(missing_ok=True)
         (path / name).symlink_to(outside)
-    with opened(config(path), "toy") as folder:
+    with opened(config(path)) as folder:
         stored = folder.load()
         assert stored is not None
         stored[1].history.append({"epoch": 3})
@@ -608,7 +608,7 @@ def test_a_link_in_the_place_of_a_lock_is_refused(tmp_path: Path) -> None:
     (tmp_path / ".run.lock").symlink_to(outside)
     with (
         pytest.raises(SettingsError, match="cannot be used"),
-        opened(config(tmp_path / "run"), "t"),
+        opened(config(tmp_path / "run")),
     ):
         pass
     with (

@@ -63,7 +63,7 @@ FLOORS = {
     "epochs": 4,
     "fused": 4,
     "bilevel": 4,
-    "recurrent": 4.2,  # above what it may import, below search_step
+    "recurrent": 4.2,  # above what it may import, below search_settings
     "plots": 4,
     "recurrent_plots": 5.6,
     "cell_pictures": 4,
@@ -73,6 +73,7 @@ FLOORS = {
     "ranks": 2.2,
     "command_line": 3.4,
     "finite_guard": 2,
+    "search_settings": 4.4,
     "search_step": 4.5,
     "search_epoch": 4.6,
     "retrain_step": 4.5,

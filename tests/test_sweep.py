@@ -218,7 +218,7 @@ def test_a_scheduler_that_does_not_answer_is_named() -> None:
 def test_the_lock_that_is_waited_for_is_that_of_the_run_folder(tmp_path: Path) -> None:
     config = RetrainConfig.create(scale="laptop", run_dir=str(tmp_path / "run"))
     with (
-        opened(config, "retrain"),
+        opened(config),
         pytest.raises(SettingsError, match="is in use by process"),
         locked(lock_file(tmp_path / "run"), "it", wait=0),
     ):

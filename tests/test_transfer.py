@@ -19,7 +19,7 @@ def config(**given: object) -> ImageNetRetrainConfig:
 
 def stored_search(cell: Genotype, finished: bool, **given: object) -> None:
     """Lay a search's result where chapter 03's default search leaves it."""
-    folder = default_folder(SearchConfig.create(**{"scale": "laptop", **given}), "search")
+    folder = default_folder(SearchConfig.create(**{"scale": "laptop", **given}))
     folder.mkdir(parents=True)
     (folder / "genotype.json").write_text(json.dumps(cell.to_dict()))
     if finished:
@@ -63,7 +63,7 @@ def test_the_papers_scale_makes_no_pictures(runs_root: Path) -> None:
 def test_other_pictures_stay_and_have_run_folders_of_their_own(tmp_path: Path) -> None:
     found = [with_defaults(config(data_root=str(tmp_path / name))) for name in "ab"]
     assert [Path(one.data_root).name for one in found] == ["a", "b"]
-    assert len({default_folder(one, "imagenet") for one in found}) == 2
+    assert len({default_folder(one) for one in found}) == 2
 
 
 def test_a_named_run_folder_stays(tmp_path: Path) -> None:

@@ -298,7 +298,7 @@ def config(path: Path, epochs: int = 4) -> RunConfig:
 
 def toy_run(config: RunConfig, after: Callable[[int], None] = lambda epoch: None) -> Tensor:
     """Run epochs of no cost into the folder; call `after` with the number of each."""
-    with opened(config, "toy") as folder:
+    with opened(config) as folder:
         state, progress = torch.linspace(0, 1, 100), Progress()
         if stored := folder.load():
             state, progress = stored[0]["x"], stored[1]

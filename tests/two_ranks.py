@@ -23,7 +23,7 @@ from darts_lib.retrain_step import RetrainConfig
 from darts_lib.run_files import Row
 from darts_lib.search import search
 from darts_lib.search_epoch import Search
-from darts_lib.search_step import SearchConfig
+from darts_lib.search_settings import SearchConfig
 
 
 def normalise(x: Tensor, gain: Tensor | None = None) -> Tensor:

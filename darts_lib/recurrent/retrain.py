@@ -27,7 +27,6 @@ from darts_lib.weight_files import WEIGHTS, load_weights
 
 __all__ = ["RecurrentRetrainConfig", "RecurrentRetrainResult", "load_network", "retrain"]
 
-KIND_OF_RUN = "recurrent-retrain"
 PRINTED = ("train_perplexity", "valid_perplexity", "averaged", "seconds")
 
 
@@ -55,7 +54,7 @@ def retrain(
     column: each word is predicted from all before it. Raises `SettingsError` for settings or text
     that cannot be used, and `FloatingPointError` when the loss is no longer a number.
     """
-    with opened(config, KIND_OF_RUN) as folder:
+    with opened(config) as folder:
         if folder.result() is None:
             _run(config, folder, on_epoch)
         else:

@@ -44,6 +44,7 @@ class RecurrentRetrainConfig(TextConfig):
     text is read in `valid_batch_size` columns; the test text in one.
     """
 
+    KIND = "recurrent-retrain"
     LAPTOP: ClassVar[dict[str, Any]] = {
         "dataset": "topics",
         "width": 64,

@@ -26,7 +26,6 @@ from darts_lib.training import restore
 
 __all__ = ["RecurrentSearchConfig", "RecurrentSearchResult", "load_search", "read_search", "search"]
 
-KIND_OF_RUN = "recurrent-search"
 PRINTED = ("train_perplexity", "valid_perplexity", "entropy_recurrent", "alpha_change", "seconds")
 
 
@@ -48,7 +47,7 @@ def search(
     Raises `SettingsError` for settings or text that cannot be used, and `FloatingPointError` when
     the loss is no longer a number. `on_epoch` is called with the row of each finished epoch.
     """
-    with opened(config, KIND_OF_RUN) as folder:
+    with opened(config) as folder:
         if folder.result() is None:
             _run(config, folder, on_epoch)
         else:

@@ -48,6 +48,7 @@ class RecurrentSearchConfig(TextConfig):
     `order` is ignored. The inner step is clipped as the weight step is.
     """
 
+    KIND = "recurrent-search"
     LAPTOP: ClassVar[dict[str, Any]] = {
         "dataset": "topics",
         "width": 32,
