@@ -1,6 +1,6 @@
 """Plain against fused, kept against recomputed, predicted against measured: one run, one table.
 
-    python -m darts_lib.benchmark [--small] [--repeats N] [--device auto] [--json FILE]
+    python -m darts_lib.benchmark [--small] [--repeats N] [--batch N] [--device auto] [--json FILE]
 
 The plain side is `original_steps` and `recurrent_original_steps`. Variants take turns, and so do
 the kinds of step, so that a busy minute strikes all of them; figures are medians.
@@ -28,22 +28,18 @@ from darts_lib.markdown import table
 from darts_lib.original_steps import OriginalSteps
 from darts_lib.recurrent.search_step import RecurrentSearchConfig, RecurrentSearchStep
 from darts_lib.recurrent_original_steps import RecurrentOriginalSteps
-from darts_lib.resident_memory import Size, measured_memory, random_step
+from darts_lib.resident_memory import measured_memory
 from darts_lib.retrain_step import RetrainConfig, RetrainStep
 from darts_lib.run_files import write_json
 from darts_lib.search_step import SearchStep
 from darts_lib.step_cost import trace
+from darts_lib.step_sizes import SMALL, Size, random_step, sizes
 from darts_lib.training import Batch
 
 Step = Callable[[], object]
 Row = dict[str, float | str]
 Kinds = Mapping[str, Mapping[str, Step]]
 """For each kind of step, by its name in the table, the variants of it."""
-
-
-SMALL = (Size(4, 3, 8, 16),)
-SIZES = (Size(8, 4, 16, 64), Size(16, 8, 32, 16))
-PREDICTED = (Size(4, 3, 8, 64), *SIZES)
 
 
 def medians(kinds: Kinds, repeats: int, device: torch.device) -> dict[str, dict[str, float]]:
@@ -214,18 +210,24 @@ def main(arguments: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(prog="python -m darts_lib.benchmark", description=main.__doc__)
     parser.add_argument("--small", action="store_true", help="one tiny size, to see that it runs")
     parser.add_argument("--repeats", type=int, default=5, help="rounds that count (default 5)")
+    parser.add_argument(
+        "--batch", type=int, default=0, help="of C=16; default 64 on a GPU that can, 16 elsewhere"
+    )
     parser.add_argument("--device", default="auto")
     parser.add_argument("--json", type=Path, metavar="FILE")
     given = parser.parse_args(arguments)
     with refused_in_one_line():
         device = resolve_device(given.device)
+        compared = SMALL if given.small else sizes(device, given.batch)
+        predicted = SMALL if given.small else (Size(4, 3, 8, 64), *compared)
+        for size in compared:
+            size.config()  # refuses a batch that cannot be
         if given.json:
             check_target(given.json)
     keep_freed_memory()  # as a run does
-    sizes, predicted = (SMALL, SMALL) if given.small else (SIZES, PREDICTED)
     width, words = (8, 50) if given.small else (100, 10_000)
     tables = {
-        "supernet": [row for size in sizes for row in compare(size, given.repeats, device)],
+        "supernet": [row for size in compared for row in compare(size, given.repeats, device)],
         "retraining": [] if given.small else compare_retraining(given.repeats, device),
         "recurrent": compare_recurrent(given.repeats, device, width, words),
         "cost model": compare_predictions(predicted, given.repeats, device),

@@ -7,47 +7,13 @@ On the CPU that is the resident memory of a process of its own, which this modul
 
 import subprocess
 import sys
-from dataclasses import astuple, dataclass
+from dataclasses import astuple
 from pathlib import Path
 
 import torch
 
 from darts_lib.heap import keep_freed_memory
-from darts_lib.search_settings import SearchConfig
-from darts_lib.search_step import SearchStep
-from darts_lib.training import Batch
-
-
-@dataclass(frozen=True)
-class Size:
-    """One size of the comparison: a supernet and its images."""
-
-    channels: int
-    layers: int
-    pixels: int
-    batch: int
-
-    def __str__(self) -> str:
-        return f"C={self.channels}, {self.layers} cells, {self.pixels} px, batch {self.batch}"
-
-    def config(self, **given: object) -> SearchConfig:
-        """Return the search of this size."""
-        shape = {"channels": self.channels, "layers": self.layers, "batch_size": self.batch}
-        return SearchConfig.create(scale="laptop", **shape, **given)
-
-    def start(self, device: torch.device, **given: object) -> SearchStep:
-        """Return a search of this size before its first step."""
-        return SearchStep(self.config(**given), 10, (3, self.pixels, self.pixels), device)
-
-    def batch_of(self, device: torch.device) -> Batch:
-        """Return random pictures with labels."""
-        images = torch.randn(self.batch, 3, self.pixels, self.pixels, device=device)
-        return images, torch.randint(10, (self.batch,), device=device)
-
-
-def random_step(size: Size, run: SearchStep) -> object:
-    """Take one step on random pictures of this size."""
-    return run.eager_step(*size.batch_of(run.device), *size.batch_of(run.device))
+from darts_lib.step_sizes import Size, random_step
 
 
 def measured_memory(size: Size, device: torch.device, recompute: bool = False) -> int:

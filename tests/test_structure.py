@@ -85,6 +85,7 @@ FLOORS = {
     "transfer": 5.2,
     "original_steps": 5,
     "recurrent_original_steps": 5.5,
+    "step_sizes": 4.6,
     "resident_memory": 5,
     "benchmark": 6,
     "epoch_times": 6,
