@@ -20,7 +20,7 @@ from darts_lib.search import search
 from darts_lib.search_epoch import Search
 from darts_lib.search_settings import SearchConfig
 
-TINY = {"scale": "laptop", "channels": 2, "layers": 3, "nodes": 2, "batch_size": 8}
+TINY = {"scale": "laptop", "channels": 2, "layers": 3, "nodes": 1, "batch_size": 8}
 TINY |= {"epochs": 3, "max_steps": 2, "device": "cpu"}
 HERE = Path(__file__).parent
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
