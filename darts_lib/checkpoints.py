@@ -18,7 +18,6 @@ from typing import Any
 
 from darts_lib.batches import epoch_batches
 from darts_lib.cell_choice import find_genotype
-from darts_lib.data_sets import SHAPES
 from darts_lib.devices import resolve_device
 from darts_lib.files import check_target
 from darts_lib.genotype import GenotypeError
@@ -33,6 +32,7 @@ from darts_lib.progress import counted
 from darts_lib.refusals import SettingsError
 from darts_lib.retrain_epoch import errors_line, evaluate, tested
 from darts_lib.run_opening import stored_settings
+from darts_lib.settings import SHAPES
 
 VAL_BATCH = 96
 """Pictures a batch at the test of an ImageNet network; no figure depends on it."""

@@ -13,16 +13,6 @@ from darts_lib.downloads import OTHER_WAYS, Archive, DataFile, prepare
 from darts_lib.refusals import SettingsError, one_line
 
 CIFAR = {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}
-DOWNLOADED = ("cifar10", "cifar100", "fashion_mnist", "svhn")
-SHAPES = {
-    "digits": (10, 1),
-    "cifar10": (10, 3),
-    "cifar100": (100, 3),
-    "fashion_mnist": (10, 1),
-    "svhn": (10, 3),
-}
-"""The number of classes and of channels of each."""
-
 Pictures = tuple[Tensor, Tensor]
 Splits = tuple[Pictures, Pictures, tuple[str, ...]]
 """Training (images, labels), test (images, labels), names of the classes."""
@@ -43,7 +33,7 @@ def read_digits() -> Splits:
 
 
 def read_downloaded(dataset: str, root: Path) -> Splits:
-    """Return one of `DOWNLOADED` from the folder `root`, downloaded there first if need be.
+    """Return one of the downloaded sets from the folder `root`, downloaded there first if need be.
 
     Pictures keep the order of the files. Raises SettingsError, in one line with a way out, when
     the data are broken, cannot be downloaded or cannot be written.

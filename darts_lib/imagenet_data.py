@@ -6,7 +6,7 @@ section 3.2, and its code.
 """
 
 import os
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,6 @@ import torch
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
-from torchvision.transforms import v2
 
 from darts_lib import picture_folder
 from darts_lib.imagenet_labels import find_labels, labelled
@@ -34,6 +33,8 @@ LAYOUT = (
 
 Pictures = tuple[Tensor, Tensor]
 """Images `(batch, 3, height, width)` and labels `(batch,)`."""
+Transform = Callable[[Image.Image], Tensor]
+"""From a picture of any size to uint8 `(3, size, size)`."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,9 +99,11 @@ def _held_out(root: Path, classes: tuple[str, ...]) -> tuple[Labelled, str]:
     return labelled(flat, labels, source, classes), str(source)
 
 
-def training_transform(size: int) -> v2.Transform:
-    """Return the published augmentation: from a PIL picture to uint8 `(3, size, size)`."""
-    return v2.Compose(
+def training_transform(size: int) -> Transform:
+    """Return the published augmentation."""
+    from torchvision.transforms import v2  # slow to load, and only needed for reading
+
+    transform: Transform = v2.Compose(
         [
             v2.RandomResizedCrop(size),
             v2.RandomHorizontalFlip(),
@@ -108,11 +111,16 @@ def training_transform(size: int) -> v2.Transform:
             v2.PILToTensor(),
         ]
     )
+    return transform
 
 
-def clean_transform(size: int) -> v2.Transform:
+def clean_transform(size: int) -> Transform:
     """Return what test pictures go through: for 224 pixels the smaller side to 256, the centre."""
-    return v2.Compose([v2.Resize(round(size * 256 / 224)), v2.CenterCrop(size), v2.PILToTensor()])
+    from torchvision.transforms import v2
+
+    steps = [v2.Resize(round(size * 256 / 224)), v2.CenterCrop(size), v2.PILToTensor()]
+    transform: Transform = v2.Compose(steps)
+    return transform
 
 
 class Reader(Dataset[Pictures | SettingsError]):

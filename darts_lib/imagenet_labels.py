@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 from scipy.io import loadmat
 from scipy.io.matlab import MatReadError
-from torchvision.datasets.folder import IMG_EXTENSIONS
 
+from darts_lib.picture_folder import EXTENSIONS
 from darts_lib.refusals import SettingsError
 
 TRUTH = "ILSVRC2012_validation_ground_truth.txt"
@@ -66,7 +66,7 @@ def labelled(
 
 def _stem(name: str) -> str:
     stem, dot, extension = name.rpartition(".")
-    return stem if dot + extension.lower() in IMG_EXTENSIONS else name
+    return stem if dot + extension.lower() in EXTENSIONS else name
 
 
 def _text_labels(file: Path) -> Labels:

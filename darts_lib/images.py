@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from darts_lib import data_sets, picture_folder
+from darts_lib import picture_folder
 from darts_lib.refusals import SettingsError
-from darts_lib.settings import DATASETS
+from darts_lib.settings import DATASETS, DOWNLOADED
 
 FLIPPED = ("cifar10", "cifar100", "fashion_mnist", "folder")
 """Data sets whose pictures may be mirrored: a mirrored digit is another sign."""
@@ -90,7 +90,7 @@ def load_images(
     mean, std = (CIFAR10_MEAN, CIFAR10_STD) if dataset == "cifar10" else statistics(train[0])
     images, labels = train if split == "train" else test
     # Four pixels for CIFAR and its like, an eighth of the side elsewhere: as much in proportion.
-    pad = 4 if dataset in data_sets.DOWNLOADED else max(1, train[0].shape[-1] // 8)
+    pad = 4 if dataset in DOWNLOADED else max(1, train[0].shape[-1] // 8)
     loaded = ImageSet(dataset, images, labels, classes, mean, std, pad, dataset in FLIPPED)
     return loaded.select(slice(max_images)) if max_images else loaded
 
@@ -114,10 +114,14 @@ def _check_request(dataset: str, size: int, max_images: int) -> None:
 
 def _read(dataset: str, root: Path, size: int) -> tuple[Pictures, Pictures, tuple[str, ...]]:
     """Return the training pictures, the test pictures and the names of the classes."""
-    if dataset == "digits":
-        return data_sets.read_digits()
     if dataset == "folder":
         return picture_folder.read(root, size)
+    # Only here: scikit-learn and torchvision take as long to load as torch itself, and `--help`,
+    # a refused setting or a folder of pictures needs neither.
+    from darts_lib import data_sets
+
+    if dataset == "digits":
+        return data_sets.read_digits()
     return data_sets.read_downloaded(dataset, root)
 
 

@@ -9,8 +9,6 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 from torch import Tensor
-from torchvision.datasets.folder import IMG_EXTENSIONS
-from torchvision.transforms import functional
 
 from darts_lib.progress import counted
 from darts_lib.refusals import SettingsError, one_line
@@ -19,6 +17,8 @@ LARGEST = 64
 """Side in pixels above which pictures are made smaller unless a size is asked for."""
 TEST_SHARE = 5
 """One picture in so many is a test picture where no test folder is given."""
+EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
+"""Endings of the files that are pictures, in small letters; torchvision takes the same."""
 GREY_MODES = ("1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L", "F")
 LAYOUT = (
     "one folder a class, FOLDER/<class>/*.jpg, or FOLDER/train/<class>/*.jpg with "
@@ -111,7 +111,7 @@ def class_files(folder: Path, layout: str = LAYOUT) -> tuple[tuple[str, ...], Pa
     for each, found in zip(folders, paths, strict=True):
         if not found:
             raise SettingsError(
-                f"the class folder {each} has no pictures: add some ({', '.join(IMG_EXTENSIONS)}) "
+                f"the class folder {each} has no pictures: add some ({', '.join(EXTENSIONS)}) "
                 f"or remove it; expected: {layout}."
             )
     return tuple(each.name for each in folders), paths
@@ -119,7 +119,7 @@ def class_files(folder: Path, layout: str = LAYOUT) -> tuple[tuple[str, ...], Pa
 
 def pictures(folder: Path) -> list[Path]:
     """Return the picture files below a folder, in order of their path."""
-    found = (path for path in folder.rglob("*") if path.suffix.lower() in IMG_EXTENSIONS)
+    found = (path for path in folder.rglob("*") if path.suffix.lower() in EXTENSIONS)
     return sorted(path for path in found if path.is_file() and not path.name.startswith("."))
 
 
@@ -179,6 +179,8 @@ def _load(files: Labelled, channels: int, size: int) -> Pictures:
 
 def _square(path: Path, channels: int, size: int) -> Image.Image:
     """Return the centre of a picture, smaller side resized to `size`, grey or in colour."""
+    from torchvision.transforms import functional  # slow to load, and only needed for reading
+
     with Image.open(path) as opened:
         upright = ImageOps.exif_transpose(opened)  # as the camera was held
         picture = in_channels(upright, channels)

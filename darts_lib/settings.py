@@ -16,7 +16,16 @@ from darts_lib.refusals import StrictModel, is_unset, show, unknown
 
 DATASETS = ("digits", "cifar10", "cifar100", "fashion_mnist", "svhn", "folder")
 """The image data sets: `digits` ships with scikit-learn, `folder` is a folder of your pictures."""
-
+DOWNLOADED = ("cifar10", "cifar100", "fashion_mnist", "svhn")
+"""Those that are downloaded where they are missing."""
+SHAPES = {
+    "digits": (10, 1),
+    "cifar10": (10, 3),
+    "cifar100": (100, 3),
+    "fashion_mnist": (10, 1),
+    "svhn": (10, 3),
+}
+"""The number of classes and of channels of each. A folder's are found from its pictures."""
 
 Switch = Literal["auto", "on", "off"]
 

@@ -12,7 +12,7 @@ from malicious import Malicious
 from torch import Tensor
 
 from darts_lib.checkpoints import main
-from darts_lib.data_sets import DOWNLOADED, SHAPES, archives
+from darts_lib.data_sets import archives
 from darts_lib.genotype import PUBLISHED
 from darts_lib.imagenet_network import ImageNetNetwork
 from darts_lib.images import load_images
@@ -23,6 +23,7 @@ from darts_lib.onnx_files import export_onnx
 from darts_lib.refusals import SettingsError
 from darts_lib.relaxation import Supernet
 from darts_lib.retrain import RetrainConfig, retrain
+from darts_lib.settings import DOWNLOADED, SHAPES
 from darts_lib.weight_files import save_weights
 
 V2, ALIAS, RAZOR = (PUBLISHED[n] for n in ("DARTS_V2", "MMRAZOR_ALIAS", "MMRAZOR_9732"))

@@ -24,6 +24,9 @@ from darts_lib.settings import RunConfig
 TINY = {"scale": "laptop", "channels": 2, "layers": 3, "nodes": 2, "batch_size": 8}
 TINY |= {"epochs": 1, "max_steps": 1, "device": "cpu", "order": 1}
 
+LIBRARY = Path(searching.__file__).parent
+COMMANDS = [path.stem for path in LIBRARY.glob("*.py") if "__main__" in path.read_text()]
+
 Run = Callable[[Path], str]
 
 
@@ -179,3 +182,15 @@ def test_the_help_names_the_command_and_every_setting_with_its_value(
     assert max(map(len, said.splitlines())) <= 90
     for name, field in kind.model_fields.items():
         assert re.search(rf'"{name}":\s{re.escape(json.dumps(field.default))}', said)
+
+
+def test_a_command_loads_what_reads_pictures_only_when_it_reads_them() -> None:
+    """Loading scikit-learn and torchvision doubles the wait for `--help` or a refused setting."""
+    modules = [*COMMANDS, "notebook", "recurrent.search", "recurrent.retrain"]
+    code = (
+        f"import importlib, sys\nfor each in {modules}:\n"
+        "    importlib.import_module('darts_lib.' + each)\n"
+        "print({'sklearn', 'torchvision'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"

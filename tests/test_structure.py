@@ -40,7 +40,7 @@ FLOORS = {
     "relaxation": 3,
     "network": 3,
     "imagenet_network": 3.2,
-    "imagenet_labels": 2.5,
+    "imagenet_labels": 2.6,
     "imagenet_data": 3.2,
     "complexity": 3,
     "step_cost": 3.6,
