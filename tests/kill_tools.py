@@ -48,7 +48,8 @@ PATIENCE = 300.0
 
 FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(
-    ["darts_lib.search", "darts_lib.retrain", "darts_lib.recurrent.search", "sklearn.datasets"]
+    ["darts_lib.search", "darts_lib.retrain", "darts_lib.recurrent.search"]
+    + ["darts_lib.data_sets", "torch._dynamo"]  # what a run loads when it reads and steps
 )
 
 
