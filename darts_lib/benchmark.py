@@ -28,6 +28,7 @@ from darts_lib.markdown import table
 from darts_lib.original_steps import OriginalSteps
 from darts_lib.recurrent.search_step import RecurrentSearchConfig, RecurrentSearchStep
 from darts_lib.recurrent_original_steps import RecurrentOriginalSteps
+from darts_lib.refusals import SettingsError
 from darts_lib.resident_memory import measured_memory
 from darts_lib.retrain_step import RetrainConfig, RetrainStep
 from darts_lib.run_files import write_json
@@ -217,6 +218,8 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--json", type=Path, metavar="FILE")
     given = parser.parse_args(arguments)
     with refused_in_one_line():
+        if given.small and given.batch:
+            raise SettingsError(f"--batch {given.batch} is not for --small: leave one of them out.")
         device = resolve_device(given.device)
         compared = SMALL if given.small else sizes(device, given.batch)
         predicted = SMALL if given.small else (Size(4, 3, 8, 64), *compared)

@@ -117,6 +117,7 @@ def ended(process: ForkServerProcess) -> int | None:
 def work(run: TinyRun, moment: Moment | None) -> None:
     """Do what the run's command does; Ctrl-C ends the process as it ends Python."""
     torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # under nohup it would be ignored
     multiprocessing.set_start_method("fork", force=True)  # tqdm's lock then leaves nothing behind
     if moment:
         set_trap(moment)

@@ -9,7 +9,6 @@ import torch
 
 from darts_lib import benchmark
 from darts_lib.benchmark import main, medians
-from darts_lib.step_sizes import sizes
 
 
 def test_variants_take_turns_the_fast_ones_more_often_and_the_first_round_does_not_count(
@@ -46,22 +45,17 @@ def test_kinds_of_step_take_turns_too() -> None:
     assert order == ["pass", "step"] * 3
 
 
-@pytest.mark.parametrize(
-    ("device", "free", "given", "batch"),
-    [("cpu", 0, 0, 16), ("cpu", 0, 64, 64), ("cuda", 80, 0, 64), ("cuda", 8, 0, 16)],
-)
-def test_the_papers_batch_is_taken_where_a_gpu_has_the_memory(
-    device: str, free: int, given: int, batch: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (free * 2**30, 80 * 2**30))
-    assert [size.batch for size in sizes(torch.device(device), given)] == [64, batch]
-
-
 def test_a_batch_that_cannot_be_is_refused_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main(["--batch", "1", "--device", "cpu"])
     assert ended.value.code == 2
     assert capsys.readouterr().err.startswith("SettingsError: batch_size=1")
+
+
+def test_a_batch_for_the_small_benchmark_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["--small", "--batch", "64"])
+    assert "--batch 64 is not for --small" in capsys.readouterr().err
 
 
 @pytest.mark.slow

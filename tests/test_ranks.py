@@ -67,12 +67,11 @@ def test_when_a_rank_dies_the_job_ends_and_the_same_command_goes_on(tmp_path: Pa
     configs = {name: tmp_path / f"{name}.json" for name in ("straight", "stopped")}
     for name, path in configs.items():
         path.write_text(json.dumps({**TINY, "run_dir": str(tmp_path / name)}))
-    module = [*TORCHRUN, "2", "-m", "darts_lib.search"]
-    assert run([*module, str(configs["straight"])]).returncode == 0
-    died = run([*TORCHRUN, "2", str(HERE / "two_ranks.py"), "dies", str(configs["stopped"])])
-    assert died.returncode != 0
+    script = [*TORCHRUN, "2", str(HERE / "two_ranks.py")]
+    assert run([*script, "search", str(configs["straight"])]).returncode == 0
+    assert run([*script, "dies", str(configs["stopped"])]).returncode != 0
     assert not (tmp_path / "stopped" / "result.json").exists()
-    done = run([*module, str(configs["stopped"])])
+    done = run([*TORCHRUN, "2", "-m", "darts_lib.search", str(configs["stopped"])])
     assert done.returncode == 0
     assert done.stdout.count("resuming at epoch") == 1  # one rank speaks for all
     straight, stopped = (read_alphas(tmp_path / name) for name in configs)

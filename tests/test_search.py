@@ -214,16 +214,17 @@ def test_a_stopped_search_continued_has_the_same_bits(
 
 
 PROGRAM = """
-import json, os, sys
+import json, os, signal, sys
 import torch
 from darts_lib.search import SearchConfig, search
 from darts_lib.search_epoch import Search
 torch.set_num_threads(1)
-settings, signal, steps, step = json.loads(sys.argv[1]), int(sys.argv[2]), [], Search.step
+signal.signal(signal.SIGINT, signal.default_int_handler)  # under nohup it would be ignored
+settings, number, steps, step = json.loads(sys.argv[1]), int(sys.argv[2]), [], Search.step
 def stopped_step(*arguments):
     steps.append(1)
     if len(steps) == 4:  # the second step of the second epoch
-        os.kill(os.getpid(), signal)
+        os.kill(os.getpid(), number)
     return step(*arguments)
 Search.step = stopped_step
 search(SearchConfig.create(**settings))

@@ -1,7 +1,8 @@
 """What a process of test_ranks.py runs, alone or by torchrun.
 
     two_ranks.py steps OUT.pt             some steps in float64, normalised without the batch
-    two_ranks.py dies CONFIG.json         a search whose second rank dies after the second epoch
+    two_ranks.py search CONFIG.json       a search as its command does it, the cost not told before
+    two_ranks.py dies CONFIG.json         the same, but the second rank dies after the second epoch
 
 Normalisation looks at one example and channel only (GroupNorm), so that half a batch on each of two
 ranks is the same calculation as the whole on one.
@@ -16,12 +17,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from darts_lib import fan, separable
+from darts_lib import search as searching
 from darts_lib.command_line import read_config
 from darts_lib.ranks import Ranks, joined
 from darts_lib.retrain_epoch import Retraining
 from darts_lib.retrain_step import RetrainConfig
 from darts_lib.run_files import Row
-from darts_lib.search import search
 from darts_lib.search_epoch import Search
 from darts_lib.search_settings import SearchConfig
 
@@ -70,16 +71,21 @@ def steps(path: str) -> None:
         torch.save(ended, path)
 
 
-def dies(path: str) -> None:
-    """Search, and die on the second rank after the second epoch."""
+def searches(path: str, dying: bool = False) -> None:
+    """Search; if `dying`, the second rank ends after the second epoch."""
+    searching.describe = lambda run: None  # finding what it costs takes longer than the run
 
     def after_epoch(row: Row) -> None:
-        if Ranks.current().rank == 1 and row["epoch"] == 2:
+        if dying and Ranks.current().rank == 1 and row["epoch"] == 2:
             os._exit(9)
 
-    search(read_config(Path(path), SearchConfig), after_epoch)
+    searching.search(read_config(Path(path), SearchConfig), after_epoch)
+
+
+def dies(path: str) -> None:
+    searches(path, dying=True)
 
 
 if __name__ == "__main__":
     with joined():
-        {"steps": steps, "dies": dies}[sys.argv[1]](*sys.argv[2:])
+        {"steps": steps, "search": searches, "dies": dies}[sys.argv[1]](*sys.argv[2:])

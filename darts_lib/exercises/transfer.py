@@ -1,5 +1,6 @@
 """Checks of chapter 07's exercises: smoothed targets, sizes through the network, the budget."""
 
+import functools
 from collections.abc import Callable, Sequence
 
 import torch
@@ -103,6 +104,7 @@ def widest_within(widest: Widest) -> None:
         )
 
 
+@functools.cache
 def _cost(name: str, channels: int) -> int:
     with torch.device("meta"):
         return multiply_adds(ImageNetNetwork(PUBLISHED[name], channels), IMAGE)
