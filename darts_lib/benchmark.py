@@ -9,9 +9,7 @@ the kinds of step, so that a busy minute strikes all of them; figures are median
 import argparse
 import statistics
 import sys
-import time
-from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,7 +19,7 @@ from torch import nn
 
 from darts_lib.command_line import refused_in_one_line
 from darts_lib.complexity import saved_bytes
-from darts_lib.devices import machine, resolve_device, wait
+from darts_lib.devices import machine, resolve_device
 from darts_lib.files import check_target
 from darts_lib.heap import keep_freed_memory
 from darts_lib.markdown import table
@@ -35,46 +33,10 @@ from darts_lib.run_files import write_json
 from darts_lib.search_step import SearchStep
 from darts_lib.step_cost import trace
 from darts_lib.step_sizes import SMALL, Size, random_step, sizes
+from darts_lib.timing import Kinds, Step, medians, seconds
 from darts_lib.training import Batch
 
-Step = Callable[[], object]
 Row = dict[str, float | str]
-Kinds = Mapping[str, Mapping[str, Step]]
-"""For each kind of step, by its name in the table, the variants of it."""
-
-
-def medians(kinds: Kinds, repeats: int, device: torch.device) -> dict[str, dict[str, float]]:
-    """Return each step's median seconds; they take turns, and the first rounds do not count.
-
-    A step that is k times as fast as the slowest of its kind gets k turns a round, up to four: what
-    disturbs the machine for a second would else decide its median.
-    """
-    turns = {what: _turns(steps, device) for what, steps in kinds.items()}
-    seconds: dict[tuple[str, str], list[float]] = defaultdict(list)
-    for _ in range(repeats):
-        for what, steps in kinds.items():
-            for name, step in steps.items():
-                taken = range(turns[what][name])
-                seconds[what, name] += [_seconds(step, device) for _ in taken]
-    return {
-        what: {name: statistics.median(seconds[what, name]) for name in steps}
-        for what, steps in kinds.items()
-    }
-
-
-def _turns(steps: Mapping[str, Step], device: torch.device) -> dict[str, int]:
-    rounds = 3 if device.type == "cuda" else 1  # the first is eager there, the second records
-    for _ in range(rounds):
-        last = {name: _seconds(step, device) for name, step in steps.items()}
-    slowest = max(last.values())
-    return {name: max(1, int(min(4, slowest / max(own, 1e-9)))) for name, own in last.items()}
-
-
-def _seconds(step: Step, device: torch.device) -> float:
-    started = time.perf_counter()
-    step()
-    wait(device)
-    return time.perf_counter() - started
 
 
 def compare(size: Size, repeats: int, device: torch.device) -> list[Row]:
@@ -87,9 +49,13 @@ def compare(size: Size, repeats: int, device: torch.device) -> list[Row]:
 
     runs = {"fused": ours(1, False), "recomputed": ours(1, True)}
     second = {"fused": ours(2, False), "recomputed": ours(2, True)}
+    passes = {name: partial(both_gradients, run, batches[0]) for name, run in runs.items()}
     kinds: dict[str, dict[str, Step]] = {
-        "forward + backward, s": {"plain": partial(plain.gradients, batches[0])}
-        | {name: partial(both_gradients, run, batches[0]) for name, run in runs.items()},
+        "forward + backward, s": {"plain": partial(plain.gradients, batches[0]), **passes},
+        "the same, plain in channels_last, s": {
+            "plain": _laid(size, device),
+            "fused": passes["fused"],
+        },
         "first-order step, s": {"plain": partial(plain.first_order, *batches)}
         | {name: partial(run.step, *batches) for name, run in runs.items()},
         "second-order step, s": {"plain": partial(plain.second_order, *batches)}
@@ -111,6 +77,13 @@ def compare(size: Size, repeats: int, device: torch.device) -> list[Row]:
     add("kept for backward, MiB", {name: value / 2**20 for name, value in kept.items()})
     add("operations of forward + backward", {n: float(c.operations) for n, c in costs.items()})
     return rows
+
+
+def _laid(size: Size, device: torch.device) -> Step:
+    """Return the plain pass in the fused one's layout: what still differs is the structure."""
+    steps, (images, labels) = OriginalSteps(size.config(), device), size.batch_of(device)
+    steps.net.to(memory_format=torch.channels_last)
+    return partial(steps.gradients, (images.to(memory_format=torch.channels_last), labels))
 
 
 def both_gradients(run: SearchStep, batch: Batch) -> object:
@@ -152,7 +125,7 @@ def _timed(size: str, kinds: Kinds, repeats: int, device: torch.device) -> list[
     """Return a row for each kind of step, with the ratios to the plain one."""
     print(f"timing {', '.join(kinds)}: {size}", file=sys.stderr, flush=True)
     found = medians(kinds, repeats, device)
-    rows: list[Row] = [{"size": size, "what": what, **seconds} for what, seconds in found.items()]
+    rows: list[Row] = [{"size": size, "what": what, **row} for what, row in found.items()]
     return [row | _ratios(row, "plain") for row in rows]
 
 
@@ -193,7 +166,7 @@ def compare_predictions(sizes: Sequence[Size], repeats: int, device: torch.devic
         cost, step = trace(run, partial(random_step, size)), partial(random_step, size, run)
         step()
         # In turns, as elsewhere: the machine of the prediction must be that of the step.
-        turns = [(cost.seconds(device), _seconds(step, device)) for _ in range(repeats)]
+        turns = [(cost.seconds(device), seconds(step, device)) for _ in range(repeats)]
         predicted, measured = (statistics.median(column) for column in zip(*turns, strict=True))
         found = {"seconds": (predicted, measured)}
         found["memory, MiB"] = (

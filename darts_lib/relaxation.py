@@ -54,8 +54,9 @@ class MixedOp(nn.Module):
 
     def forward(self, x: Tensor, weights: Tensor) -> Tensor:
         """Mix: x `(batch, channels, h, w)`, weights `(primitives,)`, a softmax of one row."""
-        terms = [w * operation(x) for w, operation in zip(weights, self.operations, strict=True)]
-        return torch.stack(terms).sum(dim=0)
+        mixed = zip(weights, self.operations, strict=True)
+        terms: list[Tensor] = [w * operation(x) for w, operation in mixed]
+        return sum(terms[1:], start=terms[0])
 
 
 class SearchCell(nn.Module):

@@ -70,6 +70,7 @@ FLOORS = {
     "image_plots": 4,
     "example_pictures": 3,
     "acceleration": 2.5,
+    "timing": 2.5,
     "ranks": 2.2,
     "command_line": 3.4,
     "finite_guard": 2,
