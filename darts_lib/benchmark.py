@@ -53,7 +53,7 @@ def compare(size: Size, repeats: int, device: torch.device) -> list[Row]:
     kinds: dict[str, dict[str, Step]] = {
         "forward + backward, s": {"plain": partial(plain.gradients, batches[0]), **passes},
         "the same, plain in channels_last, s": {
-            "plain": _laid(size, device),
+            "plain": _laid(size, batches[0], device),
             "fused": passes["fused"],
         },
         "first-order step, s": {"plain": partial(plain.first_order, *batches)}
@@ -79,9 +79,9 @@ def compare(size: Size, repeats: int, device: torch.device) -> list[Row]:
     return rows
 
 
-def _laid(size: Size, device: torch.device) -> Step:
+def _laid(size: Size, batch: Batch, device: torch.device) -> Step:
     """Return the plain pass in the fused one's layout: what still differs is the structure."""
-    steps, (images, labels) = OriginalSteps(size.config(), device), size.batch_of(device)
+    steps, (images, labels) = OriginalSteps(size.config(), device), batch
     steps.net.to(memory_format=torch.channels_last)
     return partial(steps.gradients, (images.to(memory_format=torch.channels_last), labels))
 

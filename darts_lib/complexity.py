@@ -5,7 +5,6 @@ normalisation, ReLU, pooling and sums are left out. Floating-point operations ar
 Published FLOPs often follow a third rule, `published_flops`: compare like with like.
 """
 
-import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -15,7 +14,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from darts_lib.devices import wait
+from darts_lib.timing import seconds
 
 
 def count_parameters(module: nn.Module, without: str = "") -> int:
@@ -128,9 +127,9 @@ def saved_bytes(loss: Callable[[], Tensor]) -> int:
 
 def seconds_per_pass(loss: Callable[[], Tensor], inputs: Sequence[Tensor]) -> float:
     """Time one forward and backward pass after one warm-up; nothing is changed by it."""
-    torch.autograd.grad(loss(), inputs, allow_unused=True)
-    wait(inputs[0].device)
-    start = time.perf_counter()
-    torch.autograd.grad(loss(), inputs, allow_unused=True)
-    wait(inputs[0].device)
-    return time.perf_counter() - start
+
+    def step() -> object:
+        return torch.autograd.grad(loss(), inputs, allow_unused=True)
+
+    seconds(step, inputs[0].device)
+    return seconds(step, inputs[0].device)

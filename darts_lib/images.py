@@ -116,8 +116,8 @@ def _read(dataset: str, root: Path, size: int) -> tuple[Pictures, Pictures, tupl
     """Return the training pictures, the test pictures and the names of the classes."""
     if dataset == "folder":
         return picture_folder.read(root, size)
-    # Only here: scikit-learn and torchvision take as long to load as torch itself, and `--help`,
-    # a refused setting or a folder of pictures needs neither.
+    # Only here: scikit-learn and torchvision take as long to load as torch itself, and `--help`
+    # or a refused setting needs neither.
     from darts_lib import data_sets
 
     if dataset == "digits":

@@ -115,7 +115,7 @@ def a_leak(kind: str) -> Callable[[], object]:
     """Return a step that keeps or does a bit more each time: what the tests below must notice."""
     kept: list[object] = []
     what: dict[str, Callable[[], object]] = {
-        "memory": lambda: os.urandom(64 * 1024),  # less fits between what is in use elsewhere
+        "memory": lambda: os.urandom(4096),
         "tensors": lambda: torch.zeros(1),
         "files": lambda: os.open(os.devnull, os.O_RDONLY) if len(kept) % 50 == 49 else None,
         "work": lambda: [torch.zeros(1) + 1 for _ in range(len(kept) // 100)] and None,
@@ -138,7 +138,7 @@ def take_steps(kind: str, order: int, report: Connection) -> None:
     for number in range(1, STEPS + 1):
         if number in (EVERY + 1, STEPS):
             works.append(work_of(step))
-            give_back_memory()  # what its imports took and freed: a leak would hide in it
+            give_back_memory()  # what was freed so far: a leak would hide in it
         else:
             step()
         if number % EVERY == 0:
