@@ -248,7 +248,7 @@ SEARCHED = {"epochs": 1, "channels": 4, "layers": 3, "nodes": 4, "batch_size": 6
 """The search that chapter 04 reads: its own would be the laptop's, of a minute."""
 LEFT_OUT = {
     "03_search": ("inner = InnerStep(", "= search(config)"),
-    "04_genotype": ("rows[name] = row(", 'one_hot_alphas(PUBLISHED["NASNet"])'),
+    "04_genotype": ("madds_weight=weight", 'one_hot_alphas(PUBLISHED["NASNet"])'),
     "06_recurrent_cells": ("def by_hand(cell", "corpus = text"),
 }
 """A chapter's proofs, from the one cell to before the other: long, and no part of its run."""
