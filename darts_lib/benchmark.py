@@ -2,8 +2,8 @@
 
     python -m darts_lib.benchmark [--small] [--repeats N] [--batch N] [--device auto] [--json FILE]
 
-The plain side is `original_steps` and `recurrent_original_steps`. Variants take turns, and so do
-the kinds of step, so that a busy minute strikes all of them; figures are medians.
+The plain side is in `measuring`: `original_steps` and `recurrent_original_steps`. Variants take
+turns, and so do the kinds of step, so that a busy minute strikes all of them; figures are medians.
 """
 
 import argparse
@@ -17,23 +17,23 @@ from typing import Any
 import torch
 from torch import nn
 
-from darts_lib.command_line import refused_in_one_line
 from darts_lib.complexity import saved_bytes
-from darts_lib.devices import machine, resolve_device
-from darts_lib.files import check_target
-from darts_lib.heap import keep_freed_memory
-from darts_lib.markdown import table
-from darts_lib.original_steps import OriginalSteps
+from darts_lib.machine.devices import machine, resolve_device
+from darts_lib.machine.heap import keep_freed_memory
+from darts_lib.machine.timing import Kinds, Step, medians, seconds
+from darts_lib.measuring.markdown import table
+from darts_lib.measuring.original_steps import OriginalSteps
+from darts_lib.measuring.recurrent_original_steps import RecurrentOriginalSteps
+from darts_lib.measuring.resident_memory import measured_memory
+from darts_lib.measuring.step_sizes import SMALL, Size, random_step, sizes
 from darts_lib.recurrent.search_step import RecurrentSearchConfig, RecurrentSearchStep
-from darts_lib.recurrent_original_steps import RecurrentOriginalSteps
 from darts_lib.refusals import SettingsError
-from darts_lib.resident_memory import measured_memory
 from darts_lib.retrain_step import RetrainConfig, RetrainStep
-from darts_lib.run_files import write_json
+from darts_lib.running.command_line import refused_in_one_line
+from darts_lib.running.files import check_target
+from darts_lib.running.run_files import write_json
 from darts_lib.search_step import SearchStep
 from darts_lib.step_cost import trace
-from darts_lib.step_sizes import SMALL, Size, random_step, sizes
-from darts_lib.timing import Kinds, Step, medians, seconds
 from darts_lib.training import Batch
 
 Row = dict[str, float | str]

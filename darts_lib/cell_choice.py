@@ -2,7 +2,7 @@
 
 from functools import partial
 
-from darts_lib.cell_names import find_cell
+from darts_lib.cells.cell_names import find_cell
 from darts_lib.derivation import random_genotype
 from darts_lib.dialects import read
 from darts_lib.genotype import PUBLISHED, Genotype

@@ -5,8 +5,8 @@
     python -m darts_lib.checkpoints evaluate IMAGENET_FILE --data-root data/imagenet --workers 8
     python -m darts_lib.checkpoints export FILE --onnx OUT [--genotype DARTS_V2]
 
-`network_files` says which files are known. The weights in a run folder are tested on the data set
-that the run was made with.
+`weights.network_files` says which files are known. The weights in a run folder are tested on the
+data set that the run was made with.
 """
 
 import argparse
@@ -18,21 +18,21 @@ from typing import Any
 
 from darts_lib.batches import epoch_batches
 from darts_lib.cell_choice import find_genotype
-from darts_lib.devices import resolve_device
-from darts_lib.files import check_target
 from darts_lib.genotype import GenotypeError
 from darts_lib.imagenet_data import find_pictures, read_batches
 from darts_lib.imagenet_network import ImageNetNetwork
 from darts_lib.images import load_images
+from darts_lib.machine.devices import resolve_device
 from darts_lib.network import CellStack
-from darts_lib.network_files import load_network
-from darts_lib.onnx_files import export_onnx
-from darts_lib.places import data_root
-from darts_lib.progress import counted
 from darts_lib.refusals import SettingsError
 from darts_lib.retrain_epoch import errors_line, evaluate, tested
-from darts_lib.run_opening import stored_settings
-from darts_lib.settings import SHAPES
+from darts_lib.running.files import check_target
+from darts_lib.running.opening import stored_settings
+from darts_lib.running.places import data_root
+from darts_lib.running.progress import counted
+from darts_lib.running.settings import SHAPES
+from darts_lib.weights.network_files import load_network
+from darts_lib.weights.onnx_files import export_onnx
 
 VAL_BATCH = 96
 """Pictures a batch at the test of an ImageNet network; no figure depends on it."""

@@ -14,7 +14,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from darts_lib.timing import seconds
+from darts_lib.machine.timing import seconds
 
 
 def count_parameters(module: nn.Module, without: str = "") -> int:

@@ -9,7 +9,8 @@ json        this library's own `genotype.json`; holds any cell
 
     python -m darts_lib.dialects convert genotype.json --to mmrazor
 
-Nothing in a text is ever run. What MMRazor's and NNI's files look like is in `dialect_formats.py`.
+Nothing in a text is ever run. What MMRazor's and NNI's files look like is in
+`cells/dialect_formats.py`.
 """
 
 import argparse
@@ -19,10 +20,10 @@ import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 
-from darts_lib.cell_names import find_cell
+from darts_lib.cells.cell_names import find_cell
+from darts_lib.cells.dialect_formats import read_mmrazor, read_nni, write_mmrazor, write_nni
+from darts_lib.cells.dialect_texts import DialectError, load_json
 from darts_lib.derivation import random_genotype
-from darts_lib.dialect_formats import read_mmrazor, read_nni, write_mmrazor, write_nni
-from darts_lib.dialect_texts import DialectError, load_json
 from darts_lib.genotype import LIMIT, PUBLISHED, Genotype, GenotypeError, literal_fields
 from darts_lib.refusals import show
 from darts_lib.search_space import INPUTS, KINDS

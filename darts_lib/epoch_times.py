@@ -17,14 +17,14 @@ from typing import Any
 
 import torch
 
-from darts_lib.command_line import refused_in_one_line
-from darts_lib.determinism import seed_epoch
-from darts_lib.devices import machine, wait
-from darts_lib.files import check_target
-from darts_lib.markdown import table
+from darts_lib.machine.determinism import seed_epoch
+from darts_lib.machine.devices import machine, wait
+from darts_lib.measuring.markdown import table
 from darts_lib.retrain_epoch import Retraining
 from darts_lib.retrain_step import RetrainConfig
-from darts_lib.run_files import Row, write_json
+from darts_lib.running.command_line import refused_in_one_line
+from darts_lib.running.files import check_target
+from darts_lib.running.run_files import Row, write_json
 from darts_lib.search_epoch import Search
 from darts_lib.search_settings import SearchConfig
 

@@ -5,10 +5,10 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
-from darts_lib.progress import EpochLine
 from darts_lib.refusals import SettingsError
-from darts_lib.run_files import Row
-from darts_lib.runs import Progress, RunFolder
+from darts_lib.running.progress import EpochLine
+from darts_lib.running.run import Progress, RunFolder
+from darts_lib.running.run_files import Row
 from darts_lib.training import Restorable, restore
 
 NO_MEMORY = ("out of memory", "DefaultCPUAllocator")

@@ -12,14 +12,14 @@ from dataclasses import dataclass
 import torch
 
 from darts_lib import imagenet_retrain
-from darts_lib.devices import machine
-from darts_lib.heap import keep_freed_memory
 from darts_lib.imagenet_retrain import ImageNetRetrainConfig
-from darts_lib.markdown import put_between_marks, table
+from darts_lib.machine.devices import machine
+from darts_lib.machine.heap import keep_freed_memory
+from darts_lib.measuring.markdown import put_between_marks, table
 from darts_lib.network import CellStack
-from darts_lib.places import project_root
-from darts_lib.progress import duration
 from darts_lib.retrain_step import RetrainConfig, RetrainStep
+from darts_lib.running.places import project_root
+from darts_lib.running.progress import duration
 from darts_lib.search_settings import SearchConfig
 from darts_lib.search_step import SearchStep
 from darts_lib.step_cost import StepCost, trace

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from darts_lib.branches import side_by_side
+from darts_lib.machine.branches import side_by_side
+from darts_lib.machine.pointwise import fast_form, pointwise
 from darts_lib.operations import build_candidate, every_second_pixel, normalise
-from darts_lib.pointwise import fast_form, pointwise
 from darts_lib.separable import SEPARABLE, Separables, state_of_each_edge, states_of, summed
 
 POOLED = ("max_pool_3x3", "avg_pool_3x3")

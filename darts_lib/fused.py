@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.utils.checkpoint import checkpoint
 
-from darts_lib.branches import in_turn, side_by_side
 from darts_lib.fan import Fan
+from darts_lib.machine.branches import in_turn, side_by_side
 from darts_lib.relaxation import SearchCell, Supernet
 from darts_lib.search_space import INPUTS, CellPlan, row_offset
 from darts_lib.separable import states_of

@@ -18,10 +18,10 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from darts_lib import picture_folder
-from darts_lib.imagenet_labels import find_labels, labelled
 from darts_lib.images import normalise
-from darts_lib.picture_folder import Labelled
+from darts_lib.pictures import picture_folder
+from darts_lib.pictures.imagenet_labels import find_labels, labelled
+from darts_lib.pictures.picture_folder import Labelled
 from darts_lib.refusals import SettingsError
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from darts_lib import picture_folder
+from darts_lib.pictures import picture_folder
 from darts_lib.refusals import SettingsError
-from darts_lib.settings import DATASETS, DOWNLOADED
+from darts_lib.running.settings import DATASETS, DOWNLOADED
 
 FLIPPED = ("cifar10", "cifar100", "fashion_mnist", "folder")
 """Data sets whose pictures may be mirrored: a mirrored digit is another sign."""
@@ -118,7 +118,7 @@ def _read(dataset: str, root: Path, size: int) -> tuple[Pictures, Pictures, tupl
         return picture_folder.read(root, size)
     # Only here: scikit-learn and torchvision take as long to load as torch itself, and `--help`
     # or a refused setting needs neither.
-    from darts_lib import data_sets
+    from darts_lib.pictures import data_sets
 
     if dataset == "digits":
         return data_sets.read_digits()

@@ -11,14 +11,14 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 
-from darts_lib import picture_folder
 from darts_lib.batches import check_batch_size
+from darts_lib.pictures import picture_folder
 from darts_lib.refusals import SettingsError
 from darts_lib.retrain import RetrainConfig
-from darts_lib.run_opening import default_folder
+from darts_lib.running.opening import default_folder
+from darts_lib.running.settings import RunConfig
 from darts_lib.search import SearchConfig, SearchResult, read_search, search
 from darts_lib.search_epoch import check_half
-from darts_lib.settings import RunConfig
 
 Config = TypeVar("Config", bound=RunConfig)
 

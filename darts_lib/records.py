@@ -14,15 +14,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from darts_lib.cell_pictures import search_gif
 from darts_lib.complexity import count_parameters, multiply_adds
+from darts_lib.drawing.cell_pictures import search_gif
 from darts_lib.genotype import PUBLISHED, Genotype
-from darts_lib.markdown import put_between_marks, table
+from darts_lib.measuring.markdown import put_between_marks, table
 from darts_lib.network import Network
-from darts_lib.places import project_root
-from darts_lib.progress import duration
 from darts_lib.refusals import SettingsError
-from darts_lib.run_files import genotypes_of, read_history, read_json, write_json
+from darts_lib.running.places import project_root
+from darts_lib.running.progress import duration
+from darts_lib.running.run_files import genotypes_of, read_history, read_json, write_json
 
 FIELDS = ("name", "kind", "library", "settings", "history", "result", "sha256")
 PRIVATE = ("data_root", "run_dir")

@@ -9,15 +9,15 @@ from pydantic import Field, ValidationInfo, field_validator
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from darts_lib.acceleration import Acceleration
 from darts_lib.cell_choice import find_genotype
-from darts_lib.finite_guard import FiniteGuard
 from darts_lib.genotype import Genotype
+from darts_lib.machine.finite_guard import FiniteGuard
+from darts_lib.machine.precision import as_autocast
+from darts_lib.machine.ranks import Ranks
 from darts_lib.network import CellStack, Network
-from darts_lib.precision import as_autocast
-from darts_lib.ranks import Ranks
 from darts_lib.refusals import SettingsError
-from darts_lib.settings import RunConfig
+from darts_lib.running.acceleration import Acceleration
+from darts_lib.running.settings import RunConfig
 from darts_lib.training import Batch, cosine, figures, follow, momentum_sgd
 
 

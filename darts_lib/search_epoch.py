@@ -8,12 +8,12 @@ from torch import Tensor
 
 from darts_lib.batches import check_batch_size, epoch_batches
 from darts_lib.derivation import derive
-from darts_lib.determinism import seed_epoch
-from darts_lib.finite_guard import EVERY
 from darts_lib.images import ImageSet, halves, load_images
-from darts_lib.progress import live
+from darts_lib.machine.determinism import seed_epoch
+from darts_lib.machine.finite_guard import EVERY
 from darts_lib.relaxation import Alphas
-from darts_lib.run_files import Row
+from darts_lib.running.progress import live
+from darts_lib.running.run_files import Row
 from darts_lib.search_settings import SearchConfig
 from darts_lib.search_space import KINDS
 from darts_lib.search_step import SearchStep

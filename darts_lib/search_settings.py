@@ -6,7 +6,7 @@ from pydantic import Field, model_validator
 
 from darts_lib.bilevel import DOUBLE_BACKWARD, ROUTES, route_of
 from darts_lib.refusals import show
-from darts_lib.settings import RunConfig
+from darts_lib.running.settings import RunConfig
 
 
 class SearchConfig(RunConfig):

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from darts_lib.acceleration import Acceleration
 from darts_lib.bilevel import (
     DOUBLE_BACKWARD,
     InnerStep,
@@ -22,12 +21,13 @@ from darts_lib.bilevel import (
     held,
 )
 from darts_lib.expected_cost import edge_costs, expected_cost
-from darts_lib.finite_guard import FiniteGuard
 from darts_lib.fused import FusedSupernet
-from darts_lib.precision import as_autocast
-from darts_lib.ranks import Ranks
+from darts_lib.machine.finite_guard import FiniteGuard
+from darts_lib.machine.precision import as_autocast
+from darts_lib.machine.ranks import Ranks
 from darts_lib.refusals import SettingsError
 from darts_lib.relaxation import initial_alphas
+from darts_lib.running.acceleration import Acceleration
 from darts_lib.search_settings import SearchConfig
 from darts_lib.training import Batch, figures, follow, laid_out_like, load_adam, momentum_sgd
 

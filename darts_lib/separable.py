@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from darts_lib.depthwise import convolve, depthwise, join_phases, split_phases
+from darts_lib.machine.depthwise import convolve, depthwise, join_phases, split_phases
+from darts_lib.machine.pointwise import fast_form, pointwise
 from darts_lib.operations import normalise
-from darts_lib.pointwise import fast_form, pointwise
 
 
 class Branches(NamedTuple):

@@ -21,8 +21,8 @@ from torch._subclasses.fake_tensor import FakeCopyMode, FakeTensorMode
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from darts_lib.devices import wait
 from darts_lib.fan import Fan
+from darts_lib.machine.devices import wait
 from darts_lib.search_space import PRIMITIVES
 
 WITHOUT_FAKE = ("_fused_sgd_", "_fused_adam_")

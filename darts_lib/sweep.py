@@ -17,14 +17,14 @@ from pathlib import Path
 from typing import Any
 
 from darts_lib import __version__
-from darts_lib.command_line import refused_in_one_line
-from darts_lib.files import locked
-from darts_lib.places import runs_root
-from darts_lib.run_files import write_json
-from darts_lib.sweep_cluster import GPU, Engine, connected, local_cluster, visible_gpus
-from darts_lib.sweep_figures import Final, Judged, Outcome, select, summary, tables
-from darts_lib.sweep_plan import KINDS, Plan, SweepConfig, chapter_settings
-from darts_lib.sweep_run import Run
+from darts_lib.running.command_line import refused_in_one_line
+from darts_lib.running.files import locked
+from darts_lib.running.places import runs_root
+from darts_lib.running.run_files import write_json
+from darts_lib.sweeping.cluster import GPU, Engine, connected, local_cluster, visible_gpus
+from darts_lib.sweeping.figures import Final, Judged, Outcome, select, summary, tables
+from darts_lib.sweeping.plan import KINDS, Plan, SweepConfig, chapter_settings
+from darts_lib.sweeping.run import Run
 
 
 def sweep(plan: Plan, engine: Engine) -> dict[str, Any]:

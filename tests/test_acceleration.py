@@ -7,14 +7,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from darts_lib.acceleration import Acceleration, Captured
-from darts_lib.determinism import seed_epoch
 from darts_lib.fan import Fan
+from darts_lib.machine.determinism import seed_epoch
 from darts_lib.refusals import SettingsError
+from darts_lib.running.acceleration import Acceleration, Captured
+from darts_lib.running.settings import RunConfig
 from darts_lib.search_epoch import Search
 from darts_lib.search_settings import SearchConfig
 from darts_lib.search_space import PRIMITIVES
-from darts_lib.settings import RunConfig
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 

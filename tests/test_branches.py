@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from darts_lib import branches
-from darts_lib.branches import in_turn, side_by_side
+from darts_lib.machine import branches
+from darts_lib.machine.branches import in_turn, side_by_side
 
 
 class FakeTensor:

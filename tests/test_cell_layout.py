@@ -2,8 +2,8 @@
 
 import pytest
 
-from darts_lib.cell_layout import depths, layout_cell, least_width, one_a_column, tall
 from darts_lib.derivation import random_genotype
+from darts_lib.drawing.cell_layout import depths, layout_cell, least_width, one_a_column, tall
 from darts_lib.genotype import PUBLISHED
 
 NAME = (1.1, 0.22)

@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 from same_bits import digest
 
-from darts_lib.cell_pictures import cell_digraph, cell_picture, search_gif
 from darts_lib.derivation import random_genotype
+from darts_lib.drawing.cell_pictures import cell_digraph, cell_picture, search_gif
 from darts_lib.genotype import PUBLISHED
 
 CELL = PUBLISHED["DARTS_V2"]

@@ -11,14 +11,14 @@ from matplotlib.patches import FancyArrowPatch
 from matplotlib.text import Text
 from matplotlib.transforms import Bbox
 
-from darts_lib.cell_plots import (
+from darts_lib.derivation import random_genotype
+from darts_lib.drawing.cell_plots import (
     compare_cells,
     describe_cell,
     draw_cell,
     draw_genotype,
     draw_supercell,
 )
-from darts_lib.derivation import random_genotype
 from darts_lib.genotype import PUBLISHED, Genotype
 from darts_lib.search_space import KINDS, edges
 

@@ -12,19 +12,19 @@ from malicious import Malicious
 from torch import Tensor
 
 from darts_lib.checkpoints import main
-from darts_lib.data_sets import archives
 from darts_lib.genotype import PUBLISHED
 from darts_lib.imagenet_network import ImageNetNetwork
 from darts_lib.images import load_images
-from darts_lib.mmrazor_names import as_main, mmrazor_names
 from darts_lib.network import CellStack, Network
-from darts_lib.network_files import load_network
-from darts_lib.onnx_files import export_onnx
+from darts_lib.pictures.data_sets import archives
 from darts_lib.refusals import SettingsError
 from darts_lib.relaxation import Supernet
 from darts_lib.retrain import RetrainConfig, retrain
-from darts_lib.settings import DOWNLOADED, SHAPES
-from darts_lib.weight_files import save_weights
+from darts_lib.running.settings import DOWNLOADED, SHAPES
+from darts_lib.weights.mmrazor_names import as_main, mmrazor_names
+from darts_lib.weights.network_files import load_network
+from darts_lib.weights.onnx_files import export_onnx
+from darts_lib.weights.weight_files import save_weights
 
 V2, ALIAS, RAZOR = (PUBLISHED[n] for n in ("DARTS_V2", "MMRAZOR_ALIAS", "MMRAZOR_9732"))
 REFERENCE = Path(__file__).resolve().parents[2] / "shared" / "reference"

@@ -12,14 +12,14 @@ import pytest
 
 from darts_lib import retrain as retraining
 from darts_lib import search as searching
-from darts_lib.command_line import read_config, run_from_file
 from darts_lib.imagenet_retrain import ImageNetRetrainConfig
 from darts_lib.recurrent.search import load_search as load_recurrent_search
 from darts_lib.refusals import SettingsError
 from darts_lib.retrain import RetrainConfig, evaluate_run, retrain
-from darts_lib.run_files import read_history
+from darts_lib.running.command_line import read_config, run_from_file
+from darts_lib.running.run_files import read_history
+from darts_lib.running.settings import RunConfig
 from darts_lib.search import SearchConfig, load_search, search
-from darts_lib.settings import RunConfig
 
 TINY = {"scale": "laptop", "channels": 2, "layers": 3, "nodes": 2, "batch_size": 8}
 TINY |= {"epochs": 1, "max_steps": 1, "device": "cpu", "order": 1}

@@ -14,7 +14,7 @@ from sklearn.datasets import load_digits
 from torchvision import datasets
 from torchvision.datasets import utils
 
-from darts_lib.data_sets import archives, read_digits, read_downloaded
+from darts_lib.pictures.data_sets import archives, read_digits, read_downloaded
 from darts_lib.refusals import SettingsError
 
 BATCH = 20
@@ -127,7 +127,7 @@ def test_svhn_and_fashion_mnist_come_as_channels_first(
     assert labels.tolist() == [0, 1, 2, 9]
     assert classes[9] == "9"
 
-    monkeypatch.setattr("darts_lib.data_sets.prepare", lambda *_: None)
+    monkeypatch.setattr("darts_lib.pictures.data_sets.prepare", lambda *_: None)
     raw = tmp_path / "FashionMNIST" / "raw"
     raw.mkdir(parents=True)
     for archive in archives("fashion_mnist"):

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from darts_lib.depthwise import Depthwise, depthwise, over_phases, without_dilation
+from darts_lib.machine.depthwise import Depthwise, depthwise, over_phases, without_dilation
 
 SHAPES = [  # kernel, dilation, height, width
     (3, 2, 8, 8),

@@ -26,17 +26,17 @@ import darts_lib.recurrent.retrain as recurrent_retraining
 import darts_lib.recurrent.search as recurrent_search
 import darts_lib.retrain as retraining
 import darts_lib.search as image_search
-from darts_lib import settings
-from darts_lib.determinism import WORKSPACE, deterministic_algorithms
-from darts_lib.files import unpack
+from darts_lib.machine.determinism import WORKSPACE, deterministic_algorithms
 from darts_lib.notebook import read_parameters
 from darts_lib.recurrent.retrain_step import RecurrentRetrainConfig
 from darts_lib.recurrent.search_step import RecurrentSearchConfig
 from darts_lib.refusals import SettingsError
-from darts_lib.run_files import Row, read_json
-from darts_lib.run_opening import default_folder, opened, stored_config
+from darts_lib.running import settings
+from darts_lib.running.files import unpack
+from darts_lib.running.opening import default_folder, opened, stored_config
+from darts_lib.running.run_files import Row, read_json
+from darts_lib.running.settings import RunConfig
 from darts_lib.search_settings import SearchConfig
-from darts_lib.settings import RunConfig
 
 COMMON = {"scale": "laptop", "device": "cpu", "epochs": 1, "max_steps": 1}
 IMAGES = {**COMMON, "channels": 8, "batch_size": 32}

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from darts_lib.determinism import seed_epoch
-from darts_lib.devices import POLICY, auto_scale, machine, resolve_device
+from darts_lib.machine.determinism import seed_epoch
+from darts_lib.machine.devices import POLICY, auto_scale, machine, resolve_device
 from darts_lib.refusals import SettingsError
 
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from darts_lib import dialect_texts
+from darts_lib.cells import dialect_texts
 from darts_lib.derivation import random_genotype
 from darts_lib.dialects import DIALECTS, LIMIT, main, read, recognise, write
 from darts_lib.genotype import KNOWN_OPERATIONS, PUBLISHED, Genotype, GenotypeError, Pair

@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 from torchvision.datasets import utils
 
-from darts_lib import downloads
-from darts_lib.downloads import Archive, DataFile, prepare
+from darts_lib.pictures import downloads
+from darts_lib.pictures.downloads import Archive, DataFile, prepare
 from darts_lib.refusals import SettingsError
 
 
@@ -219,7 +219,7 @@ def test_a_disk_that_cannot_be_written_is_named(
 PROGRAM = """
 import sys
 from pathlib import Path
-from darts_lib.downloads import Archive, DataFile, prepare
+from darts_lib.pictures.downloads import Archive, DataFile, prepare
 root, url, tar, a, b = sys.argv[1:]
 members = (DataFile("toy/a", a), DataFile("toy/b", b))
 prepare("toy", Path(root), [Archive(url, DataFile("toy.tar.gz", tar), members, 1)])

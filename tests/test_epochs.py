@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from darts_lib.epochs import run_epochs
-from darts_lib.run_files import read_alphas, read_history
-from darts_lib.runs import Progress, RunFolder
+from darts_lib.running.run import Progress, RunFolder
+from darts_lib.running.run_files import read_alphas, read_history
 
 
 class Counting:

@@ -9,9 +9,16 @@ import torch
 from PIL import Image
 from sklearn.datasets import load_sample_image
 
-from darts_lib import example_pictures as module
-from darts_lib.example_pictures import CROPS, GREY, PHOTOGRAPHS, SIDE, crops, example_pictures
 from darts_lib.imagenet_data import find_pictures, read_batches
+from darts_lib.pictures import example_pictures as module
+from darts_lib.pictures.example_pictures import (
+    CROPS,
+    GREY,
+    PHOTOGRAPHS,
+    SIDE,
+    crops,
+    example_pictures,
+)
 from darts_lib.refusals import SettingsError
 
 

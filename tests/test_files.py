@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from darts_lib.files import DamagedFileError, locked, pack, sweep, unpack, write_whole
 from darts_lib.refusals import SettingsError
+from darts_lib.running.files import DamagedFileError, locked, pack, sweep, unpack, write_whole
 
 STATE = {"weights": torch.arange(6.0).view(2, 3), "epoch": 3, "names": ["a", "b"]}
 

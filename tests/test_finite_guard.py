@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from darts_lib.finite_guard import FiniteGuard
+from darts_lib.machine.finite_guard import FiniteGuard
 
 
 def watched(*losses_and_norms: tuple[float, float]) -> FiniteGuard:

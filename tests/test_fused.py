@@ -9,10 +9,10 @@ from torch.func import functional_call
 
 from darts_lib import fan, operations, separable
 from darts_lib.bilevel import InnerStep, Loss, architecture_gradient
-from darts_lib.depthwise import over_phases
 from darts_lib.fan import JOINED
 from darts_lib.fused import FusedSupernet
-from darts_lib.pointwise import as_matrices
+from darts_lib.machine.depthwise import over_phases
+from darts_lib.machine.pointwise import as_matrices
 from darts_lib.relaxation import Supernet, initial_alphas
 from darts_lib.search_space import EXTRA_PRIMITIVES, KINDS, PRIMITIVES, edges
 

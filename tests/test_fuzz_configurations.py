@@ -20,7 +20,6 @@ from test_imagenet_data import make
 from torch import Tensor
 
 from darts_lib.bilevel import ROUTES
-from darts_lib.command_line import read_config
 from darts_lib.derivation import random_genotype
 from darts_lib.imagenet_retrain import ImageNetRetrainConfig, ImageNetRetraining
 from darts_lib.recurrent.genotype import random_genotype as random_recurrent_genotype
@@ -28,9 +27,10 @@ from darts_lib.recurrent.retrain_step import RecurrentRetrainConfig, RecurrentRe
 from darts_lib.recurrent.search_step import RecurrentSearchConfig, RecurrentSearchStep
 from darts_lib.refusals import SettingsError, show
 from darts_lib.retrain_step import RetrainConfig, RetrainStep
+from darts_lib.running.command_line import read_config
+from darts_lib.running.settings import DATASETS, RunConfig
 from darts_lib.search_settings import SearchConfig
 from darts_lib.search_step import SearchStep
-from darts_lib.settings import DATASETS, RunConfig
 
 CPU = torch.device("cpu")
 KINDS = (

@@ -23,7 +23,7 @@ from PIL import Image
 from darts_lib.batches import epoch_batches
 from darts_lib.imagenet_data import PictureFiles, Reader, find_pictures
 from darts_lib.images import ImageSet, augment, halves, load_images
-from darts_lib.picture_folder import read
+from darts_lib.pictures.picture_folder import read
 from darts_lib.recurrent.text import END, SPLITS, batchify, load_text, segments
 from darts_lib.refusals import SettingsError
 

@@ -18,8 +18,8 @@ from pathlib import Path
 
 import torch
 
-from darts_lib.heap import give_back_memory, keep_freed_memory
-from darts_lib.step_sizes import Size, random_step
+from darts_lib.machine.heap import give_back_memory, keep_freed_memory
+from darts_lib.measuring.step_sizes import Size, random_step
 
 
 def resident():

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from darts_lib.image_plots import image_grid, path_on_contours
+from darts_lib.drawing.image_plots import image_grid, path_on_contours
 
 
 @pytest.fixture(autouse=True)

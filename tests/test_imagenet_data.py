@@ -23,7 +23,7 @@ from darts_lib.imagenet_data import (
     find_pictures,
     read_batches,
 )
-from darts_lib.imagenet_labels import TRUTH
+from darts_lib.pictures.imagenet_labels import TRUTH
 from darts_lib.refusals import SettingsError
 
 CLASSES = {"n01": (200, 40, 40), "n02": (40, 200, 40), "n03": (40, 40, 200)}

@@ -17,9 +17,7 @@ from torch import Tensor
 
 from darts_lib import imagenet_retrain
 from darts_lib.checkpoints import main
-from darts_lib.command_line import run_from_file
 from darts_lib.complexity import count_parameters, multiply_adds
-from darts_lib.files import unpack
 from darts_lib.imagenet_data import PictureFiles, read_batches
 from darts_lib.imagenet_retrain import (
     ImageNetRetrainConfig,
@@ -27,10 +25,12 @@ from darts_lib.imagenet_retrain import (
     build_network,
     retrain,
 )
-from darts_lib.network_files import load_network
 from darts_lib.refusals import SettingsError
 from darts_lib.retrain_step import RetrainConfig
-from darts_lib.run_files import read_history
+from darts_lib.running.command_line import run_from_file
+from darts_lib.running.files import unpack
+from darts_lib.running.run_files import read_history
+from darts_lib.weights.network_files import load_network
 
 CELL = (
     "Genotype(normal=[('sep_conv_3x3', 0), ('skip_connect', 1)], normal_concat=[2], "

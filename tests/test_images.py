@@ -25,7 +25,7 @@ from darts_lib.images import (
     statistics,
 )
 from darts_lib.refusals import SettingsError
-from darts_lib.settings import DATASETS
+from darts_lib.running.settings import DATASETS
 
 NOWHERE = Path("/nowhere")
 
@@ -112,7 +112,9 @@ def test_pad_and_flip_of_a_downloaded_set(
 ) -> None:
     toy = image_set()
     part = (toy.images, toy.labels)
-    monkeypatch.setattr("darts_lib.data_sets.read_downloaded", lambda *_: (part, part, toy.classes))
+    monkeypatch.setattr(
+        "darts_lib.pictures.data_sets.read_downloaded", lambda *_: (part, part, toy.classes)
+    )
     loaded = load_images(dataset, NOWHERE, "test")
     assert (loaded.name, loaded.pad, loaded.flip) == (dataset, pad, flip)
     expected = (CIFAR10_MEAN, CIFAR10_STD) if dataset == "cifar10" else statistics(toy.images)

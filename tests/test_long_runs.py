@@ -22,14 +22,14 @@ from kill_tools import FORKS, PATIENCE
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from darts_lib.determinism import seed_epoch
 from darts_lib.epochs import run_epochs
-from darts_lib.heap import give_back_memory
-from darts_lib.run_files import Row, read_alphas, read_history
-from darts_lib.run_opening import opened
+from darts_lib.machine.determinism import seed_epoch
+from darts_lib.machine.heap import give_back_memory
+from darts_lib.running.opening import opened
+from darts_lib.running.run_files import Row, read_alphas, read_history
+from darts_lib.running.settings import RunConfig
 from darts_lib.search_epoch import Search
 from darts_lib.search_settings import SearchConfig
-from darts_lib.settings import RunConfig
 
 STEPS = int(os.environ.get("DARTS_LIB_LONG_STEPS", "300"))
 """`make torture` takes two thousand, which is minutes."""

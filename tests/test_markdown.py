@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from darts_lib.markdown import put_between_marks, table
+from darts_lib.measuring.markdown import put_between_marks, table
 from darts_lib.refusals import SettingsError
 
 

@@ -19,7 +19,7 @@ from darts_lib.notebook import (
 )
 from darts_lib.refusals import SettingsError
 from darts_lib.retrain import RetrainConfig
-from darts_lib.run_opening import default_folder
+from darts_lib.running.opening import default_folder
 from darts_lib.search import SearchConfig, SearchResult, search
 
 CELL = """\

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from darts_lib.original_steps import OriginalSteps
+from darts_lib.measuring.original_steps import OriginalSteps
 from darts_lib.search_settings import SearchConfig
 from darts_lib.search_step import SearchStep
 from darts_lib.training import Batch

@@ -10,7 +10,7 @@ from PIL import Image
 
 from darts_lib.batches import epoch_batches
 from darts_lib.images import augment, halves, load_images
-from darts_lib.picture_folder import read
+from darts_lib.pictures.picture_folder import read
 from darts_lib.refusals import SettingsError
 
 

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from darts_lib import places
-from darts_lib.places import data_root, project_root, runs_root
+from darts_lib.running import places
+from darts_lib.running.places import data_root, project_root, runs_root
 
 ROOT = Path(__file__).resolve().parent.parent
 

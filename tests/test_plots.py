@@ -11,8 +11,8 @@ import pytest
 import torch
 from matplotlib.axes import Axes
 
-from darts_lib import plots
-from darts_lib.plot_style import OPERATION_STROKES, STROKES, stroke_of
+from darts_lib.drawing import plots
+from darts_lib.drawing.plot_style import OPERATION_STROKES, STROKES, stroke_of
 from darts_lib.search_space import EXTRA_PRIMITIVES, PRIMITIVES
 
 HISTORY = [

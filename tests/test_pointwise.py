@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from darts_lib.pointwise import as_matrices, fast_form, on_diagonal, pointwise
+from darts_lib.machine.pointwise import as_matrices, fast_form, on_diagonal, pointwise
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from darts_lib.precision import as_autocast
+from darts_lib.machine.precision import as_autocast
 
 
 def weights() -> dict[str, Tensor]:

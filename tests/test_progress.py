@@ -5,8 +5,8 @@ import sys
 
 import pytest
 
-from darts_lib import progress
-from darts_lib.progress import EpochLine, duration, live
+from darts_lib.running import progress
+from darts_lib.running.progress import EpochLine, duration, live
 
 
 @pytest.mark.parametrize(

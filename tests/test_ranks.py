@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from darts_lib.command_line import read_config, run_from_file
-from darts_lib.files import unpack
-from darts_lib.ranks import Ranks
+from darts_lib.machine.ranks import Ranks
 from darts_lib.refusals import SettingsError
 from darts_lib.retrain_epoch import Retraining
 from darts_lib.retrain_step import RetrainConfig
-from darts_lib.run_files import read_alphas
+from darts_lib.running.command_line import read_config, run_from_file
+from darts_lib.running.files import unpack
+from darts_lib.running.run_files import read_alphas
 from darts_lib.search import search
 from darts_lib.search_epoch import Search
 from darts_lib.search_settings import SearchConfig

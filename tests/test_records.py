@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 from darts_lib.genotype import PUBLISHED
-from darts_lib.places import project_root
 from darts_lib.records import (
     FIELDS,
     benchmark_tables,
@@ -20,7 +19,8 @@ from darts_lib.records import (
 )
 from darts_lib.refusals import SettingsError
 from darts_lib.retrain import RetrainConfig, retrain
-from darts_lib.run_files import read_json, write_json
+from darts_lib.running.places import project_root
+from darts_lib.running.run_files import read_json, write_json
 
 
 @pytest.fixture(scope="module")

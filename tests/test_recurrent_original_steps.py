@@ -3,8 +3,8 @@
 import pytest
 import torch
 
+from darts_lib.measuring.recurrent_original_steps import RecurrentOriginalSteps
 from darts_lib.recurrent.search_step import RecurrentSearchConfig, RecurrentSearchStep, Words
-from darts_lib.recurrent_original_steps import RecurrentOriginalSteps
 
 CPU = torch.device("cpu")
 

@@ -10,10 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.patches import FancyArrowPatch, PathPatch
 from matplotlib.transforms import Bbox
 
-from darts_lib.plot_style import use_style
-from darts_lib.recurrent.genotype import PUBLISHED, RecurrentGenotype, random_genotype
-from darts_lib.recurrent.search_space import PRIMITIVES
-from darts_lib.recurrent_plots import (
+from darts_lib.drawing.plot_style import use_style
+from darts_lib.drawing.recurrent_plots import (
     ACTIVATION_STROKES,
     depths,
     describe_recurrent_cell,
@@ -21,6 +19,8 @@ from darts_lib.recurrent_plots import (
     least_size,
     rows,
 )
+from darts_lib.recurrent.genotype import PUBLISHED, RecurrentGenotype, random_genotype
+from darts_lib.recurrent.search_space import PRIMITIVES
 
 
 def _chain(nodes: int) -> RecurrentGenotype:

@@ -14,8 +14,7 @@ from step_tools import NoWaiting
 from torch import Tensor, nn
 
 from darts_lib import step_cost
-from darts_lib.determinism import seed_epoch
-from darts_lib.files import unpack
+from darts_lib.machine.determinism import seed_epoch
 from darts_lib.recurrent.averaging import stalled
 from darts_lib.recurrent.cost import expected_cost
 from darts_lib.recurrent.genotype import PUBLISHED
@@ -30,6 +29,7 @@ from darts_lib.recurrent.retrain import (
 from darts_lib.recurrent.retrain_step import RecurrentRetraining
 from darts_lib.recurrent.text import load_text, unigram_perplexity
 from darts_lib.refusals import SettingsError
+from darts_lib.running.files import unpack
 
 TINY = {"scale": "laptop", "dataset": "folder", "width": 6, "batch_size": 4, "epochs": 4}
 TINY |= {"valid_batch_size": 2, "bptt": 8, "max_steps": 5, "patience": 1, "learning_rate": 2.0}

@@ -15,7 +15,6 @@ from torch import Tensor, nn
 
 from darts_lib import step_cost
 from darts_lib.bilevel import ROUTES
-from darts_lib.files import unpack
 from darts_lib.recurrent.cost import expected_cost
 from darts_lib.recurrent.genotype import RecurrentGenotype, derive
 from darts_lib.recurrent.network import LanguageModel, Masks
@@ -31,6 +30,7 @@ from darts_lib.recurrent.search import (
 from darts_lib.recurrent.search_epoch import RecurrentSearch, evaluate_columns, perplexity
 from darts_lib.recurrent.search_step import Words, activation_terms
 from darts_lib.refusals import SettingsError
+from darts_lib.running.files import unpack
 
 TINY = {
     "scale": "laptop",

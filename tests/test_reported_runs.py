@@ -28,10 +28,8 @@ from torch._dynamo.testing import CompileCounter
 from torch.func import functional_call
 
 from darts_lib import operations, search_epoch
-from darts_lib.acceleration import Acceleration
 from darts_lib.bilevel import InnerStep, Loss, architecture_gradient
 from darts_lib.complexity import multiply_adds, multiply_adds_by_part
-from darts_lib.files import unpack
 from darts_lib.fused import FusedSupernet
 from darts_lib.genotype import Genotype
 from darts_lib.imagenet_network import ImageNetNetwork
@@ -41,11 +39,13 @@ from darts_lib.network import Network
 from darts_lib.relaxation import Supernet
 from darts_lib.retrain import RetrainConfig, evaluate, retrain
 from darts_lib.retrain_epoch import Retraining
-from darts_lib.run_opening import default_folder
+from darts_lib.running.acceleration import Acceleration
+from darts_lib.running.files import unpack
+from darts_lib.running.opening import default_folder
+from darts_lib.running.settings import RunConfig
 from darts_lib.search import SearchConfig, reach_warning, search
 from darts_lib.search_epoch import Search
 from darts_lib.search_space import KINDS
-from darts_lib.settings import RunConfig
 from darts_lib.step_cost import StepCost
 from darts_lib.training import augmented_batch
 

@@ -22,11 +22,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from darts_lib import operations, search_step
 from darts_lib.bilevel import ROUTES
 from darts_lib.cell_choice import find_genotype
-from darts_lib.cell_plots import draw_genotype
-from darts_lib.command_line import run_from_file
 from darts_lib.complexity import count_parameters, multiply_adds
 from darts_lib.derivation import derive
 from darts_lib.dialects import read
+from darts_lib.drawing.cell_plots import draw_genotype
 from darts_lib.fused import FusedSupernet
 from darts_lib.genotype import PUBLISHED, Genotype, GenotypeError
 from darts_lib.network import Network
@@ -39,7 +38,8 @@ from darts_lib.relaxation import Supernet, initial_alphas
 from darts_lib.retrain import RetrainConfig, evaluate, retrain
 from darts_lib.retrain_epoch import Retraining
 from darts_lib.retrain_step import RetrainStep
-from darts_lib.run_files import genotypes_of, read_history, read_json
+from darts_lib.running.command_line import run_from_file
+from darts_lib.running.run_files import genotypes_of, read_history, read_json
 from darts_lib.search import SearchConfig, poor_cell, search
 from darts_lib.search_epoch import Search
 from darts_lib.search_space import KINDS, OWN_PRIMITIVES, PRIMITIVES, edges

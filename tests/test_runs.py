@@ -17,15 +17,16 @@ import torch
 from same_bits import digest
 from torch import Tensor
 
-from darts_lib import __version__, run_opening
-from darts_lib.files import pack, unpack
+from darts_lib import __version__
 from darts_lib.genotype import PUBLISHED
 from darts_lib.refusals import SettingsError
-from darts_lib.run_files import genotypes_of, read_alphas, read_history, read_json
-from darts_lib.run_opening import default_folder, opened
-from darts_lib.runs import Progress
+from darts_lib.running import opening
+from darts_lib.running.files import pack, unpack
+from darts_lib.running.opening import default_folder, opened
+from darts_lib.running.run import Progress
+from darts_lib.running.run_files import genotypes_of, read_alphas, read_history, read_json
+from darts_lib.running.settings import RunConfig
 from darts_lib.search_settings import SearchConfig
-from darts_lib.settings import RunConfig
 
 CELL = PUBLISHED["DARTS_V2"].to_dict()
 
@@ -431,7 +432,7 @@ def test_a_folder_in_use_is_refused_after_the_wait_naming_its_owner(
         os._exit(0)
     try:
         os.read(ready[0], 1)
-        monkeypatch.setattr(run_opening, "locked", functools.partial(run_opening.locked, wait=0.3))
+        monkeypatch.setattr(opening, "locked", functools.partial(opening.locked, wait=0.3))
         link = tmp_path / "link"
         link.symlink_to(tmp_path / "run")
         for name in (tmp_path / "run", link, tmp_path / "x" / ".." / "run"):

@@ -131,7 +131,7 @@ def test_after_a_bad_step_a_good_one_moves_again() -> None:
 def test_what_differentiates_twice_is_neither_compiled_nor_recorded(
     switch: str, route: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("darts_lib.settings.resolve_device", lambda _: torch.device("cuda"))
+    monkeypatch.setattr("darts_lib.running.settings.resolve_device", lambda _: torch.device("cuda"))
     with pytest.raises(SettingsError, match=f"{switch}='on' cannot be with route='{route}'"):
         SearchConfig.create(**TINY, route=route, **{switch: "on"})
     SearchConfig.create(**TINY, route="finite_difference", **{switch: "on"})

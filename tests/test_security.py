@@ -30,28 +30,28 @@ from torchvision import datasets
 
 from darts_lib import dialects
 from darts_lib.cell_choice import find_genotype
-from darts_lib.command_line import read_config
-from darts_lib.data_sets import archives, read_downloaded
-from darts_lib.downloads import Archive, DataFile, prepare
-from darts_lib.files import DamagedFileError, locked, unpack
 from darts_lib.genotype import PUBLISHED, GenotypeError
 from darts_lib.imagenet_data import find_pictures
-from darts_lib.imagenet_labels import KIT, TRUTH
 from darts_lib.images import load_images
-from darts_lib.network_files import load_network as load_image_network
+from darts_lib.pictures.data_sets import archives, read_downloaded
+from darts_lib.pictures.downloads import Archive, DataFile, prepare
+from darts_lib.pictures.imagenet_labels import KIT, TRUTH
 from darts_lib.recurrent.genotype import PUBLISHED as RECURRENT
 from darts_lib.recurrent.retrain import load_network as load_recurrent_network
 from darts_lib.recurrent.search import read_search as read_recurrent_search
 from darts_lib.recurrent.text import load_text
 from darts_lib.refusals import SettingsError
 from darts_lib.retrain_step import RetrainConfig
-from darts_lib.run_files import genotypes_of, read_alphas, read_history, read_json
-from darts_lib.run_opening import opened, stored_config, this_machine
-from darts_lib.runs import Progress
+from darts_lib.running.command_line import read_config
+from darts_lib.running.files import DamagedFileError, locked, unpack
+from darts_lib.running.opening import opened, stored_config, this_machine
+from darts_lib.running.run import Progress
+from darts_lib.running.run_files import genotypes_of, read_alphas, read_history, read_json
+from darts_lib.running.settings import RunConfig
 from darts_lib.search import load_search, read_search
 from darts_lib.search_settings import SearchConfig
-from darts_lib.settings import RunConfig
-from darts_lib.weight_files import read_weights
+from darts_lib.weights.network_files import load_network as load_image_network
+from darts_lib.weights.weight_files import read_weights
 
 NOTEBOOKS = sorted((LIBRARY.parent / "notebooks").glob("*.ipynb"))
 REFUSALS = (SettingsError, GenotypeError, DamagedFileError)

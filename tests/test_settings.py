@@ -9,7 +9,7 @@ import torch
 from IPython.core.interactiveshell import InteractiveShell
 
 from darts_lib.refusals import SettingsError
-from darts_lib.settings import RunConfig
+from darts_lib.running.settings import RunConfig
 
 
 def refusal(**given: object) -> str:
@@ -88,7 +88,9 @@ def test_a_refusal_says_what_may_be(name: str, value: object, message: str) -> N
 def test_a_notebook_shows_a_refusal_as_one_line() -> None:
     shell = InteractiveShell()
     with io.StringIO() as said, contextlib.redirect_stdout(said):
-        shell.run_cell("from darts_lib.settings import RunConfig; RunConfig.create(epoch=1)")
+        shell.run_cell(
+            "from darts_lib.running.settings import RunConfig; RunConfig.create(epoch=1)"
+        )
         lines = said.getvalue().splitlines()
     assert lines == ["SettingsError: unknown setting 'epoch'; did you mean 'epochs'?"]
 

@@ -9,12 +9,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from darts_lib.resident_memory import measured_memory
+from darts_lib.measuring.resident_memory import measured_memory
+from darts_lib.measuring.step_sizes import Size, random_step
 from darts_lib.retrain_step import RetrainConfig, RetrainStep
 from darts_lib.search_settings import SearchConfig
 from darts_lib.search_step import SearchStep
 from darts_lib.step_cost import StepCost, trace
-from darts_lib.step_sizes import Size, random_step
 
 CPU = torch.device("cpu")
 

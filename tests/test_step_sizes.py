@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from darts_lib.step_sizes import sizes
+from darts_lib.measuring.step_sizes import sizes
 
 
 @pytest.mark.parametrize(

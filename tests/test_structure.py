@@ -1,111 +1,34 @@
 """The library's shape: imports go down only, no module is long, nothing public is undocumented."""
 
 import ast
+import re
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-LIBRARY = Path(__file__).resolve().parent.parent / "darts_lib"
+ROOT = Path(__file__).resolve().parent.parent
+LIBRARY = ROOT / "darts_lib"
 PACKAGE = LIBRARY.name
 MODULES = sorted(LIBRARY.glob("**/*.py"))
 
-# An import points to a strictly lower floor. Whole numbers are the floors of the design; a module
-# between two floors is a part that one of the floor above was split into.
-FLOORS = {
-    "__init__": 0,
-    "search_space": 1,
-    "refusals": 1,
-    "heap": 1,
-    "places": 1,
-    "averages": 1.5,
-    "batches": 1.5,
-    "devices": 1.5,
-    "determinism": 1.5,
-    "operations": 2,
-    "genotype": 2,
-    "settings": 2,
-    "progress": 2,
-    "run_end": 2,
-    "markdown": 2.5,
-    "derivation": 2.5,
-    "files": 2.5,
-    "picture_folder": 2.5,
-    "cell_layout": 2.5,
-    "plot_style": 2.5,
-    "dialect_texts": 2.5,
-    "dialect_formats": 2.6,
-    "downloads": 2.6,
-    "data_sets": 2.7,
-    "relaxation": 3,
-    "network": 3,
-    "imagenet_network": 3.2,
-    "imagenet_labels": 2.6,
-    "imagenet_data": 3.2,
-    "complexity": 3,
-    "step_cost": 3.6,
-    "images": 3,
-    "run_files": 2.8,
-    "runs": 3,
-    "run_opening": 3.2,
-    "cell_names": 2.6,
-    "dialects": 3,
-    "cell_plots": 3.5,
-    "cell_choice": 3.5,
-    "training": 3.5,
-    "branches": 1,
-    "depthwise": 1,
-    "pointwise": 1,
-    "precision": 1,
-    "separable": 3.2,
-    "fan": 3.5,
-    "expected_cost": 3.5,
-    "epochs": 4,
-    "fused": 4,
-    "bilevel": 4,
-    "recurrent": 4.2,  # above what it may import, below search_settings
-    "plots": 4,
-    "recurrent_plots": 5.6,
-    "cell_pictures": 4,
-    "image_plots": 4,
-    "example_pictures": 3,
-    "acceleration": 2.5,
-    "timing": 2.5,
-    "ranks": 2.2,
-    "command_line": 3.4,
-    "finite_guard": 2,
-    "search_settings": 4.4,
-    "search_step": 4.5,
-    "search_epoch": 4.6,
-    "retrain_step": 4.5,
-    "retrain_epoch": 4.6,
-    "smooth_problem": 4.5,
-    "search": 5,
-    "retrain": 5,
-    "imagenet_retrain": 5.1,
-    "transfer": 5.2,
-    "original_steps": 5,
-    "recurrent_original_steps": 5.5,
-    "step_sizes": 4.6,
-    "resident_memory": 5,
-    "benchmark": 6,
-    "epoch_times": 6,
-    "weight_files": 3,
-    "mmrazor_names": 3,
-    "onnx_files": 3.5,
-    "network_files": 3.5,
-    "checkpoints": 6,
-    "expected_runs": 6,
-    "records": 6,
-    "sweep_plan": 5.5,
-    "sweep_figures": 5.6,
-    "sweep_run": 5.4,
-    "sweep_cluster": 5.7,
-    "sweep": 6,
-    "exercises": 6,
-    "notebook": 6,
-    "gradient_bugs": 6,
-}
+# An import points to a strictly lower floor. A package stands on one floor, as a module does.
+HOUSE = (
+    "__init__",
+    "search_space refusals averages",
+    "genotype batches machine",
+    "operations derivation bilevel complexity cells running",
+    "relaxation network expected_cost separable gradient_bugs dialects search_settings pictures",
+    "fan smooth_problem imagenet_network cell_choice images",
+    "fused step_cost training imagenet_data weights",
+    "search_step retrain_step epochs",
+    "search_epoch retrain_epoch recurrent",
+    "search retrain checkpoints exercises drawing measuring",
+    "imagenet_retrain notebook benchmark epoch_times records sweeping",
+    "transfer expected_runs sweep",
+)
+FLOORS = {name: floor for floor, names in enumerate(HOUSE) for name in names.split()}
 
 MAX_LINES = 250
 
@@ -199,6 +122,25 @@ def test_the_library_is_found() -> None:
     assert LIBRARY / "search_space.py" in MODULES
 
 
+def test_the_house_is_the_one_that_is_told() -> None:
+    rows = re.findall(r"^\| \d+ \| (.*) \|$", (ROOT / "CONTRIBUTING.md").read_text(), re.MULTILINE)
+    assert [re.findall(r"`(\w+)`", row) for row in rows] == [floor.split() for floor in HOUSE[1:]]
+
+
+def test_every_module_and_package_has_its_place_and_no_other() -> None:
+    there = {module_name(path).split(".")[0] for path in MODULES}
+    assert sorted(there) == sorted(" ".join(HOUSE).split())
+
+
+def test_every_package_is_installed_and_named_in_the_readme() -> None:
+    packages = {path.parent.relative_to(ROOT) for path in MODULES}
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    assert sorted(settings["packages"]) == sorted(".".join(path.parts) for path in packages)
+    readme = (ROOT / "README.md").read_text()
+    inner = packages - {LIBRARY.relative_to(ROOT)}
+    assert [path for path in inner if f"[{path.name}]({path})" not in readme] == []
+
+
 @pytest.mark.parametrize("path", MODULES, ids=module_name)
 def test_imports_go_down(path: Path) -> None:
     assert import_problems(module_name(path), path.read_text()) == []
@@ -229,8 +171,8 @@ def test_everything_public_has_a_docstring(path: Path) -> None:
         ("genotype", "from .search_space import edges", ".search_space"),
         ("exercises.cells", "from darts_lib.notebook import check", "notebook"),
         ("genotype", "def late():\n    from darts_lib.operations import OPERATIONS", "operations"),
-        ("bilevel", "import torch\nfrom darts_lib.plots import heat_map", "plots"),
-        ("runs", "from darts_lib import cluster_engine_of_nobody, search", "search"),
+        ("bilevel", "import torch\nfrom darts_lib.drawing.plots import heat_map", "drawing.plots"),
+        ("bilevel", "from darts_lib import cluster_engine_of_nobody, search", "search"),
     ],
 )
 def test_an_import_up_or_sideways_is_caught(name: str, source: str, target: str) -> None:

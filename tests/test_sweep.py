@@ -18,17 +18,17 @@ from distributed import Client
 from nbformat.v4 import new_code_cell, new_notebook
 
 from darts_lib.derivation import random_genotype
-from darts_lib.files import locked
 from darts_lib.refusals import SettingsError
 from darts_lib.retrain import RetrainConfig
-from darts_lib.run_files import read_history, read_json, write_json
-from darts_lib.run_opening import opened
+from darts_lib.running.files import locked
+from darts_lib.running.opening import opened
+from darts_lib.running.run_files import read_history, read_json, write_json
 from darts_lib.search import SearchConfig
 from darts_lib.sweep import parser, read_config, sweep
-from darts_lib.sweep_cluster import Engine, connected, local_cluster
-from darts_lib.sweep_figures import Final, Judged, Outcome, Spread, select, summary, tables
-from darts_lib.sweep_plan import Cell, Plan, SweepConfig, chapter_settings
-from darts_lib.sweep_run import Run, RunFailedError, lock_file, run_chapter, run_to_end
+from darts_lib.sweeping.cluster import Engine, connected, local_cluster
+from darts_lib.sweeping.figures import Final, Judged, Outcome, Spread, select, summary, tables
+from darts_lib.sweeping.plan import Cell, Plan, SweepConfig, chapter_settings
+from darts_lib.sweeping.run import Run, RunFailedError, lock_file, run_chapter, run_to_end
 
 
 def plan_in(root: Path, **given: object) -> Plan:

@@ -5,8 +5,8 @@ from functools import partial
 import pytest
 import torch
 
-from darts_lib import timing
-from darts_lib.timing import medians
+from darts_lib.machine import timing
+from darts_lib.machine.timing import medians
 
 
 def test_variants_take_turns_the_fast_ones_more_often_and_the_first_round_does_not_count(

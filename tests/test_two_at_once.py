@@ -28,16 +28,16 @@ from test_downloads import Server
 from torch import Tensor
 from torchvision.datasets import CIFAR10, utils
 
-from darts_lib import files, run_opening
-from darts_lib.data_sets import read_downloaded
-from darts_lib.downloads import Archive, DataFile, prepare
-from darts_lib.files import unpack
+from darts_lib.pictures.data_sets import read_downloaded
+from darts_lib.pictures.downloads import Archive, DataFile, prepare
 from darts_lib.recurrent.text import load_text
 from darts_lib.refusals import SettingsError
-from darts_lib.run_files import read_history
-from darts_lib.run_opening import opened
-from darts_lib.runs import Progress
-from darts_lib.settings import RunConfig
+from darts_lib.running import files, opening
+from darts_lib.running.files import unpack
+from darts_lib.running.opening import opened
+from darts_lib.running.run import Progress
+from darts_lib.running.run_files import read_history
+from darts_lib.running.settings import RunConfig
 
 # In the other processes -------------------------------------------------------------------------
 
@@ -384,7 +384,7 @@ def test_the_folder_is_free_as_soon_as_its_owner_is_killed(
 
 def search_patiently(run: TinyRun) -> None:
     """Search as the command does; wait for the folder as long as it takes."""
-    run_opening.locked = functools.partial(run_opening.locked, wait=math.inf)  # type: ignore[attr-defined]
+    opening.locked = functools.partial(opening.locked, wait=math.inf)  # type: ignore[attr-defined]
     kill_tools.command(run)
 
 

@@ -6,8 +6,8 @@ from typing import Protocol, TypeVar
 import torch
 from torch import Tensor
 
-from darts_lib.progress import counted, duration
 from darts_lib.recurrent.settings import TextConfig
+from darts_lib.running.progress import counted, duration
 from darts_lib.step_cost import trace
 
 

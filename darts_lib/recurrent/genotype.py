@@ -14,8 +14,8 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from darts_lib.cell_names import find_cell
-from darts_lib.dialect_texts import load_json
+from darts_lib.cells.cell_names import find_cell
+from darts_lib.cells.dialect_texts import load_json
 from darts_lib.genotype import GenotypeError, Pair, literal_fields
 from darts_lib.recurrent.search_space import (
     ACTIVATIONS,

@@ -11,8 +11,6 @@ from torch import Tensor
 
 from darts_lib.complexity import count_parameters
 from darts_lib.epochs import run_epochs
-from darts_lib.files import write_whole
-from darts_lib.progress import counted
 from darts_lib.recurrent.cost import cost_line
 from darts_lib.recurrent.genotype import RecurrentGenotype
 from darts_lib.recurrent.network import LanguageModel, derived_network
@@ -20,10 +18,12 @@ from darts_lib.recurrent.retrain_step import RecurrentRetrainConfig, RecurrentRe
 from darts_lib.recurrent.search_epoch import evaluate_columns, figures
 from darts_lib.recurrent.text import batchify, segments, unigram_perplexity
 from darts_lib.refusals import SettingsError
-from darts_lib.run_files import Row, read_history, read_json
-from darts_lib.run_opening import opened
-from darts_lib.runs import Progress, RunFolder
-from darts_lib.weight_files import WEIGHTS, load_weights
+from darts_lib.running.files import write_whole
+from darts_lib.running.opening import opened
+from darts_lib.running.progress import counted
+from darts_lib.running.run import Progress, RunFolder
+from darts_lib.running.run_files import Row, read_history, read_json
+from darts_lib.weights.weight_files import WEIGHTS, load_weights
 
 __all__ = ["RecurrentRetrainConfig", "RecurrentRetrainResult", "load_network", "retrain"]
 

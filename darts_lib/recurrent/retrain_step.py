@@ -16,9 +16,8 @@ import torch
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 from torch import Tensor, nn
 
-from darts_lib.determinism import seed_epoch
-from darts_lib.finite_guard import EVERY, FiniteGuard
-from darts_lib.progress import live
+from darts_lib.machine.determinism import seed_epoch
+from darts_lib.machine.finite_guard import EVERY, FiniteGuard
 from darts_lib.recurrent.averaging import AveragedWeights
 from darts_lib.recurrent.genotype import RecurrentGenotype, find_genotype
 from darts_lib.recurrent.network import Masks, derived_network
@@ -27,7 +26,8 @@ from darts_lib.recurrent.search_step import Words, activation_terms, cross_entro
 from darts_lib.recurrent.settings import TextConfig
 from darts_lib.recurrent.text import batchify, inputs_and_targets, load_text, segments
 from darts_lib.refusals import SettingsError
-from darts_lib.run_files import Row
+from darts_lib.running.progress import live
+from darts_lib.running.run_files import Row
 from darts_lib.training import follow
 
 ATTEMPTS = 3

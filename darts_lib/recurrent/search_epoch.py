@@ -7,9 +7,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from darts_lib.determinism import seed_epoch
-from darts_lib.finite_guard import EVERY
-from darts_lib.progress import live
+from darts_lib.machine.determinism import seed_epoch
+from darts_lib.machine.finite_guard import EVERY
 from darts_lib.recurrent.genotype import derive
 from darts_lib.recurrent.network import LanguageModel
 from darts_lib.recurrent.relaxation import Alphas
@@ -22,7 +21,8 @@ from darts_lib.recurrent.search_step import (
     summed,
 )
 from darts_lib.recurrent.text import batchify, inputs_and_targets, load_text, segments
-from darts_lib.run_files import Row
+from darts_lib.running.progress import live
+from darts_lib.running.run_files import Row
 
 
 class RecurrentSearch(RecurrentSearchStep):

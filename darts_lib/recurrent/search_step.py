@@ -18,7 +18,6 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from darts_lib.acceleration import Captured
 from darts_lib.bilevel import (
     DOUBLE_BACKWARD,
     ROUTES,
@@ -29,12 +28,13 @@ from darts_lib.bilevel import (
     held,
     route_of,
 )
-from darts_lib.finite_guard import FiniteGuard
+from darts_lib.machine.finite_guard import FiniteGuard
 from darts_lib.recurrent.network import Masks, Output, supernet
 from darts_lib.recurrent.relaxation import initial_alphas
 from darts_lib.recurrent.search_space import KIND, NODES
 from darts_lib.recurrent.settings import TextConfig
 from darts_lib.refusals import show
+from darts_lib.running.acceleration import Captured
 from darts_lib.training import follow, laid_out_like, load_adam
 
 Words = tuple[Tensor, Tensor]

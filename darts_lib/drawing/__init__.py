@@ -1,0 +1,1 @@
+"""Figures: curves, alphas, cells and pictures, in one style."""

@@ -1,0 +1,1 @@
+"""What the library knows of the machine: devices, kernels, precision, memory, ranks."""
