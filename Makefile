@@ -71,9 +71,9 @@ lint: $(INSTALLED_DEV)  ## style of code and notebooks
 types: $(INSTALLED_DEV)  ## types, strict
 	$(PY) -m mypy
 
-# CUDA_VISIBLE_DEVICES= OMP_NUM_THREADS=1 pytest tests --ignore=tests/gpu -n 2 --dist loadfile
+# CUDA_VISIBLE_DEVICES= OMP_NUM_THREADS=1 pytest tests --ignore=tests/gpu -n 2 --dist worksteal
 unit: $(INSTALLED_DEV)  ## unit tests, without a GPU, in two processes
-	@$(FRESH) && OMP_NUM_THREADS=1 $(PY) -m pytest tests --ignore=tests/gpu -n 2 --dist loadfile --durations 15
+	@$(FRESH) && OMP_NUM_THREADS=1 $(PY) -m pytest tests --ignore=tests/gpu -n 2 --dist worksteal --durations 15
 
 # pytest tests/gpu
 gpu: $(INSTALLED_DEV)  ## tests that need CUDA, where CUDA is found

@@ -36,10 +36,10 @@ if sys.argv[1] == "keep":
     keep_freed_memory()
 size = Size(8, 3, 16, 32)
 step = partial(random_step, size, size.start(torch.device("cpu"), order=1))
-for _ in range(3):
+for _ in range(2):
     step()
 before = faults()
-for _ in range(5):
+for _ in range(2):
     step()
 after = faults()
 kept = resident()

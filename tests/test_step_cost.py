@@ -14,7 +14,7 @@ from darts_lib.measuring.step_sizes import Size, random_step
 from darts_lib.retrain_step import RetrainConfig, RetrainStep
 from darts_lib.search_settings import SearchConfig
 from darts_lib.search_step import SearchStep
-from darts_lib.step_cost import StepCost, trace
+from darts_lib.step_cost import StepCost, _Recorder, trace
 
 CPU = torch.device("cpu")
 
@@ -71,6 +71,19 @@ def test_the_backward_pass_and_what_it_keeps_are_counted() -> None:
     # Forward: w, the product, the exponential. Backward: w, the exponential, its gradient;
     # then w and both gradients. So three at a time, and the scalars of the sum and its gradient.
     assert cost.peak_bytes == 3 * 4000 + 8
+
+
+def test_a_step_on_real_tensors_counts_as_on_fake_ones() -> None:
+    """The overhead of an operation is found on real ones."""
+
+    def step(x: Tensor) -> None:
+        w = torch.ones(1000, requires_grad=True)
+        torch.autograd.grad((x * w).exp().sum(), w)
+
+    given = torch.ones(1000)
+    with (recorder := _Recorder()):
+        step(given)
+    assert recorder.cost.calls == cost_of(step).calls
 
 
 def test_seconds_are_counts_times_the_time_of_each_call(monkeypatch: pytest.MonkeyPatch) -> None:
