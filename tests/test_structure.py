@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from setuptools import find_packages
 
 ROOT = Path(__file__).resolve().parent.parent
 LIBRARY = ROOT / "darts_lib"
@@ -135,7 +136,8 @@ def test_every_module_and_package_has_its_place_and_no_other() -> None:
 def test_every_package_is_installed_and_named_in_the_readme() -> None:
     packages = {path.parent.relative_to(ROOT) for path in MODULES}
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
-    assert sorted(settings["packages"]) == sorted(".".join(path.parts) for path in packages)
+    found = find_packages(str(ROOT), include=settings["packages"]["find"]["include"])
+    assert sorted(found) == sorted(".".join(path.parts) for path in packages)
     readme = (ROOT / "README.md").read_text()
     inner = packages - {LIBRARY.relative_to(ROOT)}
     assert [path for path in inner if f"[{path.name}]({path})" not in readme] == []
