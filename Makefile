@@ -63,9 +63,11 @@ test: lint types unit gpu chapters  ## every check: style, types, unit tests, no
 
 # ruff check
 # ruff format --check
+# lint-imports
 lint: $(INSTALLED_DEV)  ## style of code and notebooks
 	$(PY) -m ruff check
 	$(PY) -m ruff format --check
+	$(VENV)/bin/lint-imports
 
 # mypy
 types: $(INSTALLED_DEV)  ## types, strict
@@ -83,12 +85,12 @@ gpu: $(INSTALLED_DEV)  ## tests that need CUDA, where CUDA is found
 		echo "tests/gpu left out: torch finds no CUDA device"; \
 	fi
 
-# DARTS_LIB_TORTURE=20 CUDA_VISIBLE_DEVICES= OMP_NUM_THREADS=1 pytest tests/test_kills.py -k at_random -s
-# DARTS_LIB_LONG_STEPS=2000 CUDA_VISIBLE_DEVICES= OMP_NUM_THREADS=1 pytest tests/test_long_runs.py
+# DARTS_LIB_TORTURE=20 CUDA_VISIBLE_DEVICES= OMP_NUM_THREADS=1 pytest tests/engine/test_kills.py -k at_random -s
+# DARTS_LIB_LONG_STEPS=2000 CUDA_VISIBLE_DEVICES= OMP_NUM_THREADS=1 pytest tests/engine/test_long_runs.py
 torture: $(INSTALLED_DEV)  ## kill each kind of run 20 times at random, then take 2,000 steps of each order
 	@$(FRESH) && export OMP_NUM_THREADS=1 && \
-		DARTS_LIB_TORTURE=20 $(PY) -m pytest tests/test_kills.py -k at_random -s && \
-		DARTS_LIB_LONG_STEPS=2000 $(PY) -m pytest tests/test_long_runs.py
+		DARTS_LIB_TORTURE=20 $(PY) -m pytest tests/engine/test_kills.py -k at_random -s && \
+		DARTS_LIB_LONG_STEPS=2000 $(PY) -m pytest tests/engine/test_long_runs.py
 
 # The chapters that go on from the search of 03, and at the same time those that stand alone.
 AFTER_SEARCH := notebooks/03_search.ipynb notebooks/04_genotype.ipynb notebooks/05_retrain.ipynb \

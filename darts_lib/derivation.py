@@ -5,6 +5,7 @@ Source: DARTS paper, section 2.4; ties and the order of edges as in its code.
 
 import random
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -138,3 +139,8 @@ def random_genotype(seed: int, nodes: int = 4) -> Genotype:
     ]
     concat = tuple(range(INPUTS, INPUTS + nodes))
     return Genotype(cells[0], concat, cells[1], concat)
+
+
+def genotypes_of(history: Sequence[Mapping[str, Any]]) -> list[Genotype]:
+    """Return the genotype after each epoch of a search."""
+    return [Genotype.from_dict(row["genotype"]) for row in history]

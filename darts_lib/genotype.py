@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Self
 
-from darts_lib.refusals import show
+from darts_lib.engine.refusals import show
 from darts_lib.search_space import (
     EXTRA_PRIMITIVES,
     INPUTS,

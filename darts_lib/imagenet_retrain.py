@@ -16,20 +16,20 @@ from typing import Any, ClassVar, Literal
 import torch
 from pydantic import Field
 
-from darts_lib.batches import epoch_batches
-from darts_lib.imagenet_data import Reader, find_pictures, read_batches
+from darts_lib.data.imagenet_data import Reader, find_pictures, read_batches
+from darts_lib.data.images import Batch
+from darts_lib.engine.batches import epoch_batches
+from darts_lib.engine.command_line import run_from_file
+from darts_lib.engine.places import data_root
+from darts_lib.engine.progress import live
+from darts_lib.engine.refusals import SettingsError
+from darts_lib.engine.run_files import Row
+from darts_lib.engine.settings import RunConfig
 from darts_lib.imagenet_network import ImageNetNetwork
 from darts_lib.network import CellStack
-from darts_lib.refusals import SettingsError
 from darts_lib.retrain import RetrainResult, retrain_in_folder, summary
 from darts_lib.retrain_epoch import RetrainEpoch, tested
 from darts_lib.retrain_step import RetrainConfig
-from darts_lib.running.command_line import run_from_file
-from darts_lib.running.places import data_root
-from darts_lib.running.progress import live
-from darts_lib.running.run_files import Row
-from darts_lib.running.settings import RunConfig
-from darts_lib.training import Batch
 
 TIMED = 8
 """Pictures that are read to tell how long a batch takes."""

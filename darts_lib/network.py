@@ -10,9 +10,9 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from darts_lib.averages import global_average, quarters
 from darts_lib.genotype import Genotype
-from darts_lib.machine.branches import side_by_side
+from darts_lib.kernels.averages import global_average, quarters
+from darts_lib.kernels.branches import side_by_side
 from darts_lib.operations import FactorizedReduce, ReLUConvBN, build_operation
 from darts_lib.search_space import INPUTS, KINDS, CellPlan, Stem, plan_cells, reductions
 

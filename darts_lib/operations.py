@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from darts_lib.machine.depthwise import Depthwise
+from darts_lib.kernels.depthwise import Depthwise
 from darts_lib.search_space import OWN_PRIMITIVES
 
 Build = Callable[[int, int, bool], nn.Module]

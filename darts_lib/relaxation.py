@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from darts_lib.averages import global_average
+from darts_lib.kernels.averages import global_average
 from darts_lib.operations import FactorizedReduce, ReLUConvBN, build_candidate
 from darts_lib.search_space import (
     INPUTS,

@@ -7,12 +7,22 @@ from typing import Any, TypeVar
 
 import torch
 
-from darts_lib.batches import epoch_batches
-from darts_lib.complexity import count_parameters, multiply_adds
-from darts_lib.epochs import run_epochs
+from darts_lib.cost.complexity import count_parameters, multiply_adds
+from darts_lib.cost.step_cost import trace
+from darts_lib.data.images import a_class
+from darts_lib.engine.batches import epoch_batches
+from darts_lib.engine.command_line import run_from_file
+from darts_lib.engine.epochs import run_epochs
+from darts_lib.engine.folder import Progress, RunFolder
+from darts_lib.engine.opening import opened, stored_config, this_machine
+from darts_lib.engine.optimisers import chance_warning
+from darts_lib.engine.progress import counted, duration
+from darts_lib.engine.ranks import Ranks
+from darts_lib.engine.refusals import SettingsError
+from darts_lib.engine.run_files import Row, read_history, read_json
+from darts_lib.engine.settings import RunConfig
+from darts_lib.formats.weight_files import WEIGHTS, load_weights, read_weights, save_weights
 from darts_lib.genotype import Genotype
-from darts_lib.machine.ranks import Ranks
-from darts_lib.refusals import SettingsError
 from darts_lib.retrain_epoch import (
     RetrainEpoch,
     Retraining,
@@ -21,15 +31,6 @@ from darts_lib.retrain_epoch import (
     judging_images,
 )
 from darts_lib.retrain_step import RetrainConfig, build_network
-from darts_lib.running.command_line import run_from_file
-from darts_lib.running.opening import opened, stored_config, this_machine
-from darts_lib.running.progress import counted, duration
-from darts_lib.running.run import Progress, RunFolder
-from darts_lib.running.run_files import Row, read_history, read_json
-from darts_lib.running.settings import RunConfig
-from darts_lib.step_cost import trace
-from darts_lib.training import a_class, chance_warning
-from darts_lib.weights.weight_files import WEIGHTS, load_weights, read_weights, save_weights
 
 __all__ = ["RetrainConfig", "RetrainResult", "evaluate", "evaluate_run", "retrain"]
 

@@ -8,17 +8,17 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from darts_lib.batches import check_batch_size, epoch_batches
-from darts_lib.images import ImageSet, load_images
-from darts_lib.machine.determinism import seed_epoch
-from darts_lib.machine.finite_guard import EVERY
-from darts_lib.machine.ranks import Ranks
+from darts_lib.data.images import Batch, ImageSet, augmented_batch, clean_batch, load_images
+from darts_lib.engine.batches import check_batch_size, epoch_batches
+from darts_lib.engine.determinism import seed_epoch
+from darts_lib.engine.finite_guard import EVERY
+from darts_lib.engine.optimisers import figures
+from darts_lib.engine.progress import live
+from darts_lib.engine.ranks import Ranks
+from darts_lib.engine.refusals import SettingsError
+from darts_lib.engine.run_files import Row
 from darts_lib.network import CellStack
-from darts_lib.refusals import SettingsError
 from darts_lib.retrain_step import RetrainConfig, RetrainStep
-from darts_lib.running.progress import live
-from darts_lib.running.run_files import Row
-from darts_lib.training import Batch, augmented_batch, clean_batch, figures
 
 
 class TrainingSet(Protocol):

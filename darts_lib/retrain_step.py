@@ -9,16 +9,17 @@ from pydantic import Field, ValidationInfo, field_validator
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from darts_lib.cell_choice import find_genotype
+from darts_lib.data.images import Batch
+from darts_lib.engine.acceleration import Acceleration
+from darts_lib.engine.finite_guard import FiniteGuard
+from darts_lib.engine.optimisers import cosine, figures, follow, momentum_sgd
+from darts_lib.engine.ranks import Ranks
+from darts_lib.engine.refusals import SettingsError
+from darts_lib.engine.settings import RunConfig
+from darts_lib.formats.cell_choice import find_genotype
 from darts_lib.genotype import Genotype
-from darts_lib.machine.finite_guard import FiniteGuard
-from darts_lib.machine.precision import as_autocast
-from darts_lib.machine.ranks import Ranks
+from darts_lib.kernels.precision import as_autocast
 from darts_lib.network import CellStack, Network
-from darts_lib.refusals import SettingsError
-from darts_lib.running.acceleration import Acceleration
-from darts_lib.running.settings import RunConfig
-from darts_lib.training import Batch, cosine, figures, follow, momentum_sgd
 
 
 class RetrainConfig(RunConfig):

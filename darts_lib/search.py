@@ -8,25 +8,26 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from darts_lib.batches import epoch_batches
-from darts_lib.complexity import count_parameters
-from darts_lib.epochs import run_epochs
+from darts_lib.cost.complexity import count_parameters
+from darts_lib.cost.step_cost import trace
+from darts_lib.data.images import a_class, clean_batch
+from darts_lib.engine.batches import epoch_batches
+from darts_lib.engine.command_line import run_from_file
+from darts_lib.engine.epochs import run_epochs
+from darts_lib.engine.files import unpack
+from darts_lib.engine.folder import Progress, RunFolder
+from darts_lib.engine.opening import opened, stored_config, this_machine
+from darts_lib.engine.optimisers import chance_warning, restore
+from darts_lib.engine.progress import counted, duration
+from darts_lib.engine.ranks import Ranks
+from darts_lib.engine.refusals import SettingsError
+from darts_lib.engine.run_files import Row, last_row, read_alphas, read_history
+from darts_lib.engine.settings import RunConfig
 from darts_lib.genotype import Genotype
-from darts_lib.machine.ranks import Ranks
 from darts_lib.operations import build_operation
-from darts_lib.refusals import SettingsError
-from darts_lib.running.command_line import run_from_file
-from darts_lib.running.files import unpack
-from darts_lib.running.opening import opened, stored_config, this_machine
-from darts_lib.running.progress import counted, duration
-from darts_lib.running.run import Progress, RunFolder
-from darts_lib.running.run_files import Row, last_row, read_alphas, read_history
-from darts_lib.running.settings import RunConfig
 from darts_lib.search_epoch import Search
 from darts_lib.search_settings import SearchConfig
 from darts_lib.search_space import KINDS
-from darts_lib.step_cost import trace
-from darts_lib.training import a_class, chance_warning, clean_batch, restore
 
 __all__ = ["SearchConfig", "SearchResult", "load_search", "read_search", "search", "warnings_of"]
 

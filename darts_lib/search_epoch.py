@@ -6,18 +6,18 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from darts_lib.batches import check_batch_size, epoch_batches
+from darts_lib.data.images import Batch, ImageSet, augmented_batch, clean_batch, halves, load_images
 from darts_lib.derivation import derive
-from darts_lib.images import ImageSet, halves, load_images
-from darts_lib.machine.determinism import seed_epoch
-from darts_lib.machine.finite_guard import EVERY
+from darts_lib.engine.batches import check_batch_size, epoch_batches
+from darts_lib.engine.determinism import seed_epoch
+from darts_lib.engine.finite_guard import EVERY
+from darts_lib.engine.optimisers import cosine, figures
+from darts_lib.engine.progress import live
+from darts_lib.engine.run_files import Row
 from darts_lib.relaxation import Alphas
-from darts_lib.running.progress import live
-from darts_lib.running.run_files import Row
 from darts_lib.search_settings import SearchConfig
 from darts_lib.search_space import KINDS
 from darts_lib.search_step import SearchStep
-from darts_lib.training import Batch, augmented_batch, clean_batch, cosine, figures
 
 
 class Search(SearchStep):

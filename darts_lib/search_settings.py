@@ -5,8 +5,8 @@ from typing import Any, ClassVar, Self
 from pydantic import Field, model_validator
 
 from darts_lib.bilevel import DOUBLE_BACKWARD, ROUTES, route_of
-from darts_lib.refusals import show
-from darts_lib.running.settings import RunConfig
+from darts_lib.engine.refusals import show
+from darts_lib.engine.settings import RunConfig
 
 
 class SearchConfig(RunConfig):

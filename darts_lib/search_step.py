@@ -20,16 +20,17 @@ from darts_lib.bilevel import (
     gradients,
     held,
 )
-from darts_lib.expected_cost import edge_costs, expected_cost
-from darts_lib.fused import FusedSupernet
-from darts_lib.machine.finite_guard import FiniteGuard
-from darts_lib.machine.precision import as_autocast
-from darts_lib.machine.ranks import Ranks
-from darts_lib.refusals import SettingsError
+from darts_lib.cost.expected_cost import edge_costs, expected_cost
+from darts_lib.data.images import Batch
+from darts_lib.engine.acceleration import Acceleration
+from darts_lib.engine.finite_guard import FiniteGuard
+from darts_lib.engine.optimisers import figures, follow, laid_out_like, load_adam, momentum_sgd
+from darts_lib.engine.ranks import Ranks
+from darts_lib.engine.refusals import SettingsError
+from darts_lib.fast.fused import FusedSupernet
+from darts_lib.kernels.precision import as_autocast
 from darts_lib.relaxation import initial_alphas
-from darts_lib.running.acceleration import Acceleration
 from darts_lib.search_settings import SearchConfig
-from darts_lib.training import Batch, figures, follow, laid_out_like, load_adam, momentum_sgd
 
 
 class SearchStep:

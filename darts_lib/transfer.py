@@ -1,10 +1,10 @@
 """What a transfer takes where nothing is named: the last search's cell, the example pictures."""
 
-from darts_lib.cell_choice import find_genotype
+from darts_lib.data.example_pictures import example_pictures
+from darts_lib.engine.opening import default_folder
+from darts_lib.engine.places import runs_root
+from darts_lib.formats.cell_choice import find_genotype
 from darts_lib.imagenet_retrain import ImageNetRetrainConfig
-from darts_lib.pictures.example_pictures import example_pictures
-from darts_lib.running.opening import default_folder
-from darts_lib.running.places import runs_root
 from darts_lib.search import SearchConfig
 
 FALLBACK = "DARTS_V2"

@@ -25,10 +25,10 @@ from same_bits import bits, digest
 import darts_lib.recurrent.search as recurrent_search
 import darts_lib.retrain as retraining
 import darts_lib.search as image_search
-from darts_lib.running import files
-from darts_lib.running.files import DamagedFileError, unpack
-from darts_lib.running.run import CHECKPOINTS
-from darts_lib.running.run_files import read_history, read_json
+from darts_lib.engine import files
+from darts_lib.engine.files import DamagedFileError, unpack
+from darts_lib.engine.folder import CHECKPOINTS
+from darts_lib.engine.run_files import read_history, read_json
 
 CELL = (
     "Genotype(normal=[('sep_conv_3x3', 0), ('skip_connect', 1)], normal_concat=[2], "
@@ -49,7 +49,7 @@ PATIENCE = 300.0
 FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(
     ["darts_lib.search", "darts_lib.retrain", "darts_lib.recurrent.search"]
-    + ["darts_lib.pictures.data_sets", "torch._dynamo"]  # what a run loads when it reads and steps
+    + ["darts_lib.data.data_sets", "torch._dynamo"]  # what a run loads when it reads and steps
 )
 
 

@@ -20,9 +20,9 @@ from darts_lib.bilevel import (
     moved_and_restored,
     route_of,
 )
-from darts_lib.gradient_bugs import BUGS, right
 from darts_lib.relaxation import Supernet, initial_alphas
-from darts_lib.smooth_problem import (
+from darts_lib.teaching.gradient_bugs import BUGS, right
+from darts_lib.teaching.smooth_problem import (
     SmoothProblem,
     check_architecture_gradient,
     relative_error,

@@ -21,14 +21,14 @@ from torch import Tensor
 
 from darts_lib.bilevel import ROUTES
 from darts_lib.derivation import random_genotype
+from darts_lib.engine.command_line import read_config
+from darts_lib.engine.refusals import SettingsError, show
+from darts_lib.engine.settings import DATASETS, RunConfig
 from darts_lib.imagenet_retrain import ImageNetRetrainConfig, ImageNetRetraining
 from darts_lib.recurrent.genotype import random_genotype as random_recurrent_genotype
 from darts_lib.recurrent.retrain_step import RecurrentRetrainConfig, RecurrentRetraining
 from darts_lib.recurrent.search_step import RecurrentSearchConfig, RecurrentSearchStep
-from darts_lib.refusals import SettingsError, show
 from darts_lib.retrain_step import RetrainConfig, RetrainStep
-from darts_lib.running.command_line import read_config
-from darts_lib.running.settings import DATASETS, RunConfig
 from darts_lib.search_settings import SearchConfig
 from darts_lib.search_step import SearchStep
 

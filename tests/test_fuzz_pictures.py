@@ -20,12 +20,12 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from PIL import Image
 
-from darts_lib.batches import epoch_batches
-from darts_lib.imagenet_data import PictureFiles, Reader, find_pictures
-from darts_lib.images import ImageSet, augment, halves, load_images
-from darts_lib.pictures.picture_folder import read
-from darts_lib.recurrent.text import END, SPLITS, batchify, load_text, segments
-from darts_lib.refusals import SettingsError
+from darts_lib.data.imagenet_data import PictureFiles, Reader, find_pictures
+from darts_lib.data.images import ImageSet, augment, halves, load_images
+from darts_lib.data.picture_folder import read
+from darts_lib.data.text import END, SPLITS, batchify, load_text, segments
+from darts_lib.engine.batches import epoch_batches
+from darts_lib.engine.refusals import SettingsError
 
 # What files hold --------------------------------------------------------------------------------
 

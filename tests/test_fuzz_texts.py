@@ -15,14 +15,14 @@ from fuzz_tools import examples, one_line
 from hypothesis import given
 from hypothesis import strategies as st
 
-from darts_lib.cell_choice import find_genotype
 from darts_lib.derivation import derive, one_hot_alphas, random_genotype
-from darts_lib.dialects import DIALECTS, main, read, write
+from darts_lib.engine.refusals import SettingsError
+from darts_lib.formats.cell_choice import find_genotype
+from darts_lib.formats.dialects import DIALECTS, main, read, write
 from darts_lib.genotype import LIMIT, PUBLISHED, Genotype, GenotypeError, literal_fields
 from darts_lib.recurrent.genotype import PUBLISHED as RECURRENT
 from darts_lib.recurrent.genotype import RecurrentGenotype
 from darts_lib.recurrent.genotype import find_genotype as find_recurrent
-from darts_lib.refusals import SettingsError
 from darts_lib.search_space import KINDS, edges
 
 V2 = PUBLISHED["DARTS_V2"]

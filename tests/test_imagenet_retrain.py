@@ -16,21 +16,21 @@ from test_imagenet_data import make
 from torch import Tensor
 
 from darts_lib import imagenet_retrain
-from darts_lib.checkpoints import main
-from darts_lib.complexity import count_parameters, multiply_adds
-from darts_lib.imagenet_data import PictureFiles, read_batches
+from darts_lib.cost.complexity import count_parameters, multiply_adds
+from darts_lib.data.imagenet_data import PictureFiles, read_batches
+from darts_lib.engine.command_line import run_from_file
+from darts_lib.engine.files import unpack
+from darts_lib.engine.refusals import SettingsError
+from darts_lib.engine.run_files import read_history
+from darts_lib.formats.network_files import load_network
 from darts_lib.imagenet_retrain import (
     ImageNetRetrainConfig,
     ImageNetRetraining,
     build_network,
     retrain,
 )
-from darts_lib.refusals import SettingsError
 from darts_lib.retrain_step import RetrainConfig
-from darts_lib.running.command_line import run_from_file
-from darts_lib.running.files import unpack
-from darts_lib.running.run_files import read_history
-from darts_lib.weights.network_files import load_network
+from darts_lib.tools.checkpoints import main
 
 CELL = (
     "Genotype(normal=[('sep_conv_3x3', 0), ('skip_connect', 1)], normal_concat=[2], "

@@ -170,7 +170,7 @@ print(_held())
 ARMED = """
 def _arm():
     from torch._subclasses.fake_tensor import FakeTensor
-    from darts_lib.machine.finite_guard import FiniteGuard
+    from darts_lib.engine.finite_guard import FiniteGuard
     watch, calls = FiniteGuard.watch, []
     def failing(self, optimiser, loss, norm):
         calls.extend([] if isinstance(loss, FakeTensor) else [loss.item()])

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from darts_lib.complexity import count_parameters
+from darts_lib.cost.complexity import count_parameters
 from darts_lib.operations import (
     OPERATIONS,
     FactorizedReduce,

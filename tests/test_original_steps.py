@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from darts_lib.measuring.original_steps import OriginalSteps
+from darts_lib.data.images import Batch
+from darts_lib.plain import OriginalSteps
 from darts_lib.search_settings import SearchConfig
 from darts_lib.search_step import SearchStep
-from darts_lib.training import Batch
 
 CPU = torch.device("cpu")
 

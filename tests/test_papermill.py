@@ -21,14 +21,14 @@ device: str = "auto"  # "auto", "cpu", "cuda" or "mps"
 resume: bool = True  # go on with an earlier run
 """
 SEARCH = [
-    "from darts_lib.notebook import read_parameters\n"
+    "from darts_lib.teaching.notebook import read_parameters\n"
     "from darts_lib.search import SearchConfig, search",
     PARAMETERS,
     "config = read_parameters(globals(), SearchConfig)",
     "result = search(config)",
 ]
 RETRAIN = [
-    "from darts_lib.notebook import read_parameters\n"
+    "from darts_lib.teaching.notebook import read_parameters\n"
     "from darts_lib.retrain import RetrainConfig, retrain",
     PARAMETERS + 'genotype: str = "DARTS_V2"  # a cell\n',
     "config = read_parameters(globals(), RetrainConfig)",

@@ -29,25 +29,24 @@ from torch.func import functional_call
 
 from darts_lib import operations, search_epoch
 from darts_lib.bilevel import InnerStep, Loss, architecture_gradient
-from darts_lib.complexity import multiply_adds, multiply_adds_by_part
-from darts_lib.fused import FusedSupernet
+from darts_lib.cost.complexity import multiply_adds, multiply_adds_by_part
+from darts_lib.cost.step_cost import StepCost
+from darts_lib.data.images import ImageSet, augmented_batch, load_images, normalise
+from darts_lib.engine.acceleration import Acceleration
+from darts_lib.engine.files import unpack
+from darts_lib.engine.opening import default_folder
+from darts_lib.engine.settings import RunConfig
+from darts_lib.fast.fused import FusedSupernet
 from darts_lib.genotype import Genotype
 from darts_lib.imagenet_network import ImageNetNetwork
 from darts_lib.imagenet_retrain import ImageNetRetrainConfig, ImageNetRetraining
-from darts_lib.images import ImageSet, load_images, normalise
 from darts_lib.network import Network
 from darts_lib.relaxation import Supernet
 from darts_lib.retrain import RetrainConfig, evaluate, retrain
 from darts_lib.retrain_epoch import Retraining
-from darts_lib.running.acceleration import Acceleration
-from darts_lib.running.files import unpack
-from darts_lib.running.opening import default_folder
-from darts_lib.running.settings import RunConfig
 from darts_lib.search import SearchConfig, reach_warning, search
 from darts_lib.search_epoch import Search
 from darts_lib.search_space import KINDS
-from darts_lib.step_cost import StepCost
-from darts_lib.training import augmented_batch
 
 ROOT = Path(__file__).resolve().parent.parent
 CELL = (
@@ -73,7 +72,7 @@ def pictures(root: Path, counts: dict[str, int], mode: str = "RGB") -> Path:
 
 @pytest.fixture(autouse=True)
 def step_of_twelve_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Spare the look at each operation before a run; tests/test_step_cost.py is about it."""
+    """Spare the look at each operation before a run; tests/cost/test_step_cost.py is about it."""
     cost = StepCost(peak_bytes=50 * 2**20)
     monkeypatch.setattr(StepCost, "seconds", lambda *_: 12.0)
     for module in ("search", "retrain"):
@@ -391,7 +390,7 @@ READER = """
 import multiprocessing, sys, time
 from pathlib import Path
 import torch
-from darts_lib.imagenet_data import find_pictures, read_batches
+from darts_lib.data.imagenet_data import find_pictures, read_batches
 train, _ = find_pictures(Path(sys.argv[1]), 32)
 reading = read_batches(train, [torch.arange(4)] * 1000, 2, torch.device("cpu"), 9)
 next(reading)

@@ -21,30 +21,30 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from darts_lib import operations, search_step
 from darts_lib.bilevel import ROUTES
-from darts_lib.cell_choice import find_genotype
-from darts_lib.complexity import count_parameters, multiply_adds
-from darts_lib.derivation import derive
-from darts_lib.dialects import read
+from darts_lib.cost.complexity import count_parameters, multiply_adds
+from darts_lib.cost.step_cost import WITHOUT_FAKE, StepCost, trace
+from darts_lib.derivation import derive, genotypes_of
 from darts_lib.drawing.cell_plots import draw_genotype
-from darts_lib.fused import FusedSupernet
+from darts_lib.engine.command_line import run_from_file
+from darts_lib.engine.refusals import SettingsError
+from darts_lib.engine.run_files import read_history, read_json
+from darts_lib.fast.fused import FusedSupernet
+from darts_lib.formats.cell_choice import find_genotype
+from darts_lib.formats.dialects import read
 from darts_lib.genotype import PUBLISHED, Genotype, GenotypeError
 from darts_lib.network import Network
 from darts_lib.operations import OPERATIONS, add_operation
 from darts_lib.recurrent.retrain_step import RecurrentRetrainConfig, RecurrentRetraining
 from darts_lib.recurrent.search_epoch import RecurrentSearch, figures
 from darts_lib.recurrent.search_step import RecurrentSearchConfig, RecurrentSearchStep
-from darts_lib.refusals import SettingsError
 from darts_lib.relaxation import Supernet, initial_alphas
 from darts_lib.retrain import RetrainConfig, evaluate, retrain
 from darts_lib.retrain_epoch import Retraining
 from darts_lib.retrain_step import RetrainStep
-from darts_lib.running.command_line import run_from_file
-from darts_lib.running.run_files import genotypes_of, read_history, read_json
 from darts_lib.search import SearchConfig, poor_cell, search
 from darts_lib.search_epoch import Search
 from darts_lib.search_space import KINDS, OWN_PRIMITIVES, PRIMITIVES, edges
 from darts_lib.search_step import SearchStep
-from darts_lib.step_cost import WITHOUT_FAKE, StepCost, trace
 
 CPU = torch.device("cpu")
 NOTEBOOKS = Path(__file__).resolve().parent.parent / "notebooks"

@@ -37,25 +37,25 @@ import darts_lib.recurrent.retrain as recurrent_retraining
 import darts_lib.recurrent.search as recurrent_search
 import darts_lib.retrain as retraining
 import darts_lib.search as image_search
-from darts_lib.averages import quarters
-from darts_lib.cell_choice import find_genotype
+from darts_lib.cost.expected_cost import edge_costs, expected_cost
+from darts_lib.data.downloads import Archive, DataFile, prepare
 from darts_lib.drawing.cell_pictures import cell_picture
-from darts_lib.expected_cost import edge_costs, expected_cost
+from darts_lib.engine.opening import default_folder, opened
+from darts_lib.engine.places import project_root
+from darts_lib.engine.progress import TransferLines
+from darts_lib.engine.refusals import SettingsError
+from darts_lib.engine.run_files import read_history
+from darts_lib.engine.settings import RunConfig
+from darts_lib.formats.cell_choice import find_genotype
 from darts_lib.genotype import PUBLISHED
+from darts_lib.kernels.averages import quarters
 from darts_lib.network import AuxiliaryHead
-from darts_lib.pictures.downloads import Archive, DataFile, prepare
 from darts_lib.recurrent.retrain import RecurrentRetrainConfig
 from darts_lib.recurrent.retrain_step import RecurrentRetraining
 from darts_lib.recurrent.search import RecurrentSearchConfig
 from darts_lib.recurrent.search_epoch import RecurrentSearch
-from darts_lib.refusals import SettingsError
 from darts_lib.retrain import RetrainConfig
 from darts_lib.retrain_epoch import Retraining, evaluate, judging_images
-from darts_lib.running.opening import default_folder, opened
-from darts_lib.running.places import project_root
-from darts_lib.running.progress import TransferLines
-from darts_lib.running.run_files import read_history
-from darts_lib.running.settings import RunConfig
 from darts_lib.search import SearchConfig
 from darts_lib.search_epoch import Search
 
@@ -213,7 +213,7 @@ def test_a_slow_download_tells_size_speed_and_the_time_left(
 ) -> None:
     """Of pytorch/vision#9536: at 70 kB/s a person should see so, and choose another way."""
     now = [0.0]
-    monkeypatch.setattr("darts_lib.running.progress.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("darts_lib.engine.progress.time.monotonic", lambda: now[0])
     with TransferLines(total=170_000_000, unit="B", unit_scale=True) as lines:
         for second in range(1, 101):
             now[0] = float(second)

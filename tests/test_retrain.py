@@ -15,15 +15,15 @@ from safetensors.torch import load_file
 from same_bits import bits, digest
 
 from darts_lib import retrain_epoch
-from darts_lib.complexity import count_parameters
+from darts_lib.cost.complexity import count_parameters
+from darts_lib.data.images import ImageSet, load_images
+from darts_lib.engine.files import unpack
+from darts_lib.engine.refusals import SettingsError
+from darts_lib.engine.run_files import read_history
 from darts_lib.genotype import PUBLISHED
-from darts_lib.images import ImageSet, load_images
-from darts_lib.refusals import SettingsError
 from darts_lib.retrain import RetrainConfig, evaluate, evaluate_run, retrain
 from darts_lib.retrain_epoch import Retraining
 from darts_lib.retrain_step import build_network
-from darts_lib.running.files import unpack
-from darts_lib.running.run_files import read_history
 
 CELL = (
     "Genotype(normal=[('sep_conv_3x3', 0), ('skip_connect', 1)], normal_concat=[2], "

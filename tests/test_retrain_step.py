@@ -8,9 +8,9 @@ import torch
 from step_tools import NoWaiting
 from torch.nn import functional as F
 
+from darts_lib.data.images import Batch
 from darts_lib.retrain_epoch import Retraining
 from darts_lib.retrain_step import RetrainConfig
-from darts_lib.training import Batch
 
 TINY = {"channels": 4, "layers": 3, "batch_size": 8, "scale": "laptop", "drop_path": 0.3}
 

@@ -15,10 +15,10 @@ from same_bits import bits, digest
 from torch import Tensor
 
 from darts_lib.derivation import derive
-from darts_lib.refusals import SettingsError
+from darts_lib.engine import folder as runs
+from darts_lib.engine.files import unpack
+from darts_lib.engine.refusals import SettingsError
 from darts_lib.relaxation import initial_alphas
-from darts_lib.running import run as runs
-from darts_lib.running.files import unpack
 from darts_lib.search import (
     SearchConfig,
     load_search,

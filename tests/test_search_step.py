@@ -12,12 +12,12 @@ from step_tools import NoWaiting
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from darts_lib.benchmark import both_gradients
 from darts_lib.bilevel import ROUTES, held
-from darts_lib.refusals import SettingsError
+from darts_lib.data.images import Batch
+from darts_lib.engine.refusals import SettingsError
 from darts_lib.search_epoch import Search
 from darts_lib.search_settings import SearchConfig
-from darts_lib.training import Batch
+from darts_lib.tools.benchmark import both_gradients
 
 TINY = {"channels": 2, "layers": 3, "nodes": 2, "batch_size": 8, "scale": "laptop"}
 
@@ -131,7 +131,7 @@ def test_after_a_bad_step_a_good_one_moves_again() -> None:
 def test_what_differentiates_twice_is_neither_compiled_nor_recorded(
     switch: str, route: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("darts_lib.running.settings.resolve_device", lambda _: torch.device("cuda"))
+    monkeypatch.setattr("darts_lib.engine.settings.resolve_device", lambda _: torch.device("cuda"))
     with pytest.raises(SettingsError, match=f"{switch}='on' cannot be with route='{route}'"):
         SearchConfig.create(**TINY, route=route, **{switch: "on"})
     SearchConfig.create(**TINY, route="finite_difference", **{switch: "on"})

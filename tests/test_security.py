@@ -25,33 +25,34 @@ from safetensors.torch import save, save_file
 from scipy.io import savemat
 from test_downloads import Server, md5
 from test_imagenet_data import make
-from test_structure import LIBRARY, MODULES, module_name
+from test_structure import LIBRARY, MODULES
 from torchvision import datasets
 
-from darts_lib import dialects
-from darts_lib.cell_choice import find_genotype
+from darts_lib.data.data_sets import archives, read_downloaded
+from darts_lib.data.downloads import Archive, DataFile, prepare
+from darts_lib.data.imagenet_data import find_pictures
+from darts_lib.data.imagenet_labels import KIT, TRUTH
+from darts_lib.data.images import load_images
+from darts_lib.data.text import load_text
+from darts_lib.derivation import genotypes_of
+from darts_lib.engine.command_line import read_config
+from darts_lib.engine.files import DamagedFileError, locked, unpack
+from darts_lib.engine.folder import Progress
+from darts_lib.engine.opening import opened, stored_config, this_machine
+from darts_lib.engine.refusals import SettingsError
+from darts_lib.engine.run_files import read_alphas, read_history, read_json
+from darts_lib.engine.settings import RunConfig
+from darts_lib.formats import dialects
+from darts_lib.formats.cell_choice import find_genotype
+from darts_lib.formats.network_files import load_network as load_image_network
+from darts_lib.formats.weight_files import read_weights
 from darts_lib.genotype import PUBLISHED, GenotypeError
-from darts_lib.imagenet_data import find_pictures
-from darts_lib.images import load_images
-from darts_lib.pictures.data_sets import archives, read_downloaded
-from darts_lib.pictures.downloads import Archive, DataFile, prepare
-from darts_lib.pictures.imagenet_labels import KIT, TRUTH
 from darts_lib.recurrent.genotype import PUBLISHED as RECURRENT
 from darts_lib.recurrent.retrain import load_network as load_recurrent_network
 from darts_lib.recurrent.search import read_search as read_recurrent_search
-from darts_lib.recurrent.text import load_text
-from darts_lib.refusals import SettingsError
 from darts_lib.retrain_step import RetrainConfig
-from darts_lib.running.command_line import read_config
-from darts_lib.running.files import DamagedFileError, locked, unpack
-from darts_lib.running.opening import opened, stored_config, this_machine
-from darts_lib.running.run import Progress
-from darts_lib.running.run_files import genotypes_of, read_alphas, read_history, read_json
-from darts_lib.running.settings import RunConfig
 from darts_lib.search import load_search, read_search
 from darts_lib.search_settings import SearchConfig
-from darts_lib.weights.network_files import load_network as load_image_network
-from darts_lib.weights.weight_files import read_weights
 
 NOTEBOOKS = sorted((LIBRARY.parent / "notebooks").glob("*.ipynb"))
 REFUSALS = (SettingsError, GenotypeError, DamagedFileError)
@@ -122,7 +123,7 @@ def code_of(notebook: Path) -> str:
     return "\n".join(line for line in lines if not line.startswith("%"))
 
 
-@pytest.mark.parametrize("path", MODULES, ids=module_name)
+@pytest.mark.parametrize("path", MODULES, ids=str)
 def test_no_module_runs_what_stands_in_a_file(path: Path) -> None:
     assert unsafe(path.read_text(encoding="utf-8")) == []
 

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from darts_lib.derivation import random_genotype
+from darts_lib.engine.opening import default_folder
 from darts_lib.genotype import PUBLISHED, Genotype
 from darts_lib.imagenet_retrain import ImageNetRetrainConfig
-from darts_lib.running.opening import default_folder
 from darts_lib.search import SearchConfig
 from darts_lib.transfer import with_defaults
 

@@ -16,13 +16,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from darts_lib import fan, separable
 from darts_lib import search as searching
-from darts_lib.machine.ranks import Ranks, joined
+from darts_lib.engine.command_line import read_config
+from darts_lib.engine.ranks import Ranks, joined
+from darts_lib.engine.run_files import Row
+from darts_lib.fast import fan, separable
 from darts_lib.retrain_epoch import Retraining
 from darts_lib.retrain_step import RetrainConfig
-from darts_lib.running.command_line import read_config
-from darts_lib.running.run_files import Row
 from darts_lib.search_epoch import Search
 from darts_lib.search_settings import SearchConfig
 

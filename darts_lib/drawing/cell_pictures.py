@@ -19,8 +19,8 @@ from PIL import Image
 from darts_lib.drawing.cell_layout import one_a_column
 from darts_lib.drawing.cell_plots import FIRST_NODE, HEADINGS, INPUT_NAMES, draw_cell, draw_genotype
 from darts_lib.drawing.plot_style import GREY, OPERATION_STROKES, new_figure, stroke_of
+from darts_lib.engine.files import check_target, write_whole
 from darts_lib.genotype import Genotype
-from darts_lib.running.files import check_target, write_whole
 from darts_lib.search_space import INPUTS, KINDS
 
 

@@ -6,9 +6,9 @@ from typing import Protocol, TypeVar
 import torch
 from torch import Tensor
 
+from darts_lib.cost.step_cost import trace
+from darts_lib.engine.progress import counted, duration
 from darts_lib.recurrent.settings import TextConfig
-from darts_lib.running.progress import counted, duration
-from darts_lib.step_cost import trace
 
 
 class TextRun(Protocol):

@@ -14,8 +14,9 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from darts_lib.cells.cell_names import find_cell
-from darts_lib.cells.dialect_texts import load_json
+from darts_lib.engine.refusals import show
+from darts_lib.formats.cell_names import find_cell
+from darts_lib.formats.dialect_texts import load_json
 from darts_lib.genotype import GenotypeError, Pair, literal_fields
 from darts_lib.recurrent.search_space import (
     ACTIVATIONS,
@@ -26,7 +27,6 @@ from darts_lib.recurrent.search_space import (
     nodes_of,
     row_offset,
 )
-from darts_lib.refusals import show
 
 FIELDS = ("recurrent", "concat")
 

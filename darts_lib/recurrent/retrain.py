@@ -9,21 +9,21 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from darts_lib.complexity import count_parameters
-from darts_lib.epochs import run_epochs
+from darts_lib.cost.complexity import count_parameters
+from darts_lib.data.text import batchify, segments, unigram_perplexity
+from darts_lib.engine.epochs import run_epochs
+from darts_lib.engine.files import write_whole
+from darts_lib.engine.folder import Progress, RunFolder
+from darts_lib.engine.opening import opened
+from darts_lib.engine.progress import counted
+from darts_lib.engine.refusals import SettingsError
+from darts_lib.engine.run_files import Row, read_history, read_json
+from darts_lib.formats.weight_files import WEIGHTS, load_weights
 from darts_lib.recurrent.cost import cost_line
 from darts_lib.recurrent.genotype import RecurrentGenotype
 from darts_lib.recurrent.network import LanguageModel, derived_network
 from darts_lib.recurrent.retrain_step import RecurrentRetrainConfig, RecurrentRetraining
 from darts_lib.recurrent.search_epoch import evaluate_columns, figures
-from darts_lib.recurrent.text import batchify, segments, unigram_perplexity
-from darts_lib.refusals import SettingsError
-from darts_lib.running.files import write_whole
-from darts_lib.running.opening import opened
-from darts_lib.running.progress import counted
-from darts_lib.running.run import Progress, RunFolder
-from darts_lib.running.run_files import Row, read_history, read_json
-from darts_lib.weights.weight_files import WEIGHTS, load_weights
 
 __all__ = ["RecurrentRetrainConfig", "RecurrentRetrainResult", "load_network", "retrain"]
 

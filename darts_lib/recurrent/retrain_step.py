@@ -16,19 +16,19 @@ import torch
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 from torch import Tensor, nn
 
-from darts_lib.machine.determinism import seed_epoch
-from darts_lib.machine.finite_guard import EVERY, FiniteGuard
+from darts_lib.data.text import batchify, inputs_and_targets, load_text, segments
+from darts_lib.engine.determinism import seed_epoch
+from darts_lib.engine.finite_guard import EVERY, FiniteGuard
+from darts_lib.engine.optimisers import follow
+from darts_lib.engine.progress import live
+from darts_lib.engine.refusals import SettingsError
+from darts_lib.engine.run_files import Row
 from darts_lib.recurrent.averaging import AveragedWeights
 from darts_lib.recurrent.genotype import RecurrentGenotype, find_genotype
 from darts_lib.recurrent.network import Masks, derived_network
 from darts_lib.recurrent.search_epoch import evaluate_columns, figures
 from darts_lib.recurrent.search_step import Words, activation_terms, cross_entropy, summed
 from darts_lib.recurrent.settings import TextConfig
-from darts_lib.recurrent.text import batchify, inputs_and_targets, load_text, segments
-from darts_lib.refusals import SettingsError
-from darts_lib.running.progress import live
-from darts_lib.running.run_files import Row
-from darts_lib.training import follow
 
 ATTEMPTS = 3
 """So often an epoch is tried; a gradient that is no number in all of them ends the run."""

@@ -8,21 +8,21 @@ from typing import Any
 
 from torch import Tensor
 
-from darts_lib.complexity import count_parameters
-from darts_lib.epochs import run_epochs
+from darts_lib.cost.complexity import count_parameters
+from darts_lib.data.text import segments
+from darts_lib.engine.epochs import run_epochs
+from darts_lib.engine.files import unpack
+from darts_lib.engine.folder import Progress, RunFolder
+from darts_lib.engine.opening import opened, stored_config, this_machine
+from darts_lib.engine.optimisers import restore
+from darts_lib.engine.progress import counted
+from darts_lib.engine.refusals import SettingsError
+from darts_lib.engine.run_files import Row, last_row, read_alphas, read_history
+from darts_lib.engine.settings import RunConfig
 from darts_lib.recurrent.cost import cost_line
 from darts_lib.recurrent.genotype import RecurrentGenotype
 from darts_lib.recurrent.search_epoch import RecurrentSearch
 from darts_lib.recurrent.search_step import RecurrentSearchConfig
-from darts_lib.recurrent.text import segments
-from darts_lib.refusals import SettingsError
-from darts_lib.running.files import unpack
-from darts_lib.running.opening import opened, stored_config, this_machine
-from darts_lib.running.progress import counted
-from darts_lib.running.run import Progress, RunFolder
-from darts_lib.running.run_files import Row, last_row, read_alphas, read_history
-from darts_lib.running.settings import RunConfig
-from darts_lib.training import restore
 
 __all__ = ["RecurrentSearchConfig", "RecurrentSearchResult", "load_search", "read_search", "search"]
 

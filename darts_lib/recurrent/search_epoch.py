@@ -7,8 +7,11 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from darts_lib.machine.determinism import seed_epoch
-from darts_lib.machine.finite_guard import EVERY
+from darts_lib.data.text import batchify, inputs_and_targets, load_text, segments
+from darts_lib.engine.determinism import seed_epoch
+from darts_lib.engine.finite_guard import EVERY
+from darts_lib.engine.progress import live
+from darts_lib.engine.run_files import Row
 from darts_lib.recurrent.genotype import derive
 from darts_lib.recurrent.network import LanguageModel
 from darts_lib.recurrent.relaxation import Alphas
@@ -20,9 +23,6 @@ from darts_lib.recurrent.search_step import (
     cross_entropy,
     summed,
 )
-from darts_lib.recurrent.text import batchify, inputs_and_targets, load_text, segments
-from darts_lib.running.progress import live
-from darts_lib.running.run_files import Row
 
 
 class RecurrentSearch(RecurrentSearchStep):

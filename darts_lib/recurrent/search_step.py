@@ -28,14 +28,14 @@ from darts_lib.bilevel import (
     held,
     route_of,
 )
-from darts_lib.machine.finite_guard import FiniteGuard
+from darts_lib.engine.acceleration import Captured
+from darts_lib.engine.finite_guard import FiniteGuard
+from darts_lib.engine.optimisers import follow, laid_out_like, load_adam
+from darts_lib.engine.refusals import show
 from darts_lib.recurrent.network import Masks, Output, supernet
 from darts_lib.recurrent.relaxation import initial_alphas
 from darts_lib.recurrent.search_space import KIND, NODES
 from darts_lib.recurrent.settings import TextConfig
-from darts_lib.refusals import show
-from darts_lib.running.acceleration import Captured
-from darts_lib.training import follow, laid_out_like, load_adam
 
 Words = tuple[Tensor, Tensor]
 """The words of a segment and the words that follow them, both `(time, batch)`."""

@@ -5,11 +5,11 @@ from typing import ClassVar, Self
 
 from pydantic import Field, model_validator
 
-from darts_lib.machine.devices import resolve_device
+from darts_lib.data.text import TEXTS
+from darts_lib.engine.devices import resolve_device
+from darts_lib.engine.refusals import show
+from darts_lib.engine.settings import RunConfig
 from darts_lib.recurrent.network import Dropout
-from darts_lib.recurrent.text import TEXTS
-from darts_lib.refusals import show
-from darts_lib.running.settings import RunConfig
 
 OF_IMAGES = ("image_size", "max_images")
 

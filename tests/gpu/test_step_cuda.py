@@ -8,16 +8,16 @@ import pytest
 import torch
 
 from darts_lib import bilevel
-from darts_lib.measuring.resident_memory import measured_memory
-from darts_lib.measuring.step_sizes import Size, random_step
+from darts_lib.cost.step_cost import trace
+from darts_lib.data.images import Batch
+from darts_lib.engine.acceleration import Captured
 from darts_lib.retrain_step import RetrainConfig, RetrainStep
-from darts_lib.running.acceleration import Captured
 from darts_lib.search_epoch import Search
 from darts_lib.search_settings import SearchConfig
 from darts_lib.search_step import SearchStep
-from darts_lib.smooth_problem import SmoothProblem, relative_error, smooth_problem
-from darts_lib.step_cost import trace
-from darts_lib.training import Batch
+from darts_lib.teaching.smooth_problem import SmoothProblem, relative_error, smooth_problem
+from darts_lib.tools.resident_memory import measured_memory
+from darts_lib.tools.step_sizes import Size, random_step
 
 CUDA = torch.device("cuda")
 SIZE, SHORT = Size(8, 4, 16, 32), Size(8, 4, 16, 12)

@@ -1,0 +1,135 @@
+"""What a network costs: parameters, operations, memory held for the backward pass, seconds.
+
+Multiply-adds count convolutions and linear layers, one for each multiplication with a weight;
+normalisation, ReLU, pooling and sums are left out. Floating-point operations are twice that.
+Published FLOPs often follow a third rule, `published_flops`: compare like with like.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode
+
+from darts_lib.cost.timing import seconds
+
+
+def count_parameters(module: nn.Module, without: str = "") -> int:
+    """Count parameters; those whose name starts with `without` (an auxiliary head) left out."""
+    return sum(
+        parameter.numel()
+        for name, parameter in module.named_parameters()
+        if not (without and name.startswith(without))
+    )
+
+
+def flops(module: nn.Module, image: Sequence[int], *arguments: object) -> int:
+    """Count the floating-point operations of one forward pass: two for each multiply-add.
+
+    Arguments as for `multiply_adds`.
+    """
+    return 2 * multiply_adds(module, image, *arguments)
+
+
+def multiply_adds(module: nn.Module, image: Sequence[int], *arguments: object) -> int:
+    """Count the multiply-adds of one forward pass in evaluation mode.
+
+    `image` is the shape (channels, height, width) of one input; further arguments of the module's
+    forward follow. torch's counter gives floating-point operations, two a multiply-add.
+    """
+    with FlopCounterMode(display=False) as counter:
+        _evaluate(module, image, arguments)
+    return int(counter.get_total_flops()) // 2
+
+
+def multiply_adds_by_part(
+    module: nn.Module, image: Sequence[int], *arguments: object
+) -> dict[str, int]:
+    """Return the multiply-adds of every part that has some, by its name; "" is the whole.
+
+    A part counts what its own parts count. Arguments as for `multiply_adds`.
+    """
+    with FlopCounterMode(display=False) as counter:
+        _evaluate(module, image, arguments)
+    root = type(module).__name__
+    return {
+        name.removeprefix(root).removeprefix("."): sum(counts.values()) // 2
+        for name, counts in counter.get_flop_counts().items()
+        if name != "Global"
+    }
+
+
+def published_flops(module: nn.Module, image: Sequence[int], *arguments: object) -> int:
+    """Count one forward pass by the rule behind the FLOPs on MMRazor's page.
+
+    A multiply-add counts once. A ReLU adds one for each value, a pool one for each value that it
+    reads, a normalisation one for each value, or two with a gain; a mean counts as the global pool.
+    Sums are free, and so are biases, which no convolution here has. Arguments as for
+    `multiply_adds`. Source: the counter of MMCV, `get_model_complexity_info`.
+    """
+    values = _ValueCounter()
+    with FlopCounterMode(display=False) as counter, values:
+        _evaluate(module, image, arguments)
+    return int(counter.get_total_flops()) // 2 + values.total
+
+
+class _ValueCounter(TorchDispatchMode):
+    """Counts what the published rule adds to multiply-adds.
+
+    It stands at torch's dispatcher, where a module and a function look alike.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.total = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = func._schema.name.removeprefix("aten::")
+        if "batch_norm" in name:  # each device has a form of its own; the gain stands second
+            self.total += args[0].numel() * (1 if args[1] is None else 2)
+        elif "pool" in name or name in ("relu", "relu_", "mean"):
+            self.total += args[0].numel()
+        return func(*args, **(kwargs or {}))
+
+
+def _evaluate(module: nn.Module, image: Sequence[int], arguments: Sequence[object]) -> None:
+    """Run the module once in evaluation mode, and put the modes of its parts back."""
+    training = {part: part.training for part in module.modules()}
+    device = next((p.device for p in module.parameters()), torch.device("cpu"))
+    try:
+        module.eval()
+        with torch.no_grad():
+            module(torch.zeros(1, *image, device=device), *arguments)
+    finally:
+        for part, mode in training.items():
+            part.training = mode
+
+
+def saved_bytes(loss: Callable[[], Tensor]) -> int:
+    """Return the bytes that autograd keeps for the backward pass of `loss()`, weights included.
+
+    Storages are counted once, however many operations keep them.
+    """
+    storages: dict[int, torch.UntypedStorage] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        storages[storage._cdata] = storage
+        return tensor
+
+    with saved_tensors_hooks(pack, lambda tensor: tensor):
+        loss()
+    return sum(storage.nbytes() for storage in storages.values())
+
+
+def seconds_per_pass(loss: Callable[[], Tensor], inputs: Sequence[Tensor]) -> float:
+    """Time one forward and backward pass after one warm-up; nothing is changed by it."""
+
+    def step() -> object:
+        return torch.autograd.grad(loss(), inputs, allow_unused=True)
+
+    seconds(step, inputs[0].device)
+    return seconds(step, inputs[0].device)

@@ -1,0 +1,221 @@
+"""Data files that are checked before use, and repaired or downloaded where they are not complete.
+
+Where all files are sound nothing is written and no network is touched. Where they are not, one
+process works under a lock and the others wait. Nothing is ever deleted: a damaged archive is
+moved aside, and other damaged files are named, with what to do about them.
+"""
+
+import errno
+import gzip
+import http.client
+import math
+import posixpath
+import shutil
+import socket
+import tarfile
+import zlib
+from collections.abc import Iterator, Sequence, Set
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from torchvision.datasets import utils
+
+from darts_lib.engine.refusals import SettingsError
+from darts_lib.engine.files import locked
+from darts_lib.engine.progress import TransferLines, watched
+
+TIMEOUT = 60
+"""Seconds without a byte after which a download counts as failed."""
+OTHER_WAYS = "name another folder as data_root, or take the data set 'digits', which needs no files"
+CANNOT_WRITE = {errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOSPC, errno.EDQUOT}
+
+
+@dataclass(frozen=True)
+class DataFile:
+    """A file of a data set: path below the data folder, and what is known of a sound copy."""
+
+    path: str
+    md5: str | None = None
+    bytes: int | None = None
+
+    def sound(self, root: Path) -> bool:
+        """Say whether the file is there and is what it should be."""
+        path = root / self.path
+        right_size = self.bytes is None or (path.is_file() and path.stat().st_size == self.bytes)
+        return right_size and bool(utils.check_integrity(path, self.md5))
+
+    def fault(self, root: Path) -> str:
+        """Say what is wrong with a file that is not sound: missing, or its size and first bytes."""
+        path = root / self.path
+        if not path.is_file():
+            return f"{self.path} is missing"
+        with path.open("rb") as file:
+            start = file.read(15)
+        size = path.stat().st_size
+        return f"{self.path} fails its check ({size:,} bytes that begin with {start!r})"
+
+
+@dataclass(frozen=True)
+class Archive:
+    """A file to download, of about so many megabytes, and the files that come out of it.
+
+    A file that is used as it is has itself as its only member.
+    """
+
+    url: str
+    file: DataFile
+    members: tuple[DataFile, ...]
+    megabytes: int
+
+    def faults(self, root: Path) -> list[DataFile]:
+        """Return the members that are missing or damaged."""
+        return [member for member in self.members if not member.sound(root)]
+
+
+def prepare(dataset: str, root: Path, archives: Sequence[Archive]) -> None:
+    """Make sure that a data set is complete below `root`; write only if it is not.
+
+    Raises SettingsError, in one line with a way out, when files are damaged and no sound archive
+    is there, when a download fails and when the folder cannot be written.
+    """
+    if not any(archive.faults(root) for archive in archives):
+        return
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        with locked(root / f".{dataset}.lock", f"{dataset} in {root}", wait=math.inf):
+            for archive in archives:
+                if archive.faults(root):  # again: another process may have done the work
+                    _complete(dataset, root, archive)
+    except OSError as error:
+        raise SettingsError(
+            f"{dataset} is not complete in {root}, and it cannot be completed there "
+            f"({_reason(error)}): make the folder writable or make room, {OTHER_WAYS}."
+        ) from error
+
+
+def _complete(dataset: str, root: Path, archive: Archive) -> None:
+    """Unpack an archive, after downloading it if it and its members are wholly absent."""
+    path = root / archive.file.path
+    if not archive.file.sound(root):
+        _refuse_damaged(dataset, root, archive)
+        _download(dataset, root, archive)
+    if archive.file not in archive.members:
+        print(f"Unpacking {path}", flush=True)
+        try:
+            _unpack(path, {root / member.path for member in archive.faults(root)})
+        except (tarfile.TarError, EOFError, zlib.error) as error:
+            raise SettingsError(
+                f"{path} cannot be unpacked ({_reason(error)}): put a sound one there, or "
+                f"{OTHER_WAYS}."
+            ) from error
+    if faults := archive.faults(root):
+        problems = "; ".join(file.fault(root) for file in faults)
+        raise SettingsError(f"{dataset} in {root} was unpacked, but {problems}: check the disk.")
+
+
+def _unpack(path: Path, members: Set[Path]) -> None:
+    """Take the wanted members out of a `.tar.gz`, or the only one out of a `.gz`.
+
+    Nothing else is written: not what has another name or leads elsewhere, no link and no device.
+    """
+    if not path.name.endswith(".tar.gz"):
+        (member,) = members
+        with gzip.open(path) as content:
+            _write(content, member)
+        return
+    with tarfile.open(path) as archive:
+        for entry in archive:
+            member = path.parent / posixpath.normpath(entry.name)
+            file = archive.extractfile(entry) if entry.isreg() else None
+            if file and member in members:
+                _write(file, member)
+
+
+def _write(content: IO[bytes] | gzip.GzipFile, path: Path) -> None:
+    """Write beside `path` and rename: a reader sees it whole or not at all, or as it was."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f"{path.name}.part")
+    try:
+        with part.open("wb") as file:
+            shutil.copyfileobj(content, file)
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _refuse_damaged(dataset: str, root: Path, archive: Archive) -> None:
+    """Raise SettingsError if a damaged archive or a part of its members lies there."""
+    path, problems = root / archive.file.path, []
+    way_out = "run again to download it"
+    if path.exists():
+        problems.append(f"{archive.file.fault(root)} and is now {_set_aside(path).name}")
+    if any((root / member.path).exists() for member in archive.members):
+        problems += [member.fault(root) for member in archive.faults(root)]
+        way_out = "move its unpacked files away and run again to download them"
+    if problems:
+        raise SettingsError(
+            f"{dataset} in {root} is damaged: {'; '.join(problems)}. Put a sound {path.name} into "
+            f"{path.parent}, or {way_out} (about {archive.megabytes} MB), or {OTHER_WAYS}."
+        )
+
+
+def _set_aside(path: Path) -> Path:
+    """Rename a damaged file to `<name>.bad` and return its new path."""
+    return path.replace(path.with_name(f"{path.name}.bad"))
+
+
+def _download(dataset: str, root: Path, archive: Archive) -> None:
+    """Fetch an archive under another name, check it and rename it.
+
+    So half of an archive is never taken for the whole.
+    """
+    path = root / archive.file.path
+    part = path.with_name(f"{path.name}.part")
+    print(
+        f"Downloading {dataset}: {path.name}, about {archive.megabytes} MB, from {archive.url} "
+        f"to {path.parent}",
+        flush=True,
+    )
+    try:
+        with _timeout(TIMEOUT), _told():
+            utils.download_url(archive.url, str(part.parent), part.name, archive.file.md5)
+        part.replace(path)
+    except (OSError, RuntimeError, http.client.HTTPException) as error:
+        if isinstance(error, OSError) and error.errno in CANNOT_WRITE:
+            raise
+        wrong = isinstance(error, RuntimeError) and part.exists()
+        got = f"; what came is now {_set_aside(part).name}" if wrong else ""
+        raise SettingsError(
+            f"{dataset} is not in {root} and the download failed ({_reason(error)}{got}): "
+            f"put {path.name} into {path.parent} by hand, {OTHER_WAYS}."
+        ) from error
+
+
+@contextmanager
+def _timeout(seconds: float) -> Iterator[None]:
+    """Let a network connection fail after so many seconds of silence; torchvision sets none."""
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(seconds)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(before)
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """Let torchvision tell a download in lines where nobody looks on; its bar goes into logs."""
+    bar = utils.tqdm
+    utils.tqdm = bar if watched() else TransferLines
+    try:
+        yield
+    finally:
+        utils.tqdm = bar
+
+
+def _reason(error: Exception) -> str:
+    """Return what went wrong, in one line."""
+    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return " ".join(str(text).split()).rstrip(".")

@@ -1,0 +1,229 @@
+"""Text: corpora as word numbers, cut into columns and segments; and the simplest rival model.
+
+A corpus is three long vectors of word numbers. `batchify` folds one into `batch` columns that are
+read side by side; a segment is some rows of them, and its targets are the rows one further down.
+Every random draw takes an explicit generator.
+
+`topics` needs no download: the help texts that come with Python (`pydoc_data.topics`). They differ
+between versions of Python, so only shapes may depend on them.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from pydoc_data.topics import topics
+
+import torch
+from torch import Tensor
+
+from darts_lib.engine.refusals import SettingsError
+
+TEXTS = ("topics", "penn", "wikitext-2", "folder")
+"""The corpora: `topics` comes with Python, `folder` is a folder of your own three files."""
+
+SPLITS = ("train", "valid", "test")
+UNKNOWN, END = "<unk>", "<eos>"
+
+TOPIC_TOKENS = (48_000, 6_000, 6_000)
+TOPIC_WORDS = 2_000
+"""So many commonest words of the help texts have a number of their own; `<unk>` is one more."""
+
+SHORTEST = 5
+"""Rows of the shortest segment whose length is drawn."""
+
+Segment = tuple[int, int]
+"""First row and number of rows of a segment."""
+
+
+@dataclass(frozen=True)
+class Known:
+    """What a published corpus must hold: tokens by split, words, and where people find it."""
+
+    tokens: tuple[int, int, int]
+    words: int
+    names: str
+
+
+KNOWN = {
+    "penn": Known(
+        (929_589, 73_760, 82_430), 10_000, "ptb.train.txt, ptb.valid.txt and ptb.test.txt"
+    ),
+    "wikitext-2": Known(
+        (2_088_628, 217_646, 245_569),
+        33_278,
+        "wiki.train.tokens, wiki.valid.tokens and wiki.test.tokens",
+    ),
+}
+"""Tokens include one `<eos>` a line; words are counted over the three files."""
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Word numbers by split, each `(tokens,)` int64, and the words they stand for."""
+
+    train: Tensor
+    valid: Tensor
+    test: Tensor
+    words: tuple[str, ...]
+
+    def first(self, tokens: int) -> "Corpus":
+        """Return the corpus with the first `tokens` of the training text; 0 is all of it."""
+        return replace(self, train=self.train[: tokens or None])
+
+
+def load_text(dataset: str, root: Path) -> Corpus:
+    """Read one of `TEXTS`; `penn` and `wikitext-2` are folders in `root`, `folder` is root itself.
+
+    Words are numbered in the order in which they first appear, over all three files as in the
+    original, so that published weights fit. Raises SettingsError, in one line with the way out,
+    for a file that is missing, empty, not UTF-8 or, of a published corpus, cut short.
+    """
+    if dataset == "topics":
+        return _read_topics()
+    folder = root if dataset == "folder" else root / dataset
+    texts = [_read(folder / f"{split}.txt", dataset) for split in SPLITS]
+    corpus = _numbered(texts, dict.fromkeys(word for text in texts for word in text))
+    if dataset in KNOWN:
+        _check(corpus, folder, KNOWN[dataset])
+    return corpus
+
+
+def _read(file: Path, dataset: str) -> list[str]:
+    """Return the words of a file with `<eos>` at the end of each line, an empty one included."""
+    try:
+        content = file.read_text(encoding="utf-8-sig")  # some editors put a mark before the text
+    except UnicodeDecodeError as error:
+        raise SettingsError(f"{file} is not UTF-8 text ({error}); save it as UTF-8.") from None
+    except OSError as error:
+        raise SettingsError(
+            f"{file} cannot be read ({error.strerror}): {_way_out(dataset)}."
+        ) from None
+    if "\0" in content:
+        raise SettingsError(f"{file} is not UTF-8 text (NUL, as in UTF-16); save it as UTF-8.")
+    lines = content.split("\n")
+    if not lines[-1].strip():
+        lines.pop()  # what follows the last line's end
+    words = [word for line in lines for word in [*line.split(), END]]
+    if all(word == END for word in words):
+        raise SettingsError(f"{file} is empty: {_way_out(dataset)}.")
+    return words
+
+
+def _way_out(dataset: str) -> str:
+    if dataset in KNOWN:
+        return (
+            f"put train.txt, valid.txt and test.txt into {dataset} of the data folder, known "
+            f"elsewhere as {KNOWN[dataset].names} (data/README.md says where to get them), or use "
+            "dataset='topics', which needs no files"
+        )
+    return (
+        "data_root must name a folder with train.txt, valid.txt and test.txt, words between spaces"
+    )
+
+
+def _check(corpus: Corpus, folder: Path, known: Known) -> None:
+    for split, expected in zip(SPLITS, known.tokens, strict=True):
+        found = len(getattr(corpus, split))
+        if found != expected:
+            raise SettingsError(
+                f"{folder / split}.txt has {found:,} tokens, not {expected:,}: it is cut short or "
+                f"another edition; {_way_out(folder.name)}."
+            )
+    if len(corpus.words) != known.words:
+        raise SettingsError(
+            f"{folder} has {len(corpus.words):,} different words, not {known.words:,}: it is "
+            f"another edition; {_way_out(folder.name)}."
+        )
+
+
+def _numbered(texts: Sequence[Sequence[str]], words: Iterable[str]) -> Corpus:
+    """Give numbers to words; one without a number of its own is `<unk>`."""
+    names = tuple(words)
+    numbers = {word: number for number, word in enumerate(names)}
+    unknown = numbers.get(UNKNOWN, -1)
+    splits = [torch.tensor([numbers.get(word, unknown) for word in text]) for text in texts]
+    return Corpus(splits[0], splits[1], splits[2], names)
+
+
+def _read_topics() -> Corpus:
+    """Return Python's help texts: 48,000 tokens to train, 6,000 to validate, 6,000 to test.
+
+    No topic is in two splits: in alphabetical order, each goes to the split that is the emptiest
+    for its size.
+    """
+    texts: list[list[str]] = [[] for _ in SPLITS]
+    for topic in sorted(topics):
+        shares = [len(text) / size for text, size in zip(texts, TOPIC_TOKENS, strict=True)]
+        texts[shares.index(min(shares))] += _tokens(topics[topic])
+    texts = [text[:size] for text, size in zip(texts, TOPIC_TOKENS, strict=True)]
+    counts = sorted(Counter(texts[0]).items(), key=lambda item: (-item[1], item[0]))
+    return _numbered(texts, [UNKNOWN, *(word for word, _ in counts[:TOPIC_WORDS])])
+
+
+def _tokens(text: str) -> list[str]:
+    """Split prose into lower-case words and runs of one mark, with `<eos>` after each line."""
+    found = []
+    for line in filter(str.strip, text.lower().splitlines()):
+        found += [match[0] for match in re.finditer(r"\w+|([^\w\s])\1*", line)] + [END]
+    return found
+
+
+# Columns and segments ----------------------------------------------------------------------------
+
+
+def batchify(tokens: Tensor, batch: int, setting: str = "batch_size") -> Tensor:
+    """Fold tokens into columns: `(rows, batch)`, each column a stretch of the text in order.
+
+    What does not fill a row is left out. Raises SettingsError, which names the `setting`, where not
+    even two rows are full.
+    """
+    rows = len(tokens) // batch
+    if rows < 2:
+        raise SettingsError(
+            f"a text of {len(tokens):,} tokens is too short for {setting}={batch}: two rows are "
+            f"the least; use a smaller {setting} or more text."
+        )
+    return tokens[: rows * batch].reshape(batch, rows).t().contiguous()
+
+
+def segments(
+    rows: int, bptt: int, generator: torch.Generator | None = None, spread: float = 0.0
+) -> list[Segment]:
+    """Cut `rows` into segments, each with a row after it for its last target.
+
+    With a generator, lengths are drawn: `bptt` rows, or half of that once in twenty, plus a normal
+    of standard deviation `spread`, at least 5 and at most bptt + 20. So the text is not cut at the
+    same words in every epoch. Without one, all have `bptt` rows; the last has what is left.
+    Source: the original code, after Merity et al., 2017.
+    """
+    found, start = [], 0
+    while start < rows - 1:
+        length = bptt if generator is None else _length(bptt, generator, spread)
+        length = min(length, rows - 1 - start)
+        found.append((start, length))
+        start += length
+    return found
+
+
+def _length(bptt: int, generator: torch.Generator, spread: float) -> int:
+    uniform = float(torch.rand((), generator=generator))
+    normal = float(torch.randn((), generator=generator))
+    middle = bptt if uniform < 0.95 else bptt / 2
+    return int(min(max(SHORTEST, middle + spread * normal), bptt + 20))
+
+
+def inputs_and_targets(columns: Tensor, segment: Segment) -> tuple[Tensor, Tensor]:
+    """Return a segment's words and the words that follow them, both `(length, batch)`."""
+    start, length = segment
+    return columns[start : start + length], columns[start + 1 : start + 1 + length]
+
+
+def unigram_perplexity(train: Tensor, text: Tensor, words: int) -> float:
+    """Return the perplexity on `text` of word frequencies in `train`, each count plus one.
+
+    The least that a language model must beat: it knows how common words are and nothing else.
+    """
+    counts = torch.bincount(train, minlength=words).double() + 1
+    return float(torch.exp(-torch.log(counts / counts.sum())[text].mean()))

@@ -1,0 +1,180 @@
+"""What makes a step fast on a GPU: bfloat16, compiled cells, the whole step as one CUDA graph.
+
+`auto` means: on CUDA bfloat16 and the graph, elsewhere neither. Compiled cells are asked for by
+name: they take minutes to compile, and the graph alone removes the launches.
+"""
+
+import copy
+import shutil
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from darts_lib.engine.ranks import Ranks
+from darts_lib.engine.refusals import SettingsError
+from darts_lib.engine.settings import RunConfig
+
+WARM_UPS = 3
+"""Steps before a graph is recorded, so that libraries have chosen their kernels; torch's advice."""
+
+Shapes = tuple[torch.Size, ...]
+
+RECORDINGS = 3
+"""How many shapes of a step are recorded: a search's whole batches, and its last of either half."""
+
+KINDS_OF_CELL = 64
+"""How many compiled forms of a cell are kept: of each shape, and of each choice of gradients."""
+
+
+@dataclass(frozen=True)
+class Acceleration:
+    """The switches of a run, resolved for its device."""
+
+    device: torch.device
+    amp: bool
+    compile: bool
+    graph: bool
+
+    @classmethod
+    def of(cls, config: RunConfig, device: torch.device) -> "Acceleration":
+        """Resolve `auto`; the configuration has refused what cannot be."""
+        cuda = device.type == "cuda"
+        alone = Ranks.current().count == 1  # messages between ranks are left out of graphs
+        fitting = cuda and alone and config.capturable
+        graph = config.graph == "on" or (config.graph == "auto" and fitting)
+        bfloat16 = cuda and torch.cuda.is_bf16_supported(including_emulation=False)
+        amp = config.amp == "on" or (config.amp == "auto" and bfloat16)
+        return cls(device, amp, config.compile == "on", graph)
+
+    def autocast(self) -> torch.autocast:
+        """Return the context of a step's ordinary passes; a graph allows no cache of casts."""
+        kind = "cuda" if self.device.type == "cuda" else "cpu"
+        return torch.autocast(kind, torch.bfloat16, enabled=self.amp, cache_enabled=False)
+
+    def compiled(self, cells: nn.ModuleList) -> None:
+        """Compile each cell, in place, if asked for: a region, not the whole network."""
+        if self.compile:
+            # All cells share their code; torch would run those after the eighth kind eagerly.
+            torch._dynamo.config.recompile_limit = KINDS_OF_CELL
+            for cell in cells:
+                cell.compile()
+
+    def recorded(
+        self, step: Callable[..., Tensor], state: Callable[[], Sequence[Tensor]]
+    ) -> Callable[..., Tensor]:
+        """Return the step itself, or where a graph is wanted the step as one."""
+        return Captured(step, state) if self.graph else step
+
+    def __str__(self) -> str:
+        """Name what is on, for the line that describes a run."""
+        names = ("amp", "compile", "graph")
+        return ", ".join(name for name in names if getattr(self, name)) or "eager float32"
+
+
+def warn_of_unused_gpu(name: str) -> None:
+    """Print a line if `auto` is the CPU only because this torch was built without CUDA."""
+    built_with = torch.version.cuda or torch.version.hip
+    if name == "auto" and not built_with and shutil.which("nvidia-smi"):
+        print(
+            f"warning: this machine has an NVIDIA GPU, but torch {torch.__version__} is built for "
+            "the CPU alone; install the torch for your CUDA as PyTorch's site says, or ask for the "
+            "CPU with device='cpu'."
+        )
+
+
+@dataclass(frozen=True)
+class Recording:
+    """One step as a CUDA graph, with the fixed buffers that it reads and what it returns."""
+
+    graph: torch.cuda.CUDAGraph
+    inputs: list[Tensor]
+    output: Tensor
+
+    def replay(self, inputs: Sequence[Tensor]) -> Tensor:
+        """Take the step once more, with other inputs of the same shapes."""
+        for own, x in zip(self.inputs, inputs, strict=True):
+            own.copy_(x.detach())
+        self.graph.replay()
+        return self.output.clone()
+
+
+class Captured:
+    """A step on CUDA, recorded as a graph and replayed: one launch in place of thousands.
+
+    `step` takes tensors and returns one; `state` lists every tensor that it changes. Shapes that
+    come a second time are recorded, up to `RECORDINGS` of them; all others run eagerly. Raises
+    SettingsError where a step cannot be recorded: after a recording that broke off torch's
+    generator and allocator may still be in it, so no eager step is safe there.
+    """
+
+    def __init__(self, step: Callable[..., Tensor], state: Callable[[], Sequence[Tensor]]) -> None:
+        self.step, self.state = step, state
+        self.seen: set[Shapes] = set()
+        self.recordings: dict[Shapes, Recording] = {}
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Captured":
+        """Return the copy's own step, not recorded yet: a graph writes to one run's tensors."""
+        return Captured(copy.deepcopy(self.step, memo), copy.deepcopy(self.state, memo))
+
+    def __call__(self, *inputs: Tensor) -> Tensor:
+        """Take the step; the first of a shape is eager, so that the optimisers make their state."""
+        shapes = tuple(x.shape for x in inputs)
+        known = shapes in self.recordings
+        if not known and shapes in self.seen and len(self.recordings) < RECORDINGS:
+            self.recordings[shapes] = self._recorded(inputs)
+        if shapes in self.recordings:
+            return self.recordings[shapes].replay(inputs)
+        self.seen.add(shapes)
+        with warnings.catch_warnings():  # Adam, that it is not being recorded
+            warnings.filterwarnings("ignore", "This instance was constructed with capturable")
+            return self.step(*inputs)
+
+    def _recorded(self, inputs: Sequence[Tensor]) -> Recording:
+        """Return a graph of one step, and put back what warming up has changed."""
+        own = [x.detach().clone() for x in inputs]
+        # Detached: a clone's history would hold the weights' nodes of the outer stream alive, and
+        # a backward pass that meets them leaves the recording.
+        before = [tensor.detach().clone() for tensor in self.state()]
+        device = inputs[0].device
+        random = torch.cuda.get_rng_state(device)  # a drop path draws in the step
+        try:
+            with torch.cuda.device(device):  # streams are the current device's, not the tensors'
+                graph, output = self._warmed_up_and_recorded(own)
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            first = str(_root(error)).partition("\n")[0]
+            raise SettingsError(
+                f"the step cannot be a CUDA graph ({first}); start again with graph='off'."
+            ) from error
+        torch.cuda.set_rng_state(random, device)
+        with torch.no_grad():
+            for tensor, value in zip(self.state(), before, strict=True):
+                tensor.copy_(value)
+        return Recording(graph, own, output)
+
+    def _warmed_up_and_recorded(self, inputs: list[Tensor]) -> tuple[torch.cuda.CUDAGraph, Tensor]:
+        side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            for _ in range(WARM_UPS):
+                self.step(*inputs)
+        torch.cuda.current_stream().wait_stream(side)
+        graph = torch.cuda.CUDAGraph()
+        # Graphs that never run at the same time may work in the same memory.
+        pool = next((one.graph.pool() for one in self.recordings.values()), None)
+        # Only this thread is recorded: a loader's may ask CUDA for pinned memory meanwhile.
+        with torch.cuda.graph(graph, pool, side, capture_error_mode="thread_local"):
+            output = self.step(*inputs)
+        return graph, output
+
+
+def _root(error: BaseException) -> BaseException:
+    """Return what failed first: ending a broken recording fails too, and hides it."""
+    while error.__context__ is not None:
+        error = error.__context__
+    return error

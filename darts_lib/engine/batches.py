@@ -1,0 +1,38 @@
+"""The batches of an epoch, as indices: how they are drawn, and what cannot fill one."""
+
+import torch
+from torch import Tensor
+
+from darts_lib.engine.refusals import SettingsError
+
+
+def check_batch_size(batch_size: int, count: int, what: str = "pictures to train on") -> None:
+    """Raise SettingsError if `count` pictures are less than a batch; `what` says which."""
+    if count < batch_size:
+        raise SettingsError(
+            f"batch_size={batch_size} is more than the {count} {what}: use a batch_size of "
+            f"{max(2, count)} or less, or more pictures."
+        )
+
+
+def epoch_batches(count: int, batch_size: int, generator: torch.Generator | None) -> list[Tensor]:
+    """Return the index batches (int64, on the CPU) of one pass over `count` pictures.
+
+    Shuffled with a generator (training), in order without (evaluation). A last batch of one is
+    merged into the batch before it. Raises SettingsError for a batch size below 2, and in
+    training for fewer pictures than one batch.
+    """
+    if batch_size < 2:
+        raise SettingsError(
+            f"batch_size is {batch_size}: batch statistics need at least two pictures, "
+            "use 2 or more."
+        )
+    if generator is None:
+        order = torch.arange(count)
+    else:
+        check_batch_size(batch_size, count)
+        order = torch.randperm(count, generator=generator, device=generator.device).cpu()
+    batches = [order[start : start + batch_size] for start in range(0, count, batch_size)]
+    if len(batches) > 1 and len(batches[-1]) == 1:
+        batches[-2:] = [torch.cat(batches[-2:])]
+    return batches

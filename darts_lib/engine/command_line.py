@@ -1,0 +1,107 @@
+"""`python -m darts_lib.search CONFIG.json`: a run from a file of settings, alone or by torchrun."""
+
+import argparse
+import contextlib
+import json
+import sys
+import textwrap
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TypeVar
+
+from darts_lib.engine.opening import check_kind, run_path, stored_config
+from darts_lib.engine.ranks import Ranks, joined
+from darts_lib.engine.refusals import SettingsError, show
+from darts_lib.engine.run_files import read_json
+from darts_lib.engine.settings import RunConfig
+
+Config = TypeVar("Config", bound=RunConfig)
+Result = TypeVar("Result")
+
+
+def read_config(path: Path, kind: type[Config], data_root: str = "") -> Config:
+    """Read settings from JSON, `{"epochs": 50, ...}`, or those of a run that is to go on.
+
+    Such a run is named by its folder or by the config.json in it; the folder is then its `run_dir`.
+    It does not say where its data are: `data_root` does, where that is not the usual place.
+    Raises SettingsError for a file that cannot be read, for a run of another kind, and for a wrong
+    name or value.
+    """
+    here = {"data_root": data_root} if data_root else {}
+    if _names_a_run(path):
+        folder = path if path.is_dir() else path.parent
+        return stored_config(folder, kind, run_dir=str(folder.resolve()), **here)
+    content = read_json(path)
+    settings = content.get("settings", content)
+    if not isinstance(settings, dict):
+        raise SettingsError(f"{path}: settings must be an object, not {show(settings)}.")
+    check_kind(path, settings, kind)
+    given = {key: value for key, value in settings.items() if key != "kind"}
+    return kind.create(**{**given, **here})
+
+
+def _names_a_run(path: Path) -> bool:
+    """Say whether a path is that of a run folder or of its config.json, not of a person's file."""
+    return path.is_dir() or (path.name == "config.json" and "format" in read_json(path))
+
+
+def run_from_file(
+    kind: type[Config],
+    run: Callable[[Config], Result],
+    summary: Callable[[Result], str],
+) -> None:
+    """Run what the command line's one argument describes; settings that are wrong end it with 2.
+
+    `summary` says what came of it and what may follow. Under torchrun every rank calls this, and
+    all of them work on the one run.
+    """
+    given = _parser(kind).parse_args()
+    with refused_in_one_line():
+        config = read_config(given.config, kind, given.data_root)
+        with joined():
+            first = Ranks.current().first
+            if first:
+                print(f"run folder: {run_path(config)}", flush=True)
+            result = run(config)
+            if first:
+                print(summary(result))
+
+
+def _parser(kind: type[RunConfig]) -> argparse.ArgumentParser:
+    """Return the reader of the command line, whose help names every setting."""
+    module = sys.modules["__main__"].__spec__
+    parser = argparse.ArgumentParser(
+        prog=f"python -m {module.name}" if module else None,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description='Run what a JSON file describes, such as {"scale": "laptop", "epochs": 4}.',
+        epilog=_settings(kind),
+    )
+    parser.add_argument(
+        "config", type=Path, help="settings as JSON, or the folder of a run that is to go on"
+    )
+    parser.add_argument(
+        "--data-root", default="", metavar="FOLDER", help="of data sets or pictures, if not usual"
+    )
+    return parser
+
+
+def _settings(kind: type[RunConfig]) -> str:
+    """Return the names of all settings with their values, a paragraph for a terminal."""
+    values = {name: json.dumps(field.default) for name, field in kind.model_fields.items()}
+    smaller = ", ".join(f'"{name}": {json.dumps(v)}' for name, v in kind.LAPTOP.items())
+    paragraphs = (
+        "settings, with the values that they have when left out:",
+        ", ".join(f'"{name}": {value}' for name, value in values.items()),
+        f'with "scale": "laptop", which "auto" is where no CUDA is found: {smaller}',
+    )
+    return "\n\n".join(textwrap.fill(each, 90, break_long_words=False) for each in paragraphs)
+
+
+@contextlib.contextmanager
+def refused_in_one_line() -> Iterator[None]:
+    """End the program with status 2 where something cannot be used, and say so in one line."""
+    try:
+        yield
+    except SettingsError as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        sys.exit(2)

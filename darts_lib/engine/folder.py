@@ -1,0 +1,142 @@
+"""The run folder: the truth of a run, and how a run that was killed goes on.
+
+config.json               kind, library version, settings
+checkpoint.pt             all state after the last finished epoch; the one truth
+checkpoint.previous.pt    the one before it, should the last be damaged
+history.jsonl             scalars and the genotype, a line an epoch   (from the checkpoint)
+alphas.npz                alphas by epoch, entry 0 is the start       (from the checkpoint)
+genotype.json             the cell after the last finished epoch      (from the checkpoint)
+result.json               the final figures; its presence means 'finished'
+"""
+
+import io
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from darts_lib import __version__
+from darts_lib.engine.devices import machine
+from darts_lib.engine.files import DamagedFileError, pack, unpack, write_whole
+from darts_lib.engine.ranks import Ranks
+from darts_lib.engine.refusals import SettingsError
+from darts_lib.engine.run_files import Row, read_json, write_json
+
+FORMAT = 1
+CHECKPOINTS = ("checkpoint.pt", "checkpoint.previous.pt")
+
+
+@dataclass
+class Progress:
+    """What a run has so far: its history and, for a search, the alphas after every epoch."""
+
+    history: list[Row] = field(default_factory=list)
+    alphas: dict[str, list[Tensor]] = field(default_factory=dict)
+
+    @property
+    def epochs(self) -> int:
+        """Return the number of finished epochs."""
+        return len(self.history)
+
+    def record_alphas(self, alphas: Mapping[str, Tensor]) -> None:
+        """Append a copy of the alphas as they are now."""
+        for kind, value in alphas.items():
+            self.alphas.setdefault(kind, []).append(value.detach().cpu().clone())
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """An open run folder; `opened` makes one. Of several ranks only the first writes."""
+
+    path: Path
+    ranks: Ranks = field(default_factory=Ranks.current)
+
+    def load(self) -> tuple[dict[str, Any], Progress] | None:
+        """Return (state, progress) of the newest good checkpoint, or None; rename bad ones."""
+        return self.ranks.after_first(self._load)
+
+    def _load(self) -> tuple[dict[str, Any], Progress] | None:
+        for file in filter(Path.exists, (self.path / name for name in CHECKPOINTS)):
+            try:
+                content = unpack(file)
+            except DamagedFileError as error:
+                file.replace(f"{file}.damaged")
+                print(f"{error}; it is now {file.name}.damaged.")
+            else:
+                check_format(file, content.get("format"))
+                return self._resume(content)
+        if any(self.path.glob("checkpoint*.damaged")):
+            print(f"no good checkpoint is left in {self.path}: starting at the first epoch.")
+        return None
+
+    def _resume(self, content: Mapping[str, Any]) -> tuple[dict[str, Any], Progress]:
+        progress = Progress(list(content["history"]), dict(content["alphas"]))
+        if torch.get_num_threads() != content["threads"]:
+            print(f"using {content['threads']} threads, as the run began, for the same bits.")
+            torch.set_num_threads(content["threads"])
+        if self.ranks.first:
+            self._write_derived(progress)
+        print(f"resuming at epoch {progress.epochs + 1} from {self.path}")
+        return content["state"], progress
+
+    def save(self, state: Mapping[str, Any], progress: Progress) -> None:
+        """Store everything after an epoch; a kill at any moment leaves a good checkpoint."""
+        if not self.ranks.first:
+            return
+        content = {
+            "format": FORMAT,
+            "threads": torch.get_num_threads(),
+            "history": progress.history,
+            "alphas": progress.alphas,
+            "state": dict(state),
+        }
+        newest, previous = (self.path / name for name in CHECKPOINTS)
+        write_whole(self.path / "checkpoint.next.pt", pack(content))
+        if newest.exists():
+            os.replace(newest, previous)
+        os.replace(self.path / "checkpoint.next.pt", newest)
+        self._write_derived(progress)
+
+    def _write_derived(self, progress: Progress) -> None:
+        lines = "".join(json.dumps(row) + "\n" for row in progress.history)
+        write_whole(self.path / "history.jsonl", lines.encode())
+        if progress.alphas:
+            buffer = io.BytesIO()
+            stacked = {kind: torch.stack(steps).numpy() for kind, steps in progress.alphas.items()}
+            np.savez(buffer, **stacked)  # type: ignore[arg-type]
+            write_whole(self.path / "alphas.npz", buffer.getvalue())
+        if progress.history and "genotype" in progress.history[-1]:
+            write_json(self.path / "genotype.json", progress.history[-1]["genotype"])
+
+    def finish(self, result: Mapping[str, Any]) -> None:
+        """Write `result.json` with the machine and versions; the run is finished."""
+        versions = {"machine": machine(), "library": __version__}
+        if self.ranks.first:
+            write_json(self.path / "result.json", {**result, **versions})
+        self.ranks.wait()  # whoever reads it now finds it
+
+    def result(self) -> dict[str, Any] | None:
+        """Return the result of a finished run, else None; say so if another version made it."""
+        file = self.path / "result.json"
+        if not file.exists():
+            return None
+        result = read_json(file)
+        if result.get("library") != __version__:
+            print(f"{self.path} was made by darts_lib {result.get('library')}, not {__version__}.")
+        return result
+
+
+def check_format(file: Path, found: object) -> None:
+    """Raise SettingsError if a file of a run folder is of another format than this version's."""
+    if found != FORMAT:
+        age = "a newer" if isinstance(found, int) and found > FORMAT else "an older"
+        raise SettingsError(
+            f"{file} has format {found!r}, of {age} darts_lib than this one (format {FORMAT}); "
+            "use that version, another run_dir, or resume=False to move the run aside."
+        )

@@ -1,0 +1,188 @@
+"""Which folder a run has, and how it is opened: for one process, and only for the same run."""
+
+import contextlib
+import hashlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+from darts_lib import __version__
+from darts_lib.engine.acceleration import warn_of_unused_gpu
+from darts_lib.engine.determinism import deterministic_algorithms
+from darts_lib.engine.devices import resolve_device
+from darts_lib.engine.ending import tidy_end
+from darts_lib.engine.files import locked, sweep
+from darts_lib.engine.folder import CHECKPOINTS, FORMAT, RunFolder, check_format
+from darts_lib.engine.places import runs_root
+from darts_lib.engine.ranks import Ranks
+from darts_lib.engine.refusals import SettingsError
+from darts_lib.engine.run_files import Row, read_json, write_json
+from darts_lib.engine.settings import RunConfig
+
+Config = TypeVar("Config", bound=RunConfig)
+
+
+@contextlib.contextmanager
+def opened(config: RunConfig) -> Iterator[RunFolder]:
+    """Open the run folder of `config` for one process; make it, or check that it is the same run.
+
+    Raises `SettingsError` if the folder is in use, of another kind or format, or was made with
+    other settings. `resume=False` moves an earlier run aside, never deletes it. Of several ranks
+    the first opens it for all. With `deterministic` torch is so while the folder is open.
+    """
+    path = run_path(config)
+    ranks, device = Ranks.current(), resolve_device(config.device)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(tidy_end(path))
+        stack.enter_context(deterministic_algorithms(config.deterministic, device))
+        if not ranks.first:
+            ranks.wait()
+            yield RunFolder(path)
+            return
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(locked(path.parent / f".{path.name}.lock", f"run folder {path}"))
+            if not config.resume:
+                _move_aside(path)
+        except OSError as error:
+            raise SettingsError(
+                f"run_dir {path} cannot be used ({error.strerror}); give another run_dir."
+            ) from error
+        sweep(path)
+        _warn_of_other_files(path)
+        _claim(path, config)
+        stack.enter_context(_nothing_left_of_a_refusal(path))
+        warn_of_unused_gpu(config.device)
+        ranks.wait()
+        yield RunFolder(path)
+
+
+def run_path(config: RunConfig) -> Path:
+    """Return the run folder of `config`, wherever it is named: one folder, and so one lock.
+
+    Raises SettingsError where a file is in its place.
+    """
+    given = Path(config.run_dir).expanduser() if config.run_dir else default_folder(config)
+    if given.is_file():
+        raise SettingsError(f"run_dir {given} is a file; give another run_dir.")
+    return given.resolve()
+
+
+def _warn_of_other_files(path: Path) -> None:
+    """Print a line if a folder that holds no run holds other things: was it meant?"""
+    if (path / "config.json").exists():
+        return
+    names = sorted(file.name for file in path.iterdir() if file.suffix != ".ipynb")
+    if others := [name for name in names if not name.startswith(".")]:
+        print(
+            f"warning: run_dir {path} already holds other things ({len(others)}, such as "
+            f"{others[0]}); the files of the run are put beside them."
+        )
+
+
+@contextlib.contextmanager
+def _nothing_left_of_a_refusal(path: Path) -> Iterator[None]:
+    """Remove a folder that holds no more than its config.json when the run in it is refused."""
+    try:
+        yield
+    except SettingsError:
+        with contextlib.suppress(OSError):
+            if [file.name for file in path.iterdir()] == ["config.json"]:
+                (path / "config.json").unlink()
+                path.rmdir()
+        raise
+
+
+def stored_settings(path: Path) -> Row:
+    """Return the settings in a run folder's config.json as they stand there, with their `kind`.
+
+    Raises SettingsError for a folder that is none, or whose file no run of this version wrote.
+    """
+    file = path / "config.json"
+    if not file.is_file():
+        raise SettingsError(f"{path} is no run folder: it has no config.json; name another.")
+    content = read_json(file)
+    stored = content.get("settings")
+    if "format" not in content or not isinstance(stored, dict):
+        raise SettingsError(f"{file} was not written by a run; name a run folder.")
+    check_format(file, content["format"])
+    return stored
+
+
+def stored_config(path: Path, kind: type[Config], **here: object) -> Config:
+    """Return the settings that a run folder was made with, for use on this machine.
+
+    The folder itself names no place: neither one to read or write, nor a file with its cell.
+    `here` are the settings that it cannot know, such as `data_root` and `device`. Raises
+    SettingsError as `stored_settings` does, and for a run of another kind.
+    """
+    stored, left_out = stored_settings(path), {"kind", *kind.NO_EFFECT_ON_RESULT}
+    check_kind(path, stored, kind)
+    settings = {name: value for name, value in stored.items() if name not in left_out}
+    cell = str(settings.get("genotype", ""))
+    if cell and not cell.startswith("Genotype"):
+        raise SettingsError(
+            f"{path / 'config.json'}: genotype={cell!r:.60} is not the text of a cell; restore it."
+        )
+    return kind.create(**{**settings, **here})
+
+
+def check_kind(path: Path, settings: Row, kind: type[RunConfig]) -> None:
+    """Refuse the settings of a run of another kind; those that a person wrote may name none."""
+    found = settings.get("kind", kind.KIND)
+    if found != kind.KIND:
+        raise SettingsError(
+            f"{path} holds a run of the kind {found!r}, not {kind.KIND!r}; name one of that kind "
+            '(to train the cell that a search has found, name its folder as "genotype").'
+        )
+
+
+def this_machine(config: RunConfig | None) -> dict[str, Any]:
+    """Return where the data lie and what computes, from a configuration of this machine."""
+    return config.model_dump(include={"data_root", "device"}) if config else {}
+
+
+def default_folder(config: RunConfig) -> Path:
+    """Return `runs/<kind>-<data set>-<hash of the settings that change the result>`."""
+    settings = config.settings_that_matter()
+    if config.dataset == "folder":  # two folders are two data sets
+        settings["data_root"] = str(config.data_folder.resolve())
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
+    return runs_root() / f"{config.KIND}-{config.dataset}-{digest}"
+
+
+def _claim(path: Path, config: RunConfig) -> None:
+    """Check that the folder is that of this run; write config.json if no epoch was finished yet."""
+    file, wanted = path / "config.json", {"kind": config.KIND, **config.settings_that_matter()}
+    started = any((path / name).exists() for name in (*CHECKPOINTS, "result.json"))
+    if file.exists():
+        content = read_json(file)
+        check_format(file, content.get("format"))
+        if started:
+            _check_same(path, content.get("settings", {}), wanted)
+    elif started:
+        raise SettingsError(f"{path} has a checkpoint but no config.json; use another run_dir.")
+    if not started:
+        write_json(file, {"format": FORMAT, "library": __version__, "settings": wanted})
+
+
+def _check_same(path: Path, found: Row, wanted: Row) -> None:
+    pairs = {name: (found.get(name), wanted.get(name)) for name in sorted({*found, *wanted})}
+    differing = [f"{name} {a!r} there, {b!r} here" for name, (a, b) in pairs.items() if a != b]
+    if differing:
+        raise SettingsError(
+            f"{path} was made with other settings ({'; '.join(differing)}); give another run_dir, "
+            "or resume=False to move that run aside."
+        )
+
+
+def _move_aside(path: Path) -> None:
+    if not (path / "config.json").exists():
+        return  # no run is there: whatever else lies in the folder stays
+    number = 1
+    while (aside := path.with_name(f"{path.name}.before-{number}")).exists():
+        number += 1
+    path.rename(aside)
+    path.mkdir()
+    print(f"resume=False: the earlier run is now {aside}")

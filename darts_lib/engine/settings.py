@@ -1,0 +1,138 @@
+"""The base configuration: the settings that every run shares."""
+
+import difflib
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Self
+
+import torch
+from pydantic import Field, model_validator
+
+from darts_lib.engine.devices import auto_scale, resolve_device
+from darts_lib.engine.heap import keep_freed_memory
+from darts_lib.engine.places import data_root
+from darts_lib.engine.refusals import StrictModel, is_unset, show, unknown
+
+DATASETS = ("digits", "cifar10", "cifar100", "fashion_mnist", "svhn", "folder")
+"""The image data sets: `digits` ships with scikit-learn, `folder` is a folder of your pictures."""
+DOWNLOADED = ("cifar10", "cifar100", "fashion_mnist", "svhn")
+"""Those that are downloaded where they are missing."""
+SHAPES = {
+    "digits": (10, 1),
+    "cifar10": (10, 3),
+    "cifar100": (100, 3),
+    "fashion_mnist": (10, 1),
+    "svhn": (10, 3),
+}
+"""The number of classes and of channels of each. A folder's are found from its pictures."""
+
+Switch = Literal["auto", "on", "off"]
+
+
+class RunConfig(StrictModel):
+    """Settings that searching and retraining share. The field defaults are the paper's.
+
+    Only `epochs` is one, so that hours are spent where they are asked for.
+
+    `scale` chooses the defaults of everything that is not given: `paper`, `laptop`, or `auto`,
+    which is `paper` where CUDA is found. An unknown name or a wrong value is refused before any
+    data are read. `threads` of the CPU change the last bits of a sum, and so the run; 0 leaves
+    them as torch has them. `amp` is bfloat16, `compile` compiled cells, `graph` the step as one
+    CUDA graph; `acceleration` says what `auto` makes of them.
+
+    On the CPU the same seed gives the same bits each time. On a GPU sums are added up in any order;
+    `deterministic` allows only algorithms that keep to one, which are slower, during the run. Even
+    so the bits are those of one machine: another model of GPU or CPU, another number of threads or
+    ranks and another version of torch give others. An operation without such an algorithm raises
+    torch's error, which names it.
+    """
+
+    KIND: ClassVar[str] = "run"  # how its folders are named and told apart
+    LAPTOP: ClassVar[dict[str, Any]] = {}
+    FILLED_BY_SCALE: ClassVar[tuple[str, ...]] = ("epochs", "dataset", "batch_size")
+    NO_EFFECT_ON_RESULT: ClassVar[frozenset[str]] = frozenset(
+        {"data_root", "run_dir", "resume", "device"}
+    )
+
+    scale: Literal["auto", "laptop", "paper"] = "auto"
+    dataset: str = "cifar10"
+    data_root: str = ""
+    image_size: int = Field(0, ge=0, le=10_000)
+    max_images: int = Field(0, ge=0)
+    run_dir: str = ""
+    device: str = "auto"
+    threads: int = Field(0, ge=0, le=1024)
+    seed: int = Field(0, ge=0, lt=2**31)
+    deterministic: bool = False
+    resume: bool = True
+    epochs: int = Field(1, ge=1)
+    batch_size: int = Field(64, ge=2)
+    max_steps: int = Field(0, ge=0)
+    amp: Switch = "auto"
+    compile: Switch = "auto"
+    graph: Switch = "auto"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_from_scale(cls, given: dict[str, Any]) -> dict[str, Any]:
+        for name in given:
+            if name not in cls.model_fields:
+                raise ValueError(unknown("setting", name, cls.model_fields))
+        own = [name for name in cls.FILLED_BY_SCALE if is_unset(given.get(name))]
+        kept = {name: value for name, value in given.items() if name not in own}
+        scale = kept.get("scale", "auto")
+        named = scale if isinstance(scale, str) else ""
+        if named == "auto":
+            scale = named = auto_scale()
+        return {**(cls.LAPTOP if named == "laptop" else {}), **kept, "scale": scale}
+
+    @model_validator(mode="after")
+    def _check_dataset_and_device(self) -> Self:
+        if self.dataset not in DATASETS:
+            near = difflib.get_close_matches(self.dataset, DATASETS, n=1) or DATASETS
+            given = show(self.dataset)
+            raise ValueError(f"unknown dataset {given}; did you mean {' or '.join(near)}?")
+        device = resolve_device(self.device)  # refuses what is absent
+        if self.graph == "on" and device.type != "cuda":
+            raise ValueError(f"graph='on' needs CUDA, not {device.type!r}; use 'auto' or 'off'")
+        return self
+
+    @property
+    def capturable(self) -> bool:
+        """Say whether a step is one that a graph or a compiler can take."""
+        return True
+
+    @property
+    def data_folder(self) -> Path:
+        """Return where the data set lies: `data_root` if given, else the project's data folder."""
+        return Path(os.path.expanduser(self.data_root)) if self.data_root else data_root()
+
+    def open_device(self) -> torch.device:
+        """Return the device to compute on, after setting the CPU's threads and heap."""
+        if self.threads:
+            torch.set_num_threads(self.threads)
+        device = resolve_device(self.device)
+        if device.type == "cpu":
+            keep_freed_memory()
+        return device
+
+    @classmethod
+    def _told(cls, problem: Mapping[str, Any]) -> str:
+        """Return one line for a problem; 0 is below some bounds and yet has a meaning."""
+        filled = set(problem["loc"]) & set(cls.FILLED_BY_SCALE)
+        also = filled and problem["type"] == "greater_than_equal"
+        return super()._told(problem) + (", or 0 for the scale's own" if also else "")
+
+    @property
+    def line(self) -> str:
+        """Return the settings that change the result, `epochs=4  dataset=digits ...`."""
+        return "  ".join(f"{name}={value}" for name, value in self.settings_that_matter().items())
+
+    def settings_that_matter(self) -> dict[str, Any]:
+        """Return the settings that change the result; two runs with equal ones are the same run.
+
+        `deterministic` is one of them only where it is on: so runs from before that switch go on.
+        """
+        off = [] if self.deterministic else ["deterministic"]
+        return self.model_dump(mode="json", exclude={*self.NO_EFFECT_ON_RESULT, *off})

@@ -1,0 +1,137 @@
+"""Files of weights, read safely: the original's, MMRazor's and our own; written with their cell.
+
+Only tensors and plain data are ever read from a file (`weights_only`), so a file cannot run code.
+"""
+
+import pickle
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from darts_lib.engine.files import write_whole
+from darts_lib.engine.refusals import SettingsError
+from darts_lib.genotype import Genotype
+
+WEIGHTS = "weights.safetensors"
+"""What the network of a finished retraining is called in its run folder."""
+
+TEXTS = (".txt", ".json", ".yaml", ".yml", ".jsonl")
+"""Files that people name in place of the weights beside them."""
+
+SHOWN = 5
+"""So many names of each kind stand in a message; a network has over a thousand."""
+
+COUNTER = "num_batches_tracked"
+"""A buffer of batch normalisation that files of torch 0.3 lack; nothing here depends on it."""
+
+
+@dataclass(frozen=True)
+class WeightFile:
+    """The tensors of a file by name, and the genotype if the file carries one."""
+
+    tensors: dict[str, Tensor]
+    genotype: Genotype | None = None
+
+
+def read_weights(path: Path) -> WeightFile:
+    """Read a `.safetensors` file, or a `torch.save` file: a bare state dict or a checkpoint.
+
+    A folder stands for the `weights.safetensors` in it.
+
+    Raises SettingsError for a file that is missing, damaged, holds code or holds no weights.
+    """
+    if path.is_dir():
+        path = path / WEIGHTS  # of a retraining's run folder
+    if not path.is_file():
+        raise SettingsError(
+            f"{path} is not there; give a file of weights, or the folder of a finished retraining."
+        )
+    if path.suffix == ".safetensors":
+        return _read_safetensors(path)
+    if path.suffix in TEXTS:
+        raise SettingsError(
+            f"{path} is no file of weights: {path.suffix} is for a cell or for settings. Give the "
+            "weights, and the cell as the genotype."
+        )
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # any reader's complaint means the same: no file of weights
+        reason = str(error).strip().partition("\n")[0]
+        if isinstance(error, pickle.UnpicklingError):  # not torch's advice, which is to trust it
+            reason = "it holds more than plain data, or is cut short"
+        raise SettingsError(
+            f"{path} is not a file of weights alone ({reason}); whole pickled modules are not read,"
+            " since they can run code: save its state_dict()."
+        ) from error
+    return WeightFile(_tensors(path, content))
+
+
+def _read_safetensors(path: Path) -> WeightFile:
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError, ValueError) as error:
+        raise SettingsError(f"{path} is damaged: {error}; write or download it again.") from error
+    text = metadata.get("genotype", "")
+    return WeightFile(tensors, Genotype.from_text(text) if text else None)
+
+
+def _tensors(path: Path, content: Any) -> dict[str, Tensor]:
+    """Return the state dict itself, which a checkpoint holds under `state_dict`."""
+    if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
+        content = content["state_dict"]
+    if not isinstance(content, Mapping) or not content:
+        raise SettingsError(f"{path} holds {type(content).__name__}, not a dict of weights.")
+    odd = [str(name) for name, value in content.items() if not isinstance(value, Tensor)]
+    if odd:
+        raise SettingsError(f"{path}: {odd[0]!r} is no tensor; save the module's state_dict().")
+    return {str(name).removeprefix("module."): value for name, value in content.items()}
+
+
+def load_weights(net: nn.Module, tensors: Mapping[str, Tensor], source: object) -> None:
+    """Put weights into a network; say which names and shapes differ if they do not fit.
+
+    Counters of batches, which old files lack, are taken as zero.
+    """
+    own = net.state_dict()
+    given = dict(tensors)
+    for name, value in own.items():
+        if name.endswith(COUNTER):
+            given.setdefault(name, torch.zeros_like(value))
+    problems = {
+        "missing": [name for name in own if name not in given],
+        "unknown": [name for name in given if name not in own],
+        "of another shape": [
+            f"{name} {tuple(given[name].shape)} for {tuple(value.shape)}"
+            for name, value in own.items()
+            if name in given and given[name].shape != value.shape
+        ],
+    }
+    told = [f"{len(names)} {kind} ({_some(names)})" for kind, names in problems.items() if names]
+    if told:
+        raise SettingsError(
+            f"{source} does not fit the network: {'; '.join(told)}. Is it of this genotype, with "
+            "so many channels and layers, with or without the auxiliary head?"
+        )
+    net.load_state_dict(given)
+
+
+def _some(names: list[str]) -> str:
+    more = f", and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return ", ".join(names[:SHOWN]) + more
+
+
+def save_weights(net: nn.Module, genotype: Genotype, path: Path) -> None:
+    """Write a network as safetensors with its genotype, the one entry of the metadata.
+
+    safetensors writes several entries in any order; with one, the same weights give the same bytes.
+    """
+    tensors = {name: value.cpu().contiguous() for name, value in net.state_dict().items()}
+    write_whole(path, save(tensors, {"genotype": str(genotype)}))

@@ -1,1 +1,0 @@
-"""What the library knows of the machine: devices, kernels, precision, memory, ranks."""

@@ -1,0 +1,158 @@
+"""What a notebook needs besides the lesson: its parameters checked, its exercises, its memory."""
+
+import ast
+import contextlib
+import random
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+
+from darts_lib.data import picture_folder
+from darts_lib.engine.batches import check_batch_size
+from darts_lib.engine.opening import default_folder
+from darts_lib.engine.refusals import SettingsError
+from darts_lib.engine.settings import RunConfig
+from darts_lib.retrain import RetrainConfig
+from darts_lib.search import SearchConfig, SearchResult, read_search, search
+from darts_lib.search_epoch import check_half
+
+Config = TypeVar("Config", bound=RunConfig)
+
+
+def read_parameters(
+    namespace: Mapping[str, Any], config: type[Config], trains: bool = False
+) -> Config:
+    """Return the checked configuration from a notebook's parameter cell: call it right after.
+
+    Known names are those of the parameter cell and the configuration's fields. Papermill only
+    warns about a misspelt name and goes on with the default; here it ends the notebook. `trains`
+    says that the chapter trains on pictures: one's own are then counted here, before the lesson.
+    """
+    names = _written(namespace.get("In", ())) or _annotations(namespace)
+    given = {name: namespace[name] for name in sorted(names) if name in namespace}
+    found = config.create(**given)
+    if trains and isinstance(found, SearchConfig | RetrainConfig):
+        check_pictures(found)
+    return found
+
+
+def check_pictures(config: SearchConfig | RetrainConfig) -> None:
+    """Refuse pictures of one's own that are not there or too few: before a lesson, not after it.
+
+    Raises SettingsError as the run itself would; other data sets are left to it.
+    """
+    if config.dataset != "folder":
+        return
+    found = picture_folder.count(config.data_folder)
+    used = min(found, config.max_images or found)
+    if isinstance(config, SearchConfig):
+        check_half(config.batch_size, used)
+    else:
+        check_batch_size(config.batch_size, used - round(config.holdout * used))
+
+
+def _written(sources: Sequence[str]) -> set[str]:
+    """Return the names in the last parameter cell that was run, and in the cell injected after it.
+
+    `sources` is IPython's `In`, all cells that were run. Older ones do not count: a wrong name that
+    the reader has put right is still among the kernel's variables. A parameter cell is made of
+    assignments, some of them annotated; papermill's injected cells begin with '# Parameters'.
+    """
+    injected: set[str] = set()
+    for source in reversed(sources):
+        names, annotated = _assigned(source)
+        if source.startswith("# Parameters\n"):
+            injected = injected or names
+        elif annotated:
+            return names | injected
+    return set()
+
+
+def _assigned(source: str) -> tuple[set[str], bool]:
+    """Return the names that a cell of assignments sets, and whether one of them is annotated."""
+    with contextlib.suppress(SyntaxError):
+        cell = ast.parse(source).body
+        if all(isinstance(line, ast.Assign | ast.AnnAssign) for line in cell):
+            stored = [
+                node for line in cell for node in ast.walk(line) if isinstance(node, ast.Name)
+            ]
+            names = {node.id for node in stored if isinstance(node.ctx, ast.Store)}
+            return names, any(isinstance(line, ast.AnnAssign) for line in cell)
+    return set(), False
+
+
+def _annotations(namespace: Mapping[str, Any]) -> set[str]:
+    """Return the annotated names, where no cells are told: in nbval, or outside of IPython."""
+    if "__annotations__" not in namespace and "__annotate__" in namespace:  # Python 3.14
+        return set(namespace["__annotate__"](1))
+    return set(namespace.get("__annotations__", ()))
+
+
+def check(attempt: object, test: Callable[[Any], None]) -> None:
+    """Run an exercise's test, or say that it waits for the reader's attempt.
+
+    A wrong attempt is not an error of the notebook: the hint is printed, and all else still runs.
+    An attempt that raises is told with the line of it that was running.
+    """
+    if attempt is None:
+        print("Not attempted yet: replace None with your own answer, then run again.")
+        return
+    try:
+        test(attempt)
+    except AssertionError as hint:
+        print(f"Not yet: {hint}")
+    except Exception as error:
+        print(f"Not yet: {type(error).__name__}: {error}{_line_in(attempt, error)}")
+    else:
+        print("Correct.")
+
+
+def _line_in(attempt: object, error: Exception) -> str:
+    """Return the last line of an attempt's cell that was running when the error came."""
+    own = getattr(getattr(attempt, "__code__", None), "co_filename", None)
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = [frame.line for frame in frames if frame.filename == own and frame.line]
+    return f"\nin your line: {lines[-1]}" if lines else ""
+
+
+def set_seed(seed: int) -> None:
+    """Seed Python, NumPy and torch for the cells that follow."""
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+
+
+def search_before(config: RunConfig, folder: str = "") -> SearchResult:
+    """Return chapter 03's search: from `folder`, else the default one, else made here if small.
+
+    At paper scale a missing search stops the chapter with the command that makes it.
+    """
+    shared = {"scale", "dataset", "data_root", "image_size", "max_images", "seed", "device"}
+    wanted = SearchConfig.create(**config.model_dump(include={*shared, "deterministic"}))
+    path = default_folder(wanted)
+    if folder:
+        return read_search(_finished(folder))
+    if config.scale == "paper" and not (path / "result.json").exists():
+        raise SettingsError(
+            f"no finished search in {path}; run `papermill notebooks/03_search.ipynb out.ipynb "
+            "-p scale paper -p epochs 50 -p run_dir FOLDER` first, then pass that folder here."
+        )
+    return search(wanted)
+
+
+def _finished(folder: str) -> Path:
+    path = Path(folder).expanduser()
+    if not (path / "result.json").exists():
+        raise SettingsError(f"{path} is not the folder of a finished search; run chapter 03 on it.")
+    return path
+
+
+def with_searched_cell(config: RetrainConfig) -> RetrainConfig:
+    """Return the configuration with an empty `genotype` filled by the search of chapter 03."""
+    if config.genotype:
+        return config
+    return config.model_copy(update={"genotype": str(search_before(config).genotype)})

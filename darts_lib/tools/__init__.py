@@ -1,0 +1,4 @@
+"""Commands about many runs or the project itself: benchmark, records, checkpoints, sweep.
+
+For whoever measures, keeps or compares runs.
+"""

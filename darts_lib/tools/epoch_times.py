@@ -1,0 +1,102 @@
+"""Whole epochs of the paper's runs, timed on this machine; what all of their epochs would take.
+
+    python -m darts_lib.epoch_times [--epochs 3] [--runs NAME ...] [--scale paper]
+        [--dataset cifar10] [--data-root FOLDER] [--json FILE]
+
+A line is printed after each step or epoch that is timed, and the file is written anew after each
+run, so that what a lent machine has measured until it is taken back is not lost.
+"""
+
+import argparse
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+
+from darts_lib.engine.command_line import refused_in_one_line
+from darts_lib.engine.determinism import seed_epoch
+from darts_lib.engine.devices import machine, wait
+from darts_lib.engine.files import check_target
+from darts_lib.engine.run_files import Row, write_json
+from darts_lib.retrain_epoch import Retraining
+from darts_lib.retrain_step import RetrainConfig
+from darts_lib.search_epoch import Search
+from darts_lib.search_settings import SearchConfig
+from darts_lib.tools.markdown import table
+
+Given = dict[str, Any]
+RUNS: dict[str, Callable[[Given], Search | Retraining]] = {
+    "search, first order": lambda given: Search(SearchConfig.create(order=1, **given)),
+    "search, second order": lambda given: Search(SearchConfig.create(order=2, **given)),
+    "retraining": lambda given: Retraining(RetrainConfig.create(**given)),
+}
+EPOCHS = {"search, first order": 50, "search, second order": 50, "retraining": 600}
+"""How many epochs the paper's runs have (A.1.1, A.2.1)."""
+
+STEPS = 12
+"""Steps timed one by one before the epochs: the first builds kernels, the second may record."""
+
+
+def time_run(name: str, given: Given, epochs: int) -> Row:
+    """Time so many epochs of one run; `given` are settings. Seconds, except for hours and GiB."""
+    run = RUNS[name]({**given, "epochs": EPOCHS[name]})
+    row: Row = {"run": name, "switches": str(run.fast)}
+    if run.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(run.device)
+    steps = list(_step_seconds(run))
+    row |= {"first step, s": steps[0], "second, s": steps[1], "step, s": median(steps[2:])}
+    print({key: value for key, value in row.items() if key != "run"}, flush=True)
+    seconds = []
+    for epoch in range(epochs):
+        seconds.append(run.epoch(epoch)["seconds"])
+        print(f"epoch {epoch + 1}: {seconds[-1]:.2f} s", flush=True)
+    # The first epoch builds kernels for its last, smaller batch.
+    row |= {"epoch, s": median(seconds[1:] or seconds), "epochs timed": len(seconds)}
+    row |= {"all epochs": EPOCHS[name], "all, h": EPOCHS[name] * row["epoch, s"] / 3600}
+    if run.device.type == "cuda":
+        row["GiB"] = torch.cuda.max_memory_allocated(run.device) / 2**30
+    return row
+
+
+def _step_seconds(run: Search | Retraining) -> Iterator[float]:
+    """Take steps on the run's own batches, the same ones again if an epoch has too few."""
+    generator = seed_epoch(run.config.seed, 0, run.device)
+    taken = 0
+    while taken < STEPS:
+        batch: Any
+        for batch in run.batches(generator):
+            if taken == STEPS:
+                return
+            taken += 1
+            started = time.perf_counter()
+            run.step(*batch) if isinstance(run, Search) else run.step(batch)
+            wait(run.device)
+            yield time.perf_counter() - started
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Time the runs, print the table, and write it as JSON with the machine's name if asked."""
+    parser = argparse.ArgumentParser(
+        prog="python -m darts_lib.epoch_times", description=main.__doc__
+    )
+    parser.add_argument("--epochs", type=int, default=3, help="of each run (default 3)")
+    parser.add_argument("--runs", nargs="+", choices=RUNS, default=list(RUNS), metavar="NAME")
+    parser.add_argument("--scale", default="paper")
+    parser.add_argument("--dataset", default="cifar10")
+    parser.add_argument("--data-root", default="", metavar="FOLDER")
+    parser.add_argument("--json", type=Path, metavar="FILE")
+    given = parser.parse_args(arguments)
+    settings = {"scale": given.scale, "dataset": given.dataset, "data_root": given.data_root}
+    rows: list[Row] = []
+    with refused_in_one_line():
+        if given.json:
+            check_target(given.json)
+        for name in given.runs:
+            print(name, flush=True)
+            rows.append(time_run(name, settings, given.epochs))
+            if given.json:
+                write_json(given.json, {"machine": machine(), "epochs": rows})
+    print(f"\n{table(rows)}")

@@ -1,1 +1,0 @@
-"""Files of weights: ours, the original's and MMRazor's, read, written and exported."""

@@ -1,0 +1,102 @@
+"""Counting by hand: one convolution, one linear layer; memory and modes left as found."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from darts_lib.cost.complexity import (
+    count_parameters,
+    flops,
+    multiply_adds,
+    published_flops,
+    saved_bytes,
+    seconds_per_pass,
+)
+
+
+def small() -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3, stride=2, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(),
+        nn.Linear(8 * 4 * 4, 10),
+    )  # fmt: skip
+
+
+def test_counts_by_hand() -> None:
+    net = small()
+    assert multiply_adds(net, (3, 8, 8)) == 4 * 4 * 8 * 3 * 9 + 8 * 4 * 4 * 10
+    assert flops(net, (3, 8, 8)) == 2 * multiply_adds(net, (3, 8, 8))
+    assert count_parameters(net) == (8 * 3 * 9 + 8) + 16 + (128 * 10 + 10)
+    assert count_parameters(net, without="0.") == 16 + 128 * 10 + 10
+
+
+def test_grouped_convolutions_count_only_their_own_inputs() -> None:
+    assert multiply_adds(nn.Conv2d(6, 6, 3, padding=1, groups=6), (6, 5, 5)) == 25 * 6 * 9
+
+
+def test_the_published_rule_by_hand() -> None:
+    """The same network: two for each value normalised with a gain, one for each through a ReLU."""
+    net = small()
+    assert published_flops(net, (3, 8, 8)) == multiply_adds(net, (3, 8, 8)) + 2 * 128 + 128
+
+
+@pytest.mark.parametrize(
+    ("module", "cost"),
+    [
+        (nn.BatchNorm2d(3), 2 * 108),
+        (nn.BatchNorm2d(3, affine=False), 108),
+        (nn.BatchNorm2d(3, affine=False, track_running_stats=False), 108),
+        (nn.ReLU(), 108),
+        (nn.ReLU(inplace=True), 108),
+        (nn.MaxPool2d(3, stride=2, padding=1), 108),
+        (nn.AvgPool2d(3, stride=2, padding=1), 108),
+        (nn.AdaptiveAvgPool2d(1), 108),
+        (nn.AdaptiveAvgPool2d(2), 108),
+        (nn.AdaptiveMaxPool2d(2), 108),
+        (nn.Conv2d(3, 2, 1), 36 * 6),
+        (nn.Sequential(nn.Flatten(), nn.Linear(108, 5)), 540),
+        (nn.Identity(), 0),
+    ],
+    ids=str,
+)
+def test_the_published_rule_layer_by_layer(module: nn.Module, cost: int) -> None:
+    """On three channels of 6 x 6: 108 values go in; a bias costs nothing."""
+    assert published_flops(module, (3, 6, 6)) == cost
+
+
+def test_the_published_rule_counts_functions_like_modules() -> None:
+    class Functions(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return F.adaptive_avg_pool2d(F.relu(F.max_pool2d(x, 2)), 2).mean(dim=(2, 3))
+
+    # The pool reads 48 values, the ReLU and the second pool 12 each, the mean 12.
+    assert published_flops(Functions(), (3, 4, 4)) == 48 + 12 + 12 + 12
+
+
+@pytest.mark.parametrize("count", [multiply_adds, flops, published_flops])
+def test_modes_and_statistics_are_put_back(count: Callable[..., int]) -> None:
+    net = small().train()
+    net[1].eval()
+    before = net[1].running_mean.clone()
+    count(net, (3, 8, 8))
+    assert net.training
+    assert not net[1].training
+    assert net[0].training
+    assert torch.equal(net[1].running_mean, before)
+
+
+def test_saved_bytes_by_hand() -> None:
+    """A product keeps both factors, a square its input; a storage counts once."""
+    x, y = torch.randn(100, requires_grad=True), torch.randn(100, requires_grad=True)
+    assert saved_bytes(lambda: (x * y).sum()) == 800
+    assert saved_bytes(lambda: (x * x * x).sum()) == 800  # x and x * x
+    with torch.no_grad():
+        assert saved_bytes(lambda: (x * y).sum()) == 0
+
+
+def test_timing_changes_nothing() -> None:
+    w = torch.randn(3, requires_grad=True)
+    assert seconds_per_pass(lambda: (w * w).sum(), [w]) > 0
+    assert w.grad is None

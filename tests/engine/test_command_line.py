@@ -1,0 +1,196 @@
+"""`python -m darts_lib.search CONFIG.json`: which run is meant, and what is said of it."""
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from darts_lib import retrain as retraining
+from darts_lib import search as searching
+from darts_lib.engine.command_line import read_config, run_from_file
+from darts_lib.engine.refusals import SettingsError
+from darts_lib.engine.run_files import read_history
+from darts_lib.engine.settings import RunConfig
+from darts_lib.imagenet_retrain import ImageNetRetrainConfig
+from darts_lib.recurrent.search import load_search as load_recurrent_search
+from darts_lib.retrain import RetrainConfig, evaluate_run, retrain
+from darts_lib.search import SearchConfig, load_search, search
+
+TINY = {"scale": "laptop", "channels": 2, "layers": 3, "nodes": 2, "batch_size": 8}
+TINY |= {"epochs": 1, "max_steps": 1, "device": "cpu", "order": 1}
+
+LIBRARY = Path(searching.__file__).parent
+COMMANDS = [path.stem for path in LIBRARY.glob("*.py") if "__main__" in path.read_text()]
+
+Run = Callable[[Path], str]
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Return a function that runs the search command on a path and returns what it printed."""
+
+    def run(path: Path) -> str:
+        monkeypatch.setattr(sys, "argv", ["search", str(path)])
+        run_from_file(SearchConfig, search, searching.summary)
+        return capsys.readouterr().out
+
+    return run
+
+
+def test_a_run_folder_or_its_config_means_that_run(tmp_path: Path, run: Run) -> None:
+    """The settings in a run folder name no folder, so the run would be made again elsewhere."""
+    settings, folder = tmp_path / "mine.json", tmp_path / "run"
+    settings.write_text(json.dumps({**TINY, "run_dir": str(folder)}))
+    run(settings)
+    for path in (folder, folder / "config.json"):
+        assert read_config(path, SearchConfig).run_dir == str(folder)
+        assert f"finished already; read back from {folder}" in run(path)
+    assert len(read_history(folder)) == 1
+
+
+def test_a_run_folder_is_told_where_its_pictures_are(tmp_path: Path) -> None:
+    content = {"format": 1, "settings": {"kind": "search", **TINY, "dataset": "folder"}}
+    (tmp_path / "config.json").write_text(json.dumps(content))
+    found = read_config(tmp_path, SearchConfig, data_root="/my/pictures")
+    assert (found.data_root, found.run_dir) == ("/my/pictures", str(tmp_path))
+
+
+def test_a_run_of_another_kind_is_told_apart(tmp_path: Path) -> None:
+    content = {"format": 1, "settings": {"kind": "search", **TINY}}
+    (tmp_path / "config.json").write_text(json.dumps(content))
+    assert read_config(tmp_path, SearchConfig).channels == 2
+    with pytest.raises(SettingsError, match="a run of the kind 'search', not 'retrain'"):
+        read_config(tmp_path, RetrainConfig)
+
+
+@pytest.mark.parametrize(
+    ("given", "config", "read", "file"),
+    [
+        ("search", "retrain", evaluate_run, "weights.safetensors"),
+        ("imagenet", "retrain", evaluate_run, "weights.safetensors"),
+        ("retrain", "search", load_search, "checkpoint.pt"),
+        ("search", "recurrent-search", load_recurrent_search, "checkpoint.pt"),
+    ],
+)
+def test_a_function_that_reads_a_run_tells_another_kind_apart(
+    given: str, config: str, read: Callable[[Path], object], file: str, tmp_path: Path
+) -> None:
+    content = {"format": 1, "settings": {"kind": given, "scale": "laptop"}}
+    (tmp_path / "config.json").write_text(json.dumps(content))
+    (tmp_path / file).touch()
+    with pytest.raises(SettingsError, match=f"of the kind '{given}', not '{config}'; name one of"):
+        read(tmp_path)
+
+
+def test_a_file_of_settings_names_no_folder_of_itself(tmp_path: Path) -> None:
+    for content in (TINY, {"settings": TINY}):
+        (tmp_path / "config.json").write_text(json.dumps(content))
+        assert read_config(tmp_path / "config.json", SearchConfig).run_dir == ""
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        (".", None, "is no run folder: it has no config.json"),
+        (".", "{}", "was not written by a run"),
+        (".", '{"format": 99, "settings": {}}', "of a newer darts_lib"),
+        ("mine.json", None, "cannot be read (No such file or directory); name another"),
+        ("config.json", '{"epochs": }', "repair it or name another"),
+    ],
+)
+def test_what_holds_no_settings_is_named(
+    name: str, content: str | None, words: str, tmp_path: Path
+) -> None:
+    if content:
+        (tmp_path / "config.json").write_text(content)
+    with pytest.raises(SettingsError, match=re.escape(words)) as caught:
+        read_config(tmp_path / name, SearchConfig)
+    assert str(tmp_path) in str(caught.value)
+
+
+def test_a_run_folder_names_no_place_and_no_file_here_either(tmp_path: Path) -> None:
+    """A folder from elsewhere must not choose what is read or written here."""
+    places = {"data_root": "/etc", "run_dir": "../elsewhere", "device": "cuda:7", "resume": False}
+    content = {"format": 1, "settings": {"kind": "search", **TINY, **places}}
+    (tmp_path / "config.json").write_text(json.dumps(content))
+    found = read_config(tmp_path, SearchConfig)
+    assert (found.data_root, found.run_dir) == ("", str(tmp_path))
+    assert (found.device, found.resume) == ("auto", True)
+    content["settings"] = {"kind": "retrain", "genotype": "cell.json"}
+    (tmp_path / "config.json").write_text(json.dumps(content))
+    with pytest.raises(SettingsError, match="is not the text of a cell"):
+        read_config(tmp_path / "config.json", RetrainConfig)
+
+
+def test_a_run_folder_that_is_a_file_is_refused_before_anything_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "run").touch()
+    (tmp_path / "mine.json").write_text(json.dumps({**TINY, "run_dir": str(tmp_path / "run")}))
+    monkeypatch.setattr(sys, "argv", ["search", str(tmp_path / "mine.json")])
+    with pytest.raises(SystemExit) as stopped:
+        run_from_file(SearchConfig, search, searching.summary)
+    said = capsys.readouterr()
+    assert (stopped.value.code, said.out) == (2, "")
+    assert f"run_dir {tmp_path / 'run'} is a file; give another run_dir." in said.err
+
+
+def test_the_command_says_where_it_works_what_it_found_and_what_is_next(
+    tmp_path: Path, run: Run, runs_root: Path
+) -> None:
+    settings = tmp_path / "mine.json"
+    settings.write_text(json.dumps(TINY))
+    first, *_, cell, proxy, following = run(settings).splitlines()
+    (folder,) = runs_root.glob("search-*")
+    assert first == f"run folder: {folder}"
+    assert cell == f"cell: {search(read_config(folder, SearchConfig)).genotype}"
+    assert proxy.startswith("its supernet: ")
+    assert f'{{"genotype": "{folder}"}}' in following
+
+
+def test_a_retraining_says_its_error_and_where_its_weights_are(tmp_path: Path) -> None:
+    given = {"scale": "laptop", "channels": 2, "layers": 2, "epochs": 1, "max_steps": 1}
+    config = RetrainConfig.create(**given, genotype="random", run_dir=str(tmp_path / "run"))
+    result = retrain(config)
+    said = retraining.summary(result)
+    top1, top5 = (100 * (1 - result.figures[name]) for name in ("test_accuracy", "test_top5"))
+    assert f"top-1 error {top1:.2f} %, top-5 error {top5:.2f} % on 360 test images" in said
+    few = replace(result, figures={**result.figures, "classes": 5})
+    assert f"top-1 error {top1:.2f} % on 360 test images" in retraining.summary(few)
+    assert Path(said.rpartition(": ")[2]).is_file()
+
+
+@pytest.mark.parametrize(
+    ("module", "kind"),
+    [
+        ("search", SearchConfig),
+        ("retrain", RetrainConfig),
+        ("imagenet_retrain", ImageNetRetrainConfig),
+    ],
+)
+def test_the_help_names_the_command_and_every_setting_with_its_value(
+    module: str, kind: type[RunConfig]
+) -> None:
+    command = [sys.executable, "-m", f"darts_lib.{module}", "--help"]
+    said = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
+    assert said.startswith(f"usage: python -m darts_lib.{module} [-h]")
+    assert max(map(len, said.splitlines())) <= 90
+    for name, field in kind.model_fields.items():
+        assert re.search(rf'"{name}":\s{re.escape(json.dumps(field.default))}', said)
+
+
+def test_a_command_loads_what_reads_pictures_only_when_it_reads_them() -> None:
+    """Loading scikit-learn and torchvision doubles the wait for `--help` or a refused setting."""
+    modules = [*COMMANDS, "notebook", "recurrent.search", "recurrent.retrain"]
+    code = (
+        f"import importlib, sys\nfor each in {modules}:\n"
+        "    importlib.import_module('darts_lib.' + each)\n"
+        "print({'sklearn', 'torchvision'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"

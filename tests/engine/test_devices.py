@@ -1,0 +1,74 @@
+"""The device that a name means, and the randomness of an epoch."""
+
+import pytest
+import torch
+
+from darts_lib.engine.determinism import seed_epoch
+from darts_lib.engine.devices import POLICY, auto_scale, machine, resolve_device
+from darts_lib.engine.refusals import SettingsError
+
+
+@pytest.fixture
+def no_accelerator(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+
+
+@pytest.mark.usefixtures("no_accelerator")
+def test_auto_is_the_cpu_where_nothing_else_is() -> None:
+    assert resolve_device("auto") == torch.device("cpu")
+    assert resolve_device("cpu") == torch.device("cpu")
+
+
+@pytest.mark.usefixtures("no_accelerator")
+@pytest.mark.parametrize("name", ["cuda", "cuda:0", "mps", "cpu:1"])
+def test_an_absent_device_is_refused_in_one_line(name: str) -> None:
+    with pytest.raises(SettingsError, match=f"device '{name}' is not there; use 'auto' or 'cpu'"):
+        resolve_device(name)
+
+
+@pytest.mark.parametrize("name", ["gpu", "GPU", "", "cuda:x", "cpu:x", "xpu"])
+def test_an_unknown_device_is_refused_with_those_there_are(name: str) -> None:
+    with pytest.raises(SettingsError, match=f"device '{name}' is not known") as caught:
+        resolve_device(name)
+    assert "use 'auto', 'cpu', 'cuda', 'cuda:1' or 'mps'" in str(caught.value)
+    assert ("'cuda' is an NVIDIA GPU" in str(caught.value)) == (name.lower() == "gpu")
+
+
+def test_a_present_device_is_honoured(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert resolve_device("auto") == torch.device("cuda")
+    assert resolve_device("cuda:1") == torch.device("cuda", 1)
+    with pytest.raises(SettingsError, match="cuda:2"):
+        resolve_device("cuda:2")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    assert resolve_device("auto") == torch.device("mps")
+
+
+def test_the_randomness_of_an_epoch_depends_on_seed_and_epoch_alone() -> None:
+    def draws(seed: int, epoch: int) -> list[float]:
+        generator = seed_epoch(seed, epoch, torch.device("cpu"))
+        return [*torch.rand(2).tolist(), *torch.rand(2, generator=generator).tolist()]
+
+    first = draws(0, 1)
+    torch.rand(7)
+    assert draws(0, 1) == first
+    different = [draws(seed, epoch) for seed in range(4) for epoch in range(-1, 4)]
+    assert len({tuple(values) for values in different}) == 20
+    draws(2**31 - 1, 600)
+
+
+def test_auto_scale_is_the_papers_where_cuda_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    for cuda, scale in ((False, "laptop"), (True, "paper")):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda cuda=cuda: cuda)
+        assert auto_scale() == scale
+
+
+def test_a_machine_names_how_threads_wait_where_it_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(POLICY, raising=False)
+    assert set(machine()) == {"device", "threads", "torch", "python"}
+    monkeypatch.setenv(POLICY, "PASSIVE")
+    assert machine()["OMP_WAIT_POLICY"] == "PASSIVE"

@@ -1,0 +1,252 @@
+"""Files written whole or not at all, damaged files recognised, one lock for one process."""
+
+import errno
+import fcntl
+import multiprocessing
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+import pytest
+import torch
+
+from darts_lib.engine.files import DamagedFileError, locked, pack, sweep, unpack, write_whole
+from darts_lib.engine.refusals import SettingsError
+
+STATE = {"weights": torch.arange(6.0).view(2, 3), "epoch": 3, "names": ["a", "b"]}
+
+
+def failing(number: int) -> Callable[..., None]:
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    return fail
+
+
+# Writing ----------------------------------------------------------------------------------------
+
+
+def test_a_file_is_written_and_replaced_and_nothing_else_is_left(runs_root: Path) -> None:
+    file = runs_root / "result.json"
+    for content in (b"first", b"second, longer"):
+        write_whole(file, content)
+        assert file.read_bytes() == content
+    assert list(runs_root.iterdir()) == [file]
+
+
+@pytest.mark.parametrize("call", ["fsync", "replace"])
+@pytest.mark.parametrize(
+    ("number", "words"),
+    [
+        (errno.ENOSPC, ["disk is full", "2.5 MB needed", "untouched", "free some space"]),
+        (errno.EDQUOT, ["disk is full", "2.5 MB needed", "run_dir"]),
+        (errno.EFBIG, ["size limit", "2.5 MB needed", "run_dir"]),
+        (errno.EROFS, ["read-only", "run_dir"]),
+        (errno.EIO, [os.strerror(errno.EIO), "run_dir"]),
+    ],
+)
+def test_a_disk_that_refuses_is_named_and_the_old_file_stays(
+    call: str, number: int, words: list[str], runs_root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = runs_root / "checkpoint.pt"
+    write_whole(file, b"old")
+    with monkeypatch.context() as patch:
+        patch.setattr(os, call, failing(number))
+        with pytest.raises(SettingsError) as caught:
+            write_whole(file, bytes(2_500_000))
+    message = str(caught.value)
+    assert all(word in message for word in [str(file), *words]), message
+    assert "\n" not in message
+    assert file.read_bytes() == b"old"
+    assert list(runs_root.iterdir()) == [file]
+    write_whole(file, b"new")
+    assert file.read_bytes() == b"new"
+
+
+def test_ctrl_c_while_writing_leaves_the_old_file_and_no_part(
+    runs_root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(_: int) -> None:
+        raise KeyboardInterrupt
+
+    file = runs_root / "checkpoint.pt"
+    write_whole(file, b"old")
+    monkeypatch.setattr(os, "fsync", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        write_whole(file, b"new")
+    assert file.read_bytes() == b"old"
+    assert list(runs_root.iterdir()) == [file]
+
+
+def test_what_a_killed_writer_left_is_swept_and_nothing_else(runs_root: Path) -> None:
+    for name in (".checkpoint.next.pt.123.part", "my.part", ".keep"):
+        (runs_root / name).write_bytes(b"x")
+    sweep(runs_root)
+    assert {path.name for path in runs_root.iterdir()} == {"my.part", ".keep"}
+
+
+# Reading ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def packed(tmp_path: Path) -> Path:
+    file = tmp_path / "checkpoint.pt"
+    file.write_bytes(pack(STATE))
+    return file
+
+
+def same(state: dict[str, object]) -> bool:
+    weights = state.get("weights")
+    return (
+        isinstance(weights, torch.Tensor)
+        and torch.equal(weights, torch.arange(6.0).view(2, 3))
+        and {name: value for name, value in state.items() if name != "weights"}
+        == {"epoch": 3, "names": ["a", "b"]}
+    )
+
+
+def test_what_was_packed_is_read_back(packed: Path) -> None:
+    assert same(unpack(packed))
+
+
+def test_a_file_cut_short_anywhere_is_damaged(packed: Path) -> None:
+    whole = packed.read_bytes()
+    for length in [0, 1, 100, len(whole) // 2, len(whole) - 100, len(whole) - 1]:
+        packed.write_bytes(whole[:length])
+        with pytest.raises(DamagedFileError, match=rf"checkpoint\.pt \({length} bytes\)"):
+            unpack(packed)
+
+
+def test_a_flipped_bit_is_noticed_or_without_effect(packed: Path) -> None:
+    whole, noticed = packed.read_bytes(), 0
+    positions = range(0, len(whole), 7)
+    for position in positions:
+        changed = bytearray(whole)
+        changed[position] ^= 1 << (position % 8)
+        packed.write_bytes(changed)
+        try:
+            state = unpack(packed)
+        except DamagedFileError:
+            noticed += 1
+        else:
+            assert same(state), f"a flip at byte {position} went unnoticed"
+    assert noticed > len(positions) // 10
+
+
+def test_a_flipped_bit_in_the_numbers_is_noticed(packed: Path) -> None:
+    content = bytearray(packed.read_bytes())
+    start = content.index(torch.arange(6.0).numpy().tobytes())
+    content[start + 8] ^= 1
+    packed.write_bytes(content)
+    with pytest.raises(DamagedFileError, match="checksum"):
+        unpack(packed)
+
+
+class Odd:
+    """Stands for code that a stranger's file could run."""
+
+
+@pytest.mark.parametrize("content", [Odd(), [1, 2]], ids=["an object", "a list"])
+def test_only_a_dict_of_plain_data_is_taken(content: object, tmp_path: Path) -> None:
+    file = tmp_path / "checkpoint.pt"
+    file.write_bytes(pack(content))
+    with pytest.raises(DamagedFileError, match=r"checkpoint\.pt"):
+        unpack(file)
+
+
+# Locking ----------------------------------------------------------------------------------------
+
+
+def hold(lock: Path, ready: Connection, let_go: Connection) -> None:
+    with locked(lock, "thing"):
+        ready.send("held")
+        let_go.poll(60)
+
+
+class Owner:
+    """Another process that holds a lock until it is told to let go."""
+
+    def __init__(self, lock: Path) -> None:
+        context = multiprocessing.get_context("fork")
+        ready, there = context.Pipe()
+        let_go, self.end = context.Pipe()
+        self.process = context.Process(target=hold, args=(lock, there, let_go), daemon=True)
+        self.process.start()
+        assert ready.poll(60)
+
+    def finish(self) -> None:
+        self.end.send("let go")
+        self.process.join(60)
+
+
+@pytest.fixture
+def lock(tmp_path: Path) -> Path:
+    return tmp_path / ".thing.lock"
+
+
+@pytest.fixture
+def owner(lock: Path) -> Iterator[Owner]:
+    owner = Owner(lock)
+    yield owner
+    owner.process.kill()
+    owner.process.join(60)
+
+
+def test_the_second_process_waits_and_is_refused_naming_the_first(
+    owner: Owner, lock: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    started = time.monotonic()
+    with pytest.raises(SettingsError) as caught, locked(lock, "thing", wait=0.5):
+        pass
+    assert time.monotonic() - started >= 0.5
+    said = capsys.readouterr().out
+    assert said.startswith(f"thing is in use by process {owner.process.pid} on ")
+    assert said.count("\n") == 1
+    assert "waiting for it, at most" in said
+    assert f"process {owner.process.pid} on " in str(caught.value)
+    assert "choose another" in str(caught.value)
+
+
+def test_the_second_process_goes_on_when_the_first_has_finished(
+    owner: Owner, lock: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(time, "sleep", lambda _: owner.finish())
+    with locked(lock, "thing", wait=60):
+        assert f"process {os.getpid()} on " in lock.read_text()
+
+
+def test_a_killed_owner_leaves_no_stale_lock(owner: Owner, lock: Path) -> None:
+    assert owner.process.pid
+    os.kill(owner.process.pid, signal.SIGKILL)
+    owner.process.join(60)
+    with locked(lock, "thing", wait=0):
+        pass
+
+
+def test_a_lock_is_free_again_afterwards_even_after_an_error(lock: Path) -> None:
+    with pytest.raises(KeyError), locked(lock, "thing", wait=0):
+        raise KeyError
+    with locked(lock, "thing", wait=0):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "number"),
+    [
+        (os, "open", errno.EROFS),  # nobody can write there, so nobody need be kept out
+        (os, "ftruncate", errno.ENOSPC),  # the owner's name does not fit, the lock holds
+        (fcntl, "flock", errno.ENOLCK),  # a file system without locks
+    ],
+)
+def test_a_disk_that_refuses_the_lock_file_does_not_stop_the_run(
+    module: object, name: str, number: int, lock: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    went_on = False
+    with monkeypatch.context() as patch:
+        patch.setattr(module, name, failing(number))
+        with locked(lock, "thing", wait=0):
+            went_on = True
+    assert went_on

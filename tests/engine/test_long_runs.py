@@ -1,0 +1,262 @@
+"""Hundreds of steps and of epochs: memory, open files and work a step stay as they were.
+
+No second is counted, so no test depends on how fast the machine is. Steps are taken in a process of
+their own that has no freed memory: a leak would not show in it.
+"""
+
+import contextlib
+import gc
+import itertools
+import os
+import statistics
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from kill_tools import FORKS, PATIENCE
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from darts_lib.engine.determinism import seed_epoch
+from darts_lib.engine.epochs import run_epochs
+from darts_lib.engine.heap import give_back_memory
+from darts_lib.engine.opening import opened
+from darts_lib.engine.run_files import Row, read_alphas, read_history
+from darts_lib.engine.settings import RunConfig
+from darts_lib.search_epoch import Search
+from darts_lib.search_settings import SearchConfig
+
+STEPS = int(os.environ.get("DARTS_LIB_LONG_STEPS", "300"))
+"""`make torture` takes two thousand, which is minutes."""
+EVERY = STEPS // 40
+MOST = 512 * STEPS
+"""Bytes by which a process may grow over half of the steps: 1 KiB a step."""
+TINY = {"scale": "laptop", "device": "cpu", "channels": 2, "layers": 1, "nodes": 1}
+TINY |= {"batch_size": 2, "max_images": 200}
+
+needs_proc = pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="no /proc here")
+
+
+def open_files() -> int:
+    return len(os.listdir("/proc/self/fd"))
+
+
+# Steps ------------------------------------------------------------------------------------------
+
+
+class Operations(TorchDispatchMode):
+    """Counts the operations that torch dispatches, the backward pass's too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: Counter[str] = Counter()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.found[str(func)] += 1
+        return func(*args, **(kwargs or {}))
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a process is like after a step: resident bytes, open files, live tensors."""
+
+    resident: int
+    files: int
+    tensors: int
+
+
+def look() -> Seen:
+    gc.collect()
+    tensors = sum(issubclass(type(thing), Tensor) for thing in gc.get_objects())
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return Seen(pages * os.sysconf("SC_PAGE_SIZE"), open_files(), tensors)
+
+
+def work_of(step: Callable[[], object]) -> Counter[str]:
+    """Take a step and return how often it did which operation."""
+    with Operations() as operations:
+        step()
+    return operations.found
+
+
+def problems(seen: list[Seen], works: list[Counter[str]]) -> list[str]:
+    """Say what grew from the second quarter to the last, by medians, and if the work changed."""
+    quarter = len(seen) // 4
+    second, last = seen[quarter : 2 * quarter], seen[-quarter:]
+    middles = [statistics.median(each.resident for each in part) for part in (second, last)]
+    found = []
+    if middles[1] - middles[0] > MOST:
+        found.append(f"resident memory grew by {(middles[1] - middles[0]) / 1024:,.0f} KiB")
+    for name in ("files", "tensors"):
+        before, after = (
+            statistics.median_low(getattr(each, name) for each in part) for part in (second, last)
+        )
+        if after > before:  # medians: over 2,000 steps a look now and then sees two tensors more
+            found.append(f"{name}: {before} to {after}")
+    if not works[0] or works[0] != works[1]:
+        found.append(f"a step's work: {works[0].total()} to {works[1].total()} operations")
+    return found
+
+
+def a_search(order: int) -> Callable[[], object]:
+    """Return the step of a search, on the next of a few batches."""
+    run = Search(SearchConfig.create(**TINY, order=order))
+    batches = run.batches(seed_epoch(0, 0, run.device))
+    turn = itertools.cycle(list(itertools.islice(batches, 8)))
+    return lambda: run.step(*next(turn))
+
+
+def a_leak(kind: str) -> Callable[[], object]:
+    """Return a step that keeps or does a bit more each time: what the tests below must notice."""
+    kept: list[object] = []
+    what: dict[str, Callable[[], object]] = {
+        "memory": lambda: os.urandom(4096),
+        "tensors": lambda: torch.zeros(1),
+        "files": lambda: os.open(os.devnull, os.O_RDONLY) if len(kept) % 50 == 49 else None,
+        "work": lambda: [torch.zeros(1) + 1 for _ in range(len(kept) // 100)] and None,
+    }
+
+    def step() -> None:
+        torch.zeros(1)
+        kept.append(what[kind]())
+
+    return step
+
+
+def take_steps(kind: str, order: int, report: Connection) -> None:
+    """Take all steps and report what grew; in a process of its own."""
+    torch.set_num_threads(1)
+    gc.collect()
+    gc.freeze()  # what was imported is looked through no more: a look is quick
+    step = a_search(order) if kind == "search" else a_leak(kind)
+    seen, works = [], []
+    for number in range(1, STEPS + 1):
+        if number in (EVERY + 1, STEPS):
+            works.append(work_of(step))
+            give_back_memory()  # what was freed so far: a leak would hide in it
+        else:
+            step()
+        if number % EVERY == 0:
+            seen.append(look())
+    report.send(problems(seen, works))
+
+
+def grown(kind: str, order: int = 0) -> list[str]:
+    """Return what grew over all steps."""
+    here, there = FORKS.Pipe(duplex=False)
+    process = FORKS.Process(target=take_steps, args=(kind, order, there), daemon=True)
+    process.start()
+    there.close()
+    try:
+        assert here.poll(PATIENCE), "the process neither ends nor goes on"
+        found: list[str] = here.recv()
+    finally:
+        process.kill()
+        process.join()
+    return found
+
+
+@needs_proc
+@pytest.mark.slow
+@pytest.mark.parametrize("order", [1, 2])
+def test_nothing_grows_over_hundreds_of_steps(order: int) -> None:
+    assert grown("search", order) == []
+
+
+@needs_proc
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        ("memory", "resident memory grew by"),
+        ("tensors", "tensors: "),
+        ("files", "files: "),
+        ("work", "a step's work: "),
+    ],
+)
+def test_a_leak_is_noticed(kind: str, words: str) -> None:
+    (found,) = grown(kind)
+    assert found.startswith(words)
+
+
+# Epochs -----------------------------------------------------------------------------------------
+
+EPOCHS = 200
+
+
+class TinyRun:
+    """A run whose epochs cost nothing."""
+
+    def __init__(self) -> None:
+        self.x, self.alphas = torch.zeros(100), {"normal": torch.zeros(2, 8)}
+
+    def epoch(self, epoch: int) -> Row:
+        self.x += 1
+        self.alphas["normal"] += 0.5
+        return {"epoch": epoch + 1, "loss": 1 / (epoch + 1)}
+
+    def state(self) -> dict[str, Any]:
+        return {"x": self.x}
+
+    def restore(self, state: Any) -> None:
+        self.x.copy_(state["x"])
+
+
+@dataclass(frozen=True)
+class Left:
+    """What an epoch leaves: sizes of the files by name, open files, renames, the history."""
+
+    sizes: dict[str, int]
+    files: int
+    renames: int
+    history: bytes
+
+
+@pytest.fixture
+def left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Left]:
+    """Return what each of many epochs left in one run folder."""
+    found: list[Left] = []
+    renames: list[object] = []
+    rename, folder_of_run = os.replace, tmp_path / "run"
+    monkeypatch.setattr(os, "fsync", lambda _: None)  # a disk's time, which nothing here needs
+
+    def counted(source: Any, target: Any) -> None:
+        renames.append(target)
+        rename(source, target)
+
+    def note(row: Row) -> None:
+        sizes = {file.name: file.stat().st_size for file in folder_of_run.iterdir()}
+        history = (folder_of_run / "history.jsonl").read_bytes()
+        found.append(Left(sizes, open_files(), len(renames), history))
+        renames.clear()
+
+    monkeypatch.setattr(os, "replace", counted)
+    given = {"scale": "laptop", "dataset": "digits", "epochs": EPOCHS, "run_dir": folder_of_run}
+    config = RunConfig.create(**{**given, "run_dir": str(folder_of_run)})
+    with contextlib.redirect_stdout(None), opened(config) as folder:
+        run = TinyRun()
+        progress = run_epochs(run, folder, EPOCHS, ("loss",), note, run.alphas)
+        folder.finish({})
+    assert progress.epochs == EPOCHS
+    assert len(read_history(folder_of_run)) == EPOCHS
+    assert read_alphas(folder_of_run)["normal"].shape == (EPOCHS + 1, 2, 8)
+    return found
+
+
+@needs_proc
+def test_two_hundred_epochs_leave_as_much_as_two_hundred_times_one(left: list[Left]) -> None:
+    usual = {"config.json", "checkpoint.pt", "checkpoint.previous.pt", "history.jsonl"}
+    assert {frozenset(each.sizes) for each in left[1:]} == {frozenset({*usual, "alphas.npz"})}
+    assert len({each.files for each in left}) == 1, "open files"
+    assert len({each.renames for each in left[1:]}) == 1, "files written in an epoch"
+    for before, after in itertools.pairwise(left):
+        assert after.history.startswith(before.history), "a line that was written stays"
+        assert after.history.count(b"\n") == before.history.count(b"\n") + 1
+    for name in left[-1].sizes:
+        sizes = [each.sizes[name] for each in left[1:]]
+        early, late = sizes[98] - sizes[48], sizes[198] - sizes[148]
+        assert late <= 1.05 * early + 100, f"{name}: {early} bytes in 50 epochs, later {late}"

@@ -1,0 +1,60 @@
+"""The epoch's line, durations in words, and the bar that only a person sees."""
+
+import math
+import sys
+
+import pytest
+
+from darts_lib.engine import progress
+from darts_lib.engine.progress import EpochLine, duration, live
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [
+        (0, "0 s"),
+        (99.4, "99 s"),
+        (99.6, "1 min 39 s"),
+        (200, "3 min 20 s"),
+        (599, "10 min"),
+        (3600, "60 min"),
+        (7500, "2 h 05 min"),
+    ],
+)
+def test_durations_read_as_a_person_writes_them(seconds: float, words: str) -> None:
+    assert duration(seconds) == words
+
+
+def test_the_epochs_line_counts_on_from_where_the_run_was(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = iter([100.0, 110.0])
+    monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
+    line = EpochLine(epochs=12, first=8)
+    line({"train_loss": 0.91234, "skips": 2, "seconds": math.nan})
+    said = capsys.readouterr().out
+    assert said == "epoch  9/12  train_loss 0.9123  skips 2  seconds nan  30 s left\n"
+
+
+@pytest.fixture
+def unwatched(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("JPY_SESSION_NAME", raising=False)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: False, raising=False)
+
+
+@pytest.mark.usefixtures("unwatched")
+def test_nobody_looks_on_so_there_is_no_bar(capsys: pytest.CaptureFixture[str]) -> None:
+    assert list(live([1, 2, 3])) == [1, 2, 3]
+    assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.usefixtures("unwatched")
+def test_in_jupyterlab_a_bar_counts_the_steps(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("JPY_SESSION_NAME", "03_search.ipynb")
+    assert list(live([1, 2, 3])) == [1, 2, 3]
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert "step:" in shown.err
+    assert "/3" in shown.err

@@ -1,0 +1,96 @@
+"""Branches of a step: one after the other, and while a step is recorded on streams that join."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from darts_lib.kernels import branches
+from darts_lib.kernels.branches import in_turn, side_by_side
+
+
+class FakeTensor:
+    """A tensor on a GPU, as far as branches look at it."""
+
+    is_cuda, device = True, torch.device("cuda", 0)
+
+    def __init__(self, name: str, events: list[str]) -> None:
+        self.name, self.events = name, events
+
+    def record_stream(self, stream: object) -> None:
+        self.events.append(f"{self.name} is kept for {stream}")
+
+
+def test_anywhere_else_they_run_one_after_the_other() -> None:
+    x = torch.ones(2)
+    found = side_by_side([lambda: x + 1, lambda: x * 3], [x])
+    assert [value.tolist() for value in found] == [[2, 2], [3, 3]]
+
+
+def test_while_recording_each_has_a_stream_that_starts_and_ends_with_the_outer_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    events: list[str] = []
+    current = ["outer"]
+
+    class Stream:
+        def __init__(self, name: str = "") -> None:
+            self.name = name or f"stream {len(events)}"
+
+        def __str__(self) -> str:
+            return self.name
+
+        def record_event(self) -> str:
+            return "the start"
+
+        def wait_event(self, event: str) -> None:
+            events.append(f"{self} waits for {event}")
+
+        def wait_stream(self, other: object) -> None:
+            events.append(f"{self} waits for {other}")
+
+    class On:
+        def __init__(self, stream: Stream) -> None:
+            self.stream = stream
+
+        def __enter__(self) -> None:
+            current.append(str(self.stream))
+
+        def __exit__(self, *_: object) -> None:
+            current.pop()
+
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda: Stream(current[-1]))
+    monkeypatch.setattr(torch.cuda, "Stream", lambda: Stream("inner"))
+    monkeypatch.setattr(torch.cuda, "stream", On)
+    monkeypatch.setattr(branches, "_idle", {})
+
+    def branch(name: str) -> Tensor:
+        events.append(f"{name} on {current[-1]}")
+        return FakeTensor(name, events)  # type: ignore[return-value]
+
+    given: Tensor = FakeTensor("given", events)  # type: ignore[assignment]
+    for _ in range(2):  # the second time with the stream of the first
+        events.clear()
+        found = side_by_side([lambda: branch("a"), lambda: branch("b")], [given])
+        assert [getattr(value, "name", "") for value in found] == ["a", "b"]
+        assert events == [
+            "a on outer",
+            "inner waits for the start",
+            "b on inner",
+            "given is kept for inner",
+            "outer waits for inner",
+            "b is kept for outer",
+        ]
+        monkeypatch.setattr(torch.cuda, "Stream", None)
+
+
+def test_what_is_computed_again_later_runs_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No stream is asked for; outside, one is."""
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
+    given: Tensor = FakeTensor("given", [])  # type: ignore[assignment]
+    both = [lambda: torch.ones(1), lambda: torch.zeros(1)]
+    with in_turn():
+        assert side_by_side(both, [given]) == [torch.ones(1), torch.zeros(1)]
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda: pytest.fail("streams"))
+    with pytest.raises(pytest.fail.Exception):
+        side_by_side(both, [given])

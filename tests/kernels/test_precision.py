@@ -1,0 +1,71 @@
+"""Weights in autocast's type: one cast for all, the same values and gradients."""
+
+import gc
+import weakref
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from darts_lib.kernels.precision import as_autocast
+
+
+def weights() -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    shapes = {"conv": (4, 3, 3, 3), "gain": (4,), "linear": (2, 4)}
+    return {
+        name: torch.randn(shape, generator=generator, requires_grad=True)
+        for name, shape in shapes.items()
+    }
+
+
+def loss(own: dict[str, Tensor]) -> Tensor:
+    x = F.conv2d(torch.linspace(-1, 1, 150).view(2, 3, 5, 5), own["conv"])
+    x = F.batch_norm(x, None, None, own["gain"], training=True)
+    return F.linear(x.mean(dim=(2, 3)), own["linear"]).float().square().sum()
+
+
+@pytest.mark.parametrize("on", [False, True])
+def test_it_is_what_autocast_does_at_each_use(on: bool) -> None:
+    found, expected = weights(), weights()
+    with torch.autocast("cpu", torch.bfloat16, enabled=on, cache_enabled=False):
+        ours, own = loss(as_autocast(found)), loss(expected)
+    assert torch.equal(ours, own)
+    gradients = torch.autograd.grad(ours, list(found.values()))
+    for mine, reference in zip(
+        gradients, torch.autograd.grad(own, list(expected.values())), strict=True
+    ):
+        assert mine.dtype == torch.float32
+        assert torch.equal(mine, reference)
+
+
+def test_types() -> None:
+    with torch.autocast("cpu", torch.bfloat16):
+        found = as_autocast(weights())
+    kinds = {name: weight.dtype for name, weight in found.items()}
+    assert kinds == {"conv": torch.bfloat16, "gain": torch.float32, "linear": torch.bfloat16}
+
+
+def test_a_gradient_of_a_gradient_passes_through() -> None:
+    own = {"w": torch.tensor([[0.5, -1.0]], requires_grad=True)}
+    with torch.autocast("cpu", torch.bfloat16):
+        cubed = as_autocast(own)["w"].pow(3).sum()
+    (first,) = torch.autograd.grad(cubed, own["w"], create_graph=True)
+    (second,) = torch.autograd.grad(first.sum(), own["w"])
+    assert second.tolist() == [[3.0, -6.0]]
+
+
+def test_the_casts_live_until_the_backward_pass_is_over() -> None:
+    """On CUDA branches read them on streams of their own, which the allocator does not know of."""
+    own = weights()
+    with torch.autocast("cpu", torch.bfloat16):
+        cast = as_autocast(own)
+        kept = weakref.ref(cast["conv"].untyped_storage())
+        out = cast["conv"].sum() + cast["linear"].sum()
+    del cast
+    gc.collect()
+    assert kept() is not None
+    del out
+    gc.collect()
+    assert kept() is None, "and no longer"

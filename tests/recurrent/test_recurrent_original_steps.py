@@ -1,0 +1,41 @@
+"""Two independent routes: the original's recurrent steps and ours end in one place."""
+
+import pytest
+import torch
+
+from darts_lib.recurrent.plain import RecurrentOriginalSteps
+from darts_lib.recurrent.search_step import RecurrentSearchConfig, RecurrentSearchStep, Words
+
+CPU = torch.device("cpu")
+
+
+def segment(seed: int) -> Words:
+    tokens = torch.randint(9, (2, 4, 3), generator=torch.Generator().manual_seed(seed))
+    return tokens[0], tokens[1]
+
+
+@pytest.mark.parametrize("order", [1, 2])
+def test_a_step_as_the_original_takes_it_ends_where_ours_does(order: int) -> None:
+    torch.set_default_dtype(torch.float64)
+    # The original's inner step is clipped too; the one here is not, so the clip must not act.
+    given = {"scale": "laptop", "width": 5, "nodes": 3, "batch_size": 3, "order": order}
+    config = RecurrentSearchConfig.create(**given, clip=1e9, learning_rate=0.5, ar=2.0, tar=3.0)
+    torch.manual_seed(0)
+    original, ours = RecurrentOriginalSteps(config, 9, CPU), RecurrentSearchStep(config, 9, CPU)
+    with torch.no_grad():
+        for weight in original.net.parameters():
+            weight.copy_(0.5 * torch.randn_like(weight))
+    ours.net.load_state_dict(original.net.state_dict())
+    for masks in (original.masks, ours.train_masks, ours.valid_masks):
+        masks.draw(torch.Generator().manual_seed(0))
+    before = ours.alphas["recurrent"].detach().clone()
+    train, valid = segment(1), segment(2)
+    (original.first_order if order == 1 else original.second_order)(train, valid)
+    ours.step(train, valid)
+    alphas = original.alphas["recurrent"]
+    torch.testing.assert_close(ours.alphas["recurrent"], alphas, rtol=1e-6, atol=1e-9)
+    assert not torch.allclose(alphas, before)
+    torch.testing.assert_close(
+        ours.net.state_dict(), original.net.state_dict(), rtol=1e-6, atol=1e-9
+    )
+    torch.testing.assert_close(ours.train_hidden, original.hidden, rtol=1e-6, atol=1e-9)

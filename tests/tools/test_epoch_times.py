@@ -1,0 +1,50 @@
+"""Timing whole epochs: what is written, and how it is extrapolated."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from darts_lib.tools import epoch_times
+
+
+def test_all_runs_are_timed_and_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(epoch_times, "STEPS", 3)
+    for config in (epoch_times.SearchConfig, epoch_times.RetrainConfig):
+        few = {"max_images": 160, "batch_size": 32, "channels": 2}
+        monkeypatch.setattr(config, "LAPTOP", config.LAPTOP | few)
+    file = tmp_path / "times.json"
+    arguments = ["--scale", "laptop", "--dataset", "digits", "--epochs", "2", "--json", str(file)]
+    epoch_times.main(arguments)
+    content = json.loads(file.read_text(encoding="utf-8"))
+    assert content["machine"]["device"].startswith("CPU")
+    rows = content["epochs"]
+    assert [row["run"] for row in rows] == list(epoch_times.RUNS)
+    assert [row["all epochs"] for row in rows] == [50, 50, 600]
+    for row in rows:
+        assert row["switches"] == "eager float32"
+        assert row["epochs timed"] == 2
+        assert row["step, s"] > 0
+        assert row["all, h"] == pytest.approx(row["all epochs"] * row["epoch, s"] / 3600)
+    said = capsys.readouterr().out
+    assert said.count("epoch 2: ") == 3
+    assert "| search, second order | eager float32 |" in said
+
+
+def test_the_first_epoch_counts_only_if_it_is_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    seconds = iter([9.0, 2.0, 3.0, 4.0, 8.0])
+
+    class Run(epoch_times.Retraining):
+        def epoch(self, epoch: int) -> dict[str, float]:
+            return {"seconds": next(seconds)}
+
+    def start(given: epoch_times.Given) -> Run:
+        return Run(epoch_times.RetrainConfig.create(**given))
+
+    monkeypatch.setitem(epoch_times.RUNS, "retraining", start)
+    given = {"scale": "laptop", "max_images": 80, "batch_size": 40}  # two batches an epoch
+    row = epoch_times.time_run("retraining", given, 4)
+    assert (row["epoch, s"], row["all, h"]) == (3.0, 0.5)
+    assert epoch_times.time_run("retraining", given, 1)["epoch, s"] == 8.0

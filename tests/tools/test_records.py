@@ -1,0 +1,81 @@
+"""Records of runs: sealed, complete, and the README's table is what they say."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from darts_lib.engine.places import project_root
+from darts_lib.engine.refusals import SettingsError
+from darts_lib.engine.run_files import read_json, write_json
+from darts_lib.genotype import PUBLISHED
+from darts_lib.retrain import RetrainConfig, retrain
+from darts_lib.tools.records import (
+    FIELDS,
+    benchmark_tables,
+    cell_name,
+    read_record,
+    read_records,
+    record,
+    records_folder,
+    results_table,
+)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    tiny = {"channels": 2, "layers": 1, "epochs": 1, "max_steps": 1, "auxiliary": False}
+    path = tmp_path_factory.mktemp("runs") / "tiny"
+    retrain(RetrainConfig.create(scale="laptop", run_dir=str(path), **tiny))
+    return path
+
+
+def test_a_record_holds_the_run_and_is_sealed(run: Path, tmp_path: Path) -> None:
+    file = record(run, tmp_path)
+    content = read_record(file)
+    assert set(content) == set(FIELDS)
+    assert content["settings"]["channels"] == 2
+    assert str(run) not in file.read_text(), "no path of a machine goes into the repository"
+    content["result"]["test_accuracy"] = 1.0
+    file.write_text(json.dumps(content))
+    with pytest.raises(SettingsError, match="was changed after it was written"):
+        read_record(file)
+    file.write_text(json.dumps({"name": "x"}))
+    with pytest.raises(SettingsError, match="fields must be"):
+        read_record(file)
+
+
+def test_an_unfinished_run_is_not_recorded(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="not a finished run"):
+        record(tmp_path, tmp_path)
+
+
+def test_a_run_that_was_judged_on_held_out_images_is_not_recorded(
+    run: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(run, tmp_path / "run")
+    config = read_json(tmp_path / "run" / "config.json")
+    config["settings"]["holdout"] = 0.5
+    write_json(tmp_path / "run" / "config.json", config)
+    with pytest.raises(SettingsError, match="judged on held-out training images"):
+        record(tmp_path / "run", tmp_path)
+
+
+def test_the_table_has_the_records_figures(run: Path, tmp_path: Path) -> None:
+    record(run, tmp_path)
+    found = read_records(tmp_path, "retrain")
+    table = results_table(found)
+    error = 100 * (1 - found[0]["result"]["test_accuracy"])
+    assert f"{error:.1f} ±" in table
+    assert "DARTS_V2" in table
+    assert "top-5" in table
+    assert table.count("not run") == 4, "the published cells at full scale"
+    assert "| 3,349,342 | 528.36 M | not run |" in table
+    assert cell_name(PUBLISHED["DARTS_V1"], []) == "DARTS_V1"
+
+
+def test_the_readme_says_what_the_records_say() -> None:
+    readme = (project_root() / "README.md").read_text(encoding="utf-8")
+    assert results_table(read_records(records_folder())) in readme
+    assert benchmark_tables(records_folder() / "benchmarks") in readme
