@@ -22,7 +22,7 @@ FRESH := runs=$$(mktemp -d) && trap 'rm -rf "$$runs"' EXIT && \
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help search lab results sweep test lint types unit gpu chapters torture notebooks benchmark cifar10 clean
+.PHONY: help search lab results sweep test deep lint types unit gpu chapters torture notebooks benchmark cifar10 clean
 
 help:  ## say what each target does
 	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
@@ -59,7 +59,11 @@ results: $(INSTALLED)  ## three seeds on digits, searched and random cells: the 
 sweep: $(INSTALLED_SWEEP)  ## three searched and three random cells on two workers, the best retrained
 	$(PY) -m darts_lib.sweep --scale laptop --workers 2
 
-test: lint types unit gpu chapters  ## every check: style, types, unit tests, notebooks (-k goes on after a failure)
+test: lint types unit gpu chapters  ## style, types, quick tests, notebooks (-k goes on after a failure)
+
+# CUDA_VISIBLE_DEVICES= OMP_NUM_THREADS=1 pytest tests --ignore=tests/gpu -m deep -n 2 --dist worksteal
+deep: $(INSTALLED_DEV)  ## what is slow by nature: kills, live kernels, ranks, long runs, real data
+	@$(FRESH) && OMP_NUM_THREADS=1 $(PY) -m pytest tests --ignore=tests/gpu -m deep -n 2 --dist worksteal --durations 15
 
 # ruff check
 # ruff format --check
@@ -73,9 +77,9 @@ lint: $(INSTALLED_DEV)  ## style of code and notebooks
 types: $(INSTALLED_DEV)  ## types, strict
 	$(PY) -m mypy
 
-# CUDA_VISIBLE_DEVICES= OMP_NUM_THREADS=1 pytest tests --ignore=tests/gpu -n 2 --dist worksteal
-unit: $(INSTALLED_DEV)  ## unit tests, without a GPU, in two processes
-	@$(FRESH) && OMP_NUM_THREADS=1 $(PY) -m pytest tests --ignore=tests/gpu -n 2 --dist worksteal --durations 15
+# CUDA_VISIBLE_DEVICES= OMP_NUM_THREADS=1 pytest tests --ignore=tests/gpu -m "not deep" -n 2 --dist worksteal
+unit: $(INSTALLED_DEV)  ## quick tests, without a GPU, in two processes
+	@$(FRESH) && OMP_NUM_THREADS=1 $(PY) -m pytest tests --ignore=tests/gpu -m "not deep" -n 2 --dist worksteal --durations 15
 
 # pytest tests/gpu
 gpu: $(INSTALLED_DEV)  ## tests that need CUDA, where CUDA is found

@@ -10,69 +10,76 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from darts_lib.genotype import Genotype, GenotypeError, Pair
-from darts_lib.search_space import (
-    INPUTS,
-    KINDS,
-    PRIMITIVES,
-    edges,
-    nodes_of,
-    row_offset,
-)
+from darts_lib.genotype import BaseGenotype, Genotype, GenotypeError, Pair
+from darts_lib.relaxation import Mix, mix
+from darts_lib.search_space import INPUTS, KEPT, KINDS, PRIMITIVES, edges, nodes_of, row_offset
+
+RULED_OUT = -1.0
+"""The strength of what cannot be chosen, below every weight."""
 
 
 def derive(
     alphas: Mapping[str, Tensor],
     primitives: Sequence[str] = PRIMITIVES,
     max_skip: int | None = None,
+    mix: Mix = mix,
 ) -> Genotype:
     """Turn alphas `{kind: (edges, primitives) logits}` into a genotype. Paper, section 2.4.
 
-    The strength of an edge is the largest softmax weight among its operations other than `none`.
+        strength of an edge  =  max over o != none of  mix(alpha)[o]
+
     Each node keeps its two strongest edges, stronger first, and on each the strongest operation
-    other than `none`; ties go to the lower index. `none` cannot win, but it takes softmax mass, so
-    an edge that prefers it is weak. `max_skip` keeps only that many skip connections in the normal
-    cell, the strongest; the others give way to the next best choice. It is off by default, as
-    in the paper.
+    other than `none`; ties go to the lower index. `none` cannot win, but it takes its share of the
+    weights, so an edge that prefers it is weak; an operation whose logit is -inf cannot win either.
+    `max_skip` keeps only that many skip connections in the normal cell, the strongest; the others
+    give way to the next best choice. It is off by default, as in the paper. Raises GenotypeError
+    for alphas of another width or that are not finite.
     """
-    normal = _strengths(alphas["normal"], primitives)
-    pairs = {
-        "normal": _choose_cell(_limit_skips(normal, primitives, max_skip), primitives),
-        "reduce": _choose_cell(_strengths(alphas["reduce"], primitives), primitives),
-    }
-    concat = {kind: tuple(range(INPUTS, INPUTS + len(pairs[kind]) // 2)) for kind in KINDS}
-    return Genotype(pairs["normal"], concat["normal"], pairs["reduce"], concat["reduce"])
+    strengths = choice_strengths(alphas, primitives, mix)
+    strengths["normal"] = _limit_skips(strengths["normal"], primitives, max_skip)
+    return Genotype.joining_all(*(keep_edges(strengths[kind], primitives) for kind in KINDS))
 
 
-def _strengths(logits: Tensor, primitives: Sequence[str]) -> Tensor:
-    """Return softmax weights `(edges, primitives)` in float64 with `none` ruled out."""
-    if logits.shape[1] != len(primitives):
-        raise GenotypeError(f"alphas have {logits.shape[1]} columns for {len(primitives)} names.")
-    strengths = torch.softmax(logits.detach().cpu().double(), dim=-1)
-    if strengths.isnan().any():
+def choice_strengths(
+    alphas: Mapping[str, Tensor],
+    primitives: Sequence[str],
+    mix: Mix = mix,
+    kinds: Sequence[str] = KINDS,
+) -> dict[str, Tensor]:
+    """Return each kind's weights `(edges, primitives)` in float64, -1 for what cannot be chosen.
+
+    That is `none`, and whatever has the logit -inf. All alphas are mixed, also of other kinds.
+    """
+    logits = {kind: alpha.detach().cpu().double() for kind, alpha in alphas.items()}
+    for kind in kinds:
+        if (columns := logits[kind].shape[1]) != len(primitives):
+            raise GenotypeError(f"alphas have {columns} columns for {len(primitives)} names.")
+    weights = mix(logits)
+    if any(weights[kind].isnan().any() for kind in kinds):
         raise GenotypeError("alphas hold values that are not finite; the search diverged.")
-    for column, name in enumerate(primitives):
-        if name == "none":
-            strengths[:, column] = -1.0
-    return strengths
+    none = torch.tensor([name == "none" for name in primitives])
+    out = {kind: none | (logits[kind] == -torch.inf) for kind in kinds}
+    return {kind: weights[kind].masked_fill(out[kind], RULED_OUT) for kind in kinds}
 
 
-def _chosen(strengths: Tensor) -> list[tuple[int, int]]:
+def keep_edges(
+    strengths: Tensor, primitives: Sequence[str], inputs: int = INPUTS, kept: int = KEPT
+) -> tuple[Pair, ...]:
+    """Return the (operation, source) pairs of a cell: of each node's edges the `kept` strongest."""
+    rows = edges(nodes_of(len(strengths), inputs), inputs)
+    return tuple((primitives[o], rows[row][0]) for row, o in _chosen(strengths, inputs, kept))
+
+
+def _chosen(strengths: Tensor, inputs: int = INPUTS, kept: int = KEPT) -> list[tuple[int, int]]:
     """Return (row, column) of the kept edges, node by node, the stronger edge first."""
     chosen = []
-    for target in range(INPUTS, INPUTS + nodes_of(len(strengths))):
-        first = row_offset(target)
-        best = [max(strengths[first + source].tolist()) for source in range(target)]
+    for target in range(inputs, inputs + nodes_of(len(strengths), inputs)):
+        first = row_offset(target, inputs)
+        rows = strengths[first : first + target].tolist()
         # sorted() is stable: equal strengths keep the lower source first.
-        for source in sorted(range(target), key=lambda source: -best[source])[:2]:
-            row = strengths[first + source].tolist()
-            chosen.append((first + source, row.index(max(row))))
+        for source in sorted(range(target), key=lambda source: -max(rows[source]))[:kept]:
+            chosen.append((first + source, rows[source].index(max(rows[source]))))
     return chosen
-
-
-def _choose_cell(strengths: Tensor, primitives: Sequence[str]) -> tuple[Pair, ...]:
-    sources = [source for source, _ in edges(nodes_of(len(strengths)))]
-    return tuple((primitives[column], sources[row]) for row, column in _chosen(strengths))
 
 
 def _limit_skips(strengths: Tensor, primitives: Sequence[str], max_skip: int | None) -> Tensor:
@@ -84,61 +91,66 @@ def _limit_skips(strengths: Tensor, primitives: Sequence[str], max_skip: int | N
     skip = tuple(primitives).index("skip_connect")
     strengths = strengths.clone()
     while True:
-        skips = [row for row, column in _chosen(strengths) if column == skip]
-        if len(skips) <= max_skip:
-            return strengths
-        weakest = min(skips, key=lambda row: float(strengths[row, skip]))
-        if float(strengths[weakest, skip]) < 0:  # ruled out before, and chosen for want of others
+        chosen = _chosen(strengths)
+        if any(float(strengths[place]) == RULED_OUT for place in chosen):  # for want of others
             raise GenotypeError(
                 f"max_skip={max_skip} leaves an edge without an operation: {', '.join(primitives)} "
                 "are all there are; add an operation, or allow more skip connections."
             )
-        strengths[weakest, skip] = -1.0
+        skips = [row for row, column in chosen if column == skip]
+        if len(skips) <= max_skip:
+            return strengths
+        weakest = min(skips, key=lambda row: float(strengths[row, skip]))
+        strengths[weakest, skip] = RULED_OUT
 
 
-def one_hot_alphas(genotype: Genotype, primitives: Sequence[str] = PRIMITIVES) -> dict[str, Tensor]:
+def one_hot_alphas(
+    genotype: BaseGenotype, primitives: Sequence[str] | None = None
+) -> dict[str, Tensor]:
     """Return logits whose softmax is exactly the genotype: 0 at the choice, -inf elsewhere.
 
     A kept edge chooses its operation, a dropped edge chooses `none`. With these alphas the
     supernet computes the derived cell with the weights it has: the discretisation gap.
+    `primitives` are the names of the columns, at first those of the genotype's kind of cell.
     """
+    primitives = tuple(primitives or genotype.primitives)
     if "none" not in primitives:
         raise GenotypeError(
             f"the primitives {', '.join(primitives)} lack 'none', which the edges choose that a "
             "cell leaves out; relax it with 'none' among them."
         )
     alphas = {}
-    for kind in KINDS:
-        pairs = genotype.pairs(kind)
-        rows = edges(len(pairs) // 2)
-        logits = torch.full((len(rows), len(primitives)), -torch.inf)
-        names = {(source, i // 2 + INPUTS): name for i, (name, source) in enumerate(pairs)}
+    for kind, pairs in genotype.cells().items():
+        rows = edges(len(genotype.numbers(pairs)), genotype.inputs)
+        targets = (node for node in genotype.numbers(pairs) for _ in range(genotype.kept))
+        names = {(source, node): name for (name, source), node in zip(pairs, targets, strict=True)}
         if len(names) < len(pairs):
             raise GenotypeError(f"{kind}: a source taken twice has no place in the relaxed cell.")
         if odd := sorted(set(names.values()) - set(primitives)):
             raise GenotypeError(f"{kind}: {odd[0]!r} has no place in the relaxed cell.")
+        alphas[kind] = torch.full((len(rows), len(primitives)), -torch.inf)
         for row, edge in enumerate(rows):
-            logits[row, tuple(primitives).index(names.get(edge, "none"))] = 0.0
-        alphas[kind] = logits
+            alphas[kind][row, primitives.index(names.get(edge, "none"))] = 0.0
     return alphas
 
 
-def random_genotype(seed: int, nodes: int = 4) -> Genotype:
+def random_genotype(seed: int, nodes: int = 4, primitives: Sequence[str] = PRIMITIVES) -> Genotype:
     """Draw a cell pair uniformly: two distinct sources a node, an operation other than `none` each.
 
     The same constraints as `derive`, so a fair rival of a found cell. Source: paper, section 3.
     """
-    draw = random.Random(seed)
+    draw, names = random.Random(seed), [name for name in primitives if name != "none"]
+    if not names:
+        raise GenotypeError("there is no operation to draw besides 'none'; name another primitive.")
     cells = [
-        tuple(
-            (draw.choice(PRIMITIVES[1:]), source)
+        [
+            (draw.choice(names), source)
             for target in range(INPUTS, INPUTS + nodes)
-            for source in sorted(draw.sample(range(target), 2))
-        )
+            for source in sorted(draw.sample(range(target), KEPT))
+        ]
         for _ in KINDS
     ]
-    concat = tuple(range(INPUTS, INPUTS + nodes))
-    return Genotype(cells[0], concat, cells[1], concat)
+    return Genotype.joining_all(*cells)
 
 
 def genotypes_of(history: Sequence[Mapping[str, Any]]) -> list[Genotype]:

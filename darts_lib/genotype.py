@@ -1,25 +1,19 @@
 """Genotypes: the discrete cell as data, its text and JSON, and the published cells.
 
 A genotype lists two (operation, source) pairs a node, in the order of the nodes; the i-th pair
-belongs to node i // 2 + 2. How a genotype is found from alphas is in `derivation.py`.
+belongs to node i // 2 + 2. A recurrent one lists one a node; the i-th belongs to node i + 1. How a
+genotype is found from alphas is in `derivation.py`.
 """
 
 import ast
-import difflib
 import json
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
-from typing import Self
+from typing import Any, ClassVar, Self
 
-from darts_lib.engine.refusals import show
-from darts_lib.search_space import (
-    EXTRA_PRIMITIVES,
-    INPUTS,
-    KINDS,
-    OWN_PRIMITIVES,
-    PRIMITIVES,
-)
+from darts_lib.engine.refusals import show, unknown
+from darts_lib.search_space import EXTRA_PRIMITIVES, INPUTS, KEPT, OWN_PRIMITIVES, PRIMITIVES
 
 Pair = tuple[str, int]
 KNOWN_OPERATIONS = (*PRIMITIVES[1:], *EXTRA_PRIMITIVES)
@@ -29,40 +23,76 @@ LIMIT = 100_000
 """The most characters of a text; a cell of four nodes needs about a thousand."""
 
 
+_SHORT = {
+    "max": "max_pool_3x3",
+    "avg": "avg_pool_3x3",
+    "skip": "skip_connect",
+    "sep3": "sep_conv_3x3",
+    "sep5": "sep_conv_5x5",
+    "sep7": "sep_conv_7x7",
+    "dil3": "dil_conv_3x3",
+    "dil5": "dil_conv_5x5",
+    "conv7": "conv_7x1_1x7",
+}
+"""Operations as `BaseGenotype.compact` writes them."""
+
+
 class GenotypeError(ValueError):
     """A genotype that cannot be a cell; the message names the node, the value and the way out."""
 
 
 @dataclass(frozen=True)
-class Genotype:
-    """A normal and a reduction cell. `str(genotype)` is the original's text, readable back."""
+class BaseGenotype:
+    """What the genotypes of convolutional and of recurrent cells share: checks, text and JSON.
 
-    normal: tuple[Pair, ...]
-    normal_concat: tuple[int, ...]
-    reduce: tuple[Pair, ...]
-    reduce_concat: tuple[int, ...]
+    A genotype has two fields for each kind of cell: its (operation, source) pairs, `kept` a node in
+    the order of the nodes, and the states that it joins in its output.
+    """
+
+    title: ClassVar[str] = "genotype"
+    operation: ClassVar[str] = "operation"
+    inputs: ClassVar[int] = INPUTS
+    kept: ClassVar[int] = KEPT
+    primitives: ClassVar[tuple[str, ...]] = PRIMITIVES
 
     def __post_init__(self) -> None:
-        for kind in KINDS:
-            _check_cell(kind, self.pairs(kind), self.concat(kind))
+        values = tuple(vars(self).items())
+        for (kind, pairs), (joined, concat) in zip(values[::2], values[1::2], strict=True):
+            _check_pairs(self, kind, pairs)
+            _check_concat(joined, concat, self.numbers(pairs))
 
-    def pairs(self, kind: str) -> tuple[Pair, ...]:
-        """Return the (operation, source) pairs of the `normal` or the `reduce` cell."""
-        return self.normal if kind == "normal" else self.reduce
+    @classmethod
+    def numbers(cls, pairs: Sequence[Pair]) -> range:
+        """Return the numbers of the nodes that have these pairs."""
+        return range(cls.inputs, cls.inputs + len(pairs) // cls.kept)
 
-    def concat(self, kind: str) -> tuple[int, ...]:
-        """Return the states that the cell joins in its output."""
-        return self.normal_concat if kind == "normal" else self.reduce_concat
+    @classmethod
+    def joining_all(cls, *cells: Sequence[Pair]) -> Self:
+        """Build from the pairs of each cell, whose output joins all of its nodes."""
+        return cls(*(part for pairs in cells for part in (tuple(pairs), tuple(cls.numbers(pairs)))))
 
-    def skips(self, kind: str = "normal") -> int:
-        """Count the skip connections of a cell; three or more of eight are a sign of collapse."""
-        return sum(name == "skip_connect" for name, _ in self.pairs(kind))
+    @classmethod
+    def compact(cls, *cells: str) -> Self:
+        """Read cells like `sep3.0 sep3.1 -> 2`; without an arrow all nodes are joined."""
+        values: list[tuple[Any, ...]] = []
+        for cell in cells:
+            text, _, states = cell.partition("->")
+            items = [item.split(".") for item in text.split()]
+            pairs = tuple((_SHORT.get(name, name), int(source)) for name, source in items)
+            values += [pairs, tuple(map(int, states.split())) or tuple(cls.numbers(pairs))]
+        return cls(*values)
+
+    @classmethod
+    def known(cls) -> tuple[str, ...]:
+        """Return the names of the operations that a cell may have."""
+        return cls.primitives[1:]
+
+    def cells(self) -> dict[str, tuple[Pair, ...]]:
+        """Return the pairs of each kind of cell."""
+        return dict(tuple(vars(self).items())[::2])
 
     def __str__(self) -> str:
-        parts = []
-        for kind in KINDS:
-            parts.append(f"{kind}={list(self.pairs(kind))!r}")
-            parts.append(f"{kind}_concat={list(self.concat(kind))!r}")
+        parts = [f"{name}={list(value)!r}" for name, value in vars(self).items()]
         return f"Genotype({', '.join(parts)})"
 
     def to_dict(self) -> dict[str, object]:
@@ -78,9 +108,8 @@ class Genotype:
             raise GenotypeError(f"a genotype must be an object with {names}, not {show(values)}.")
         if set(values) != set(names):
             odd = show(sorted(set(values) ^ set(names)))
-            raise GenotypeError(f"genotype fields must be {names}; missing or unknown: {odd}.")
-        parsed = {name: _field(name, values[name]) for name in names}
-        return cls(**parsed)  # type: ignore[arg-type]
+            raise GenotypeError(f"{cls.title} fields must be {names}; missing or unknown: {odd}.")
+        return cls(**{name: _field(cls.operation, name, values[name]) for name in names})
 
     @classmethod
     def from_text(cls, text: str) -> Self:
@@ -88,60 +117,78 @@ class Genotype:
         return cls.from_dict(literal_fields(text))
 
 
-def _check_cell(kind: str, pairs: Sequence[Pair], concat: Sequence[int]) -> None:
-    if not pairs or len(pairs) % 2:
-        raise GenotypeError(f"{kind}: {len(pairs)} pairs; every node needs two, so an even number.")
-    states = INPUTS + len(pairs) // 2
+def _check_pairs(cell: BaseGenotype, kind: str, pairs: Sequence[Pair]) -> None:
+    if not pairs:
+        raise GenotypeError(f"{kind}: no pairs; a cell needs at least one node.")
+    if len(pairs) % cell.kept:
+        raise GenotypeError(f"{kind}: {len(pairs)} pairs; every node needs {cell.kept}.")
     for position, (name, source) in enumerate(pairs):
-        node = position // 2 + INPUTS
-        if name not in (*KNOWN_OPERATIONS, *OWN_PRIMITIVES):
-            given = f"{show(name)}{_hint(name)}"
-            raise GenotypeError(f"{kind}, node {node}: unknown operation {given}")
-        if not 0 <= source < node:
+        node = position // cell.kept + cell.inputs
+        place = f"{kind}, node {node}"
+        if name == "none":
             raise GenotypeError(
-                f"{kind}, node {node}: source {show(source)} is not an earlier state; use 0 to "
-                f"{node - 1}."
+                f"{place}: unknown {cell.operation} 'none'; 'none' competes in the search but is "
+                "never part of a cell."
             )
-    wrong = [state for state in concat if not INPUTS <= state < states]
+        if name not in cell.known():
+            raise GenotypeError(f"{place}: {unknown(cell.operation, name, cell.known())}")
+        if not 0 <= source < node:
+            given = f"source {show(source)} is not an earlier state"
+            raise GenotypeError(f"{place}: {given}; use 0 to {node - 1}.")
+
+
+def _check_concat(name: str, concat: Sequence[int], nodes: range) -> None:
+    wrong = [state for state in concat if state not in nodes]
     if wrong or not concat or len(set(concat)) != len(concat):
-        raise GenotypeError(
-            f"{kind}_concat={show(list(concat))} must list distinct nodes from {INPUTS} to "
-            f"{states - 1}."
-        )
+        given = f"{name}={show(list(concat))}"
+        raise GenotypeError(f"{given} must list distinct nodes from {nodes[0]} to {nodes[-1]}.")
 
 
-def _hint(name: str) -> str:
-    if name == "none":
-        return "; 'none' competes in the search but is never part of a cell."
-    known = (*KNOWN_OPERATIONS, *OWN_PRIMITIVES)
-    near = difflib.get_close_matches(name, known, n=1)
-    return f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(known)}."
-
-
-def _field(name: str, value: object) -> tuple[object, ...]:
+def _field(operation: str, name: str, value: object) -> tuple[Any, ...]:
+    """Read the pairs or the states of a field; `operation` is what a pair begins with."""
     if not isinstance(value, list | tuple):
         raise GenotypeError(f"{name} must be a list, not {show(value)}.")
-    convert: Callable[[str, object], object] = _state if name.endswith("concat") else _pair
-    return tuple(convert(name, item) for item in value)
+    if not name.endswith("concat"):
+        return tuple(_pair(operation, name, item) for item in value)
+    if odd := [item for item in value if type(item) is not int]:
+        raise GenotypeError(f"{name}: {show(odd[0])} is not a state number.")
+    return tuple(value)
 
 
-def _state(name: str, item: object) -> int:
-    if type(item) is not int:
-        raise GenotypeError(f"{name}: {show(item)} is not a state number.")
-    return item
-
-
-def _pair(name: str, item: object) -> Pair:
+def _pair(operation: str, name: str, item: object) -> Pair:
     """Read a pair; some projects add its softmax weight, which is no part of the cell."""
-    if isinstance(item, list | tuple) and (len(item) == 2 or _has_weight(item)):
-        operation, source = item[:2]
-        if isinstance(operation, str) and type(source) is int:
-            return operation, source
-    raise GenotypeError(f"{name}: {show(item)} is not a pair ('operation', source).")
+    match item:
+        case [str(first), int(source)] | [str(first), int(source), float()]:
+            if type(source) is int:  # True is one too
+                return first, source
+    raise GenotypeError(f"{name}: {show(item)} is not a pair ('{operation}', source).")
 
 
-def _has_weight(item: Sequence[object]) -> bool:
-    return len(item) == 3 and type(item[2]) is float
+@dataclass(frozen=True)
+class Genotype(BaseGenotype):
+    """A normal and a reduction cell. `str(genotype)` is the original's text, readable back."""
+
+    normal: tuple[Pair, ...]
+    normal_concat: tuple[int, ...]
+    reduce: tuple[Pair, ...]
+    reduce_concat: tuple[int, ...]
+
+    @classmethod
+    def known(cls) -> tuple[str, ...]:
+        """Return what a cell may have: also what a reader added, once it is added."""
+        return (*KNOWN_OPERATIONS, *OWN_PRIMITIVES)
+
+    def pairs(self, kind: str) -> tuple[Pair, ...]:
+        """Return the (operation, source) pairs of the `normal` or the `reduce` cell."""
+        return self.normal if kind == "normal" else self.reduce
+
+    def concat(self, kind: str) -> tuple[int, ...]:
+        """Return the states that the cell joins in its output."""
+        return self.normal_concat if kind == "normal" else self.reduce_concat
+
+    def skips(self, kind: str = "normal") -> int:
+        """Count the skip connections of a cell; three or more of eight are a sign of collapse."""
+        return sum(name == "skip_connect" for name, _ in self.pairs(kind))
 
 
 def literal_fields(text: str) -> dict[str, object]:
@@ -182,66 +229,30 @@ def _literal(keyword: ast.keyword) -> object:
     return result
 
 
-def _cell_pair(normal: str, normal_concat: str, reduce: str, reduce_concat: str) -> Genotype:
-    """Read a cell from compact text: `operation.source` pairs, names in short."""
-    short = {
-        "max": "max_pool_3x3",
-        "avg": "avg_pool_3x3",
-        "skip": "skip_connect",
-        "sep3": "sep_conv_3x3",
-        "sep5": "sep_conv_5x5",
-        "sep7": "sep_conv_7x7",
-        "dil3": "dil_conv_3x3",
-        "dil5": "dil_conv_5x5",
-        "conv7": "conv_7x1_1x7",
-    }
-
-    def pairs(text: str) -> tuple[Pair, ...]:
-        split = [item.split(".") for item in text.split()]
-        return tuple((short[name], int(source)) for name, source in split)
-
-    def states(text: str) -> tuple[int, ...]:
-        return tuple(int(state) for state in text.split())
-
-    return Genotype(pairs(normal), states(normal_concat), pairs(reduce), states(reduce_concat))
-
-
-PUBLISHED: dict[str, Genotype] = {
-    "NASNet": _cell_pair(
+PUBLISHED = {
+    "NASNet": Genotype.compact(
         "sep5.1 sep3.0 sep5.0 sep3.0 avg.1 skip.0 avg.0 avg.0 sep3.1 skip.1",
-        "2 3 4 5 6",
-        "sep5.1 sep7.0 max.1 sep7.0 avg.1 sep5.0 skip.3 avg.2 sep3.2 max.1",
-        "4 5 6",
+        "sep5.1 sep7.0 max.1 sep7.0 avg.1 sep5.0 skip.3 avg.2 sep3.2 max.1 -> 4 5 6",
     ),
-    "AmoebaNet": _cell_pair(
-        "avg.0 max.1 sep3.0 sep5.2 sep3.0 avg.3 sep3.1 skip.1 skip.0 avg.1",
-        "4 5 6",
-        "avg.0 sep3.1 max.0 sep7.2 sep7.0 avg.1 max.0 max.1 conv7.0 sep3.5",
-        "3 4 6",
+    "AmoebaNet": Genotype.compact(
+        "avg.0 max.1 sep3.0 sep5.2 sep3.0 avg.3 sep3.1 skip.1 skip.0 avg.1 -> 4 5 6",
+        "avg.0 sep3.1 max.0 sep7.2 sep7.0 avg.1 max.0 max.1 conv7.0 sep3.5 -> 3 4 6",
     ),
-    "DARTS_V1": _cell_pair(
+    "DARTS_V1": Genotype.compact(
         "sep3.1 sep3.0 skip.0 sep3.1 skip.0 sep3.1 sep3.0 skip.2",
-        "2 3 4 5",
         "max.0 max.1 skip.2 max.0 max.0 skip.2 skip.2 avg.0",
-        "2 3 4 5",
     ),
-    "DARTS_V2": _cell_pair(
+    "DARTS_V2": Genotype.compact(
         "sep3.0 sep3.1 sep3.0 sep3.1 sep3.1 skip.0 skip.0 dil3.2",
-        "2 3 4 5",
         "max.0 max.1 skip.2 max.1 max.0 skip.2 skip.2 max.1",
-        "2 3 4 5",
     ),
-    "MMRAZOR_9732": _cell_pair(
+    "MMRAZOR_9732": Genotype.compact(
         "sep3.0 sep3.1 skip.0 sep5.1 sep3.0 skip.1 skip.0 skip.1",
-        "2 3 4 5",
         "max.0 sep3.1 max.0 dil5.2 max.0 skip.2 max.0 skip.2",
-        "2 3 4 5",
     ),
-    "MMRAZOR_ALIAS": _cell_pair(
+    "MMRAZOR_ALIAS": Genotype.compact(
         "sep3.1 sep3.0 sep3.0 sep3.1 skip.0 sep3.1 dil3.2 skip.0",
-        "2 3 4 5",
         "max.0 max.1 max.1 skip.2 skip.2 max.0 max.1 skip.2",
-        "2 3 4 5",
     ),
 }
 """Published convolutional cells. DARTS_V1 and DARTS_V2 are two releases, not two orders of

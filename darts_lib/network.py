@@ -1,8 +1,8 @@
 """Derived networks: the cells of a genotype stacked, with auxiliary head and drop path.
 
 A network is a stem, `layers` cells, a global average and a linear classifier. `Network` is the form
-for small images (CIFAR); the one for ImageNet is in `imagenet_network.py`.
-Source: DARTS paper, section 3.2 and appendix A.2.1.
+for small images (CIFAR), `ImageNetNetwork` the one for large images.
+Source: DARTS paper, section 3.2 and appendix A.2; layer by layer, its code.
 """
 
 from functools import partial
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from darts_lib.genotype import Genotype
 from darts_lib.kernels.averages import global_average, quarters
 from darts_lib.kernels.branches import side_by_side
-from darts_lib.operations import FactorizedReduce, ReLUConvBN, build_operation
+from darts_lib.operations import build_operation, preprocess
 from darts_lib.search_space import INPUTS, KINDS, CellPlan, Stem, plan_cells, reductions
 
 
@@ -38,46 +38,44 @@ def kept_paths(paths: int, x: Tensor, probability: Tensor) -> Tensor:
 class Cell(nn.Module):
     """A discrete cell: each node adds the two operations that the genotype gives it.
 
+        x_j  =  o_1(x_i1) + o_2(x_i2)                                   paper, section 2.1 and 2.4
+
     `pool_norm` puts a normalisation after each pool, as MMRazor does and the paper does not.
     """
 
     def __init__(self, genotype: Genotype, plan: CellPlan, pool_norm: bool = False) -> None:
         super().__init__()
-        reduce_first = FactorizedReduce if plan.previous_reduces else ReLUConvBN
-        self.preprocess0 = reduce_first(plan.channels_before_previous, plan.channels, affine=True)
-        self.preprocess1 = ReLUConvBN(plan.channels_previous, plan.channels, affine=True)
+        self.preprocess0, self.preprocess1 = preprocess(plan, affine=True)
         pairs, self.concat = genotype.pairs(plan.kind), genotype.concat(plan.kind)
         self.sources = [source for _, source in pairs]
+        strides = [2 if plan.reduces and source < INPUTS else 1 for source in self.sources]
         self._ops = nn.ModuleList(
-            build_operation(
-                name,
-                plan.channels,
-                2 if plan.reduces and source < INPUTS else 1,
-                affine=True,
-                pool_norm=pool_norm,
-            )
-            for name, source in pairs
+            build_operation(name, plan.channels, stride, True, pool_norm)
+            for (name, _), stride in zip(pairs, strides, strict=True)
         )
 
     def forward(self, before_previous: Tensor, previous: Tensor, dropped: Tensor | None) -> Tensor:
         """Return `(batch, len(concat) * channels, h, w)`; `dropped` is a probability, or None."""
-        first = partial(self.preprocess0, before_previous)
-        second = partial(self.preprocess1, previous)
-        states = side_by_side([first, second], [before_previous, previous])
-        kept = None if dropped is None else kept_paths(len(self.sources), states[0], dropped)
-        drawn = [] if kept is None else [kept]
-        for i in range(0, len(self.sources), 2):
-            pair = [partial(self._edge, i + j, states, kept) for j in range(2)]
-            states.append(torch.add(*side_by_side(pair, [*states, *drawn])))
+        inputs = [partial(self.preprocess0, before_previous), partial(self.preprocess1, previous)]
+        states = side_by_side(inputs, [before_previous, previous])
+        paths = None if dropped is None else kept_paths(len(self.sources), states[0], dropped)
+        for first in range(0, len(self.sources), 2):
+            edge_1, edge_2 = self._pair(first, states, paths)
+            states.append(edge_1 + edge_2)
         return torch.cat([states[state] for state in self.concat], dim=1)
 
-    def _edge(self, i: int, states: list[Tensor], kept: Tensor | None) -> Tensor:
+    def _pair(self, first: int, states: list[Tensor], paths: Tensor | None) -> list[Tensor]:
+        """Return what the two edges of a node make of their sources, side by side on a GPU."""
+        edges = [partial(self._edge, i, states, paths) for i in (first, first + 1)]
+        return side_by_side(edges, states if paths is None else [*states, paths])
+
+    def _edge(self, i: int, states: list[Tensor], paths: Tensor | None) -> Tensor:
         operation = self._ops[i]
         out: Tensor = operation(states[self.sources[i]])
         # An identity is never dropped; a skip that halves the image is, as in the original.
-        if kept is None or isinstance(operation, nn.Identity):
+        if paths is None or isinstance(operation, nn.Identity):
             return out
-        return out * kept[i].to(out.dtype)
+        return out * paths[i].to(out.dtype)
 
 
 class AuxiliaryHead(nn.Module):
@@ -108,8 +106,7 @@ class AuxiliaryHead(nn.Module):
         x = self.features[0](x)
         published = tuple(x.shape[-2:]) == (self.side, self.side)
         x = self.features[1](x) if published else quarters(x)
-        logits: Tensor = self.classifier(self.features[2:](x).flatten(1))
-        return logits
+        return self.classifier(self.features[2:](x).flatten(1))  # type: ignore[no-any-return]
 
 
 class CellStack(nn.Module):
@@ -190,3 +187,49 @@ class Network(CellStack):
         """Return the stem's output twice: the first cell reads it as both of its inputs."""
         stem: Tensor = self.stem(images)
         return stem, stem
+
+
+def halve(channels_in: int, channels: int) -> list[nn.Module]:
+    """Return a 3x3 convolution of stride 2 and its normalisation.
+
+    They map `(batch, channels_in, h, w)` to `(batch, channels, ceil(h / 2), ceil(w / 2))`.
+    """
+    convolution = nn.Conv2d(channels_in, channels, 3, stride=2, padding=1, bias=False)
+    return [convolution, nn.BatchNorm2d(channels)]
+
+
+class ImageNetNetwork(CellStack):
+    """The network of a genotype for large images; 224 x 224 in the paper, any size from 64 up.
+
+    The first cell reads a quarter of the image's size and an eighth of it, so its first input is
+    reduced as after a reduction cell. On 224 pixels the cells run at 28, 14 and 7.
+    The auxiliary head was made for the 7x7 map after the second reduction.
+    """
+
+    def __init__(
+        self,
+        genotype: Genotype,
+        channels: int = 48,
+        layers: int = 14,
+        classes: int = 1000,
+        auxiliary: bool = False,
+    ) -> None:
+        super().__init__()
+        self.stem0 = nn.Sequential(
+            *halve(3, channels // 2), nn.ReLU(), *halve(channels // 2, channels)
+        )
+        self.stem1 = nn.Sequential(nn.ReLU(), *halve(channels, channels))
+        widths = self.add_cells(genotype, channels, layers, Stem((channels, channels), True))
+        # The original left the head's last normalisation out by accident; its weights have none.
+        self.auxiliary_head = (
+            AuxiliaryHead(widths[self.auxiliary_after], classes, side=7, last_norm=False)
+            if auxiliary
+            else None
+        )
+        self.classifier = nn.Linear(widths[-1], classes)
+
+    def run_stem(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Return `(batch, channels, h, w)` at a quarter and at an eighth of the image's size."""
+        quarter: Tensor = self.stem0(images)
+        eighth: Tensor = self.stem1(quarter)
+        return quarter, eighth

@@ -4,7 +4,6 @@ Every operation maps `(batch, channels, height, width)` to the same shape at str
 `(batch, channels, ceil(height / 2), ceil(width / 2))` at stride 2.
 """
 
-import difflib
 from collections.abc import Callable
 from functools import cache
 
@@ -12,8 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from darts_lib.engine.refusals import unknown
 from darts_lib.kernels.depthwise import Depthwise
-from darts_lib.search_space import OWN_PRIMITIVES
+from darts_lib.search_space import OWN_PRIMITIVES, CellPlan
 
 Build = Callable[[int, int, bool], nn.Module]
 """Builds an operation from (channels, stride, affine)."""
@@ -49,21 +49,24 @@ class Zero(nn.Module):
         return torch.zeros_like(x[:, :, :: self.stride, :: self.stride])
 
 
-class ReLUConvBN(nn.Module):
+class Block(nn.Module):
+    """Layers one after the other, called `op` as in the original code, whose weights fit."""
+
+    def __init__(self, *layers: nn.Module) -> None:
+        super().__init__()
+        self.op = nn.Sequential(*layers)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map `(batch, channels_in, h, w)` to `(batch, channels, ceil(h / stride), ...)`."""
+        return self.op(x)  # type: ignore[no-any-return]
+
+
+class ReLUConvBN(Block):
     """ReLU, 1x1 convolution, normalisation: brings a cell's input to the cell's channels."""
 
     def __init__(self, channels_in: int, channels: int, affine: bool) -> None:
-        super().__init__()
-        self.op = nn.Sequential(
-            nn.ReLU(),
-            nn.Conv2d(channels_in, channels, 1, bias=False),
-            batch_norm(channels, affine),
-        )
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map `(batch, channels_in, h, w)` to `(batch, channels, h, w)`."""
-        out: Tensor = self.op(x)
-        return out
+        convolution = nn.Conv2d(channels_in, channels, 1, bias=False)
+        super().__init__(nn.ReLU(), convolution, batch_norm(channels, affine))
 
 
 class FactorizedReduce(nn.Module):
@@ -87,8 +90,8 @@ class FactorizedReduce(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map `(batch, channels_in, h, w)` to `(batch, channels, ceil(h / 2), ceil(w / 2))`."""
         even, odd = every_second_pixel(self.relu(x))
-        out: Tensor = self.bn(torch.cat([self.conv_1(even), self.conv_2(odd)], dim=1))
-        return out
+        halves = [self.conv_1(even), self.conv_2(odd)]
+        return self.bn(torch.cat(halves, dim=1))  # type: ignore[no-any-return]
 
 
 def every_second_pixel(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -104,6 +107,18 @@ def every_second_pixel(x: Tensor) -> tuple[Tensor, Tensor]:
     return even, F.pad(odd, (0, width % 2, 0, height % 2)) if width % 2 or height % 2 else odd
 
 
+def preprocess(plan: CellPlan, affine: bool) -> tuple[nn.Module, nn.Module]:
+    """Return what brings a cell's two inputs to its channels, and to one size. Paper, 3.1.1.
+
+    Right after a reduction cell the older input is still twice as large; it is reduced.
+    """
+    first = FactorizedReduce if plan.previous_reduces else ReLUConvBN
+    return (
+        first(plan.channels_before_previous, plan.channels, affine),
+        ReLUConvBN(plan.channels_previous, plan.channels, affine),
+    )
+
+
 def depthwise_block(
     channels: int, kernel: int, stride: int, dilation: int, affine: bool
 ) -> list[nn.Module]:
@@ -113,53 +128,33 @@ def depthwise_block(
     return [nn.ReLU(), spread, pointwise, batch_norm(channels, affine)]
 
 
-class SeparableConv(nn.Module):
+class SeparableConv(Block):
     """`sep_conv`: the depthwise-separable block applied twice; only the first has the stride."""
 
     def __init__(self, channels: int, kernel: int, stride: int, affine: bool) -> None:
-        super().__init__()
-        self.op = nn.Sequential(
+        super().__init__(
             *depthwise_block(channels, kernel, stride, dilation=1, affine=affine),
             *depthwise_block(channels, kernel, stride=1, dilation=1, affine=affine),
         )
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Convolve; see the module's text for shapes."""
-        out: Tensor = self.op(x)
-        return out
 
-
-class DilatedConv(nn.Module):
+class DilatedConv(Block):
     """`dil_conv`: one depthwise-separable block with dilation 2, a 3x3 kernel sees 5x5 pixels."""
 
     def __init__(self, channels: int, kernel: int, stride: int, affine: bool) -> None:
-        super().__init__()
-        self.op = nn.Sequential(
-            *depthwise_block(channels, kernel, stride, dilation=2, affine=affine)
-        )
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Convolve; see the module's text for shapes."""
-        out: Tensor = self.op(x)
-        return out
+        super().__init__(*depthwise_block(channels, kernel, stride, dilation=2, affine=affine))
 
 
-class Conv7x1And1x7(nn.Module):
+class Conv7x1And1x7(Block):
     """`conv_7x1_1x7`: a 1x7 then a 7x1 full convolution (NASNet and AmoebaNet only)."""
 
     def __init__(self, channels: int, stride: int, affine: bool) -> None:
-        super().__init__()
-        self.op = nn.Sequential(
+        super().__init__(
             nn.ReLU(),
             nn.Conv2d(channels, channels, (1, 7), (1, stride), (0, 3), bias=False),
             nn.Conv2d(channels, channels, (7, 1), (stride, 1), (3, 0), bias=False),
             batch_norm(channels, affine),
         )
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Convolve; see the module's text for shapes."""
-        out: Tensor = self.op(x)
-        return out
 
 
 def _skip(channels: int, stride: int, affine: bool) -> nn.Module:
@@ -213,8 +208,7 @@ def build_operation(
     operation would fail later, naming nobody. With `pool_norm` a pool ends in a normalisation.
     """
     if name not in OPERATIONS:
-        near = difflib.get_close_matches(name, OPERATIONS, n=1) or sorted(OPERATIONS)
-        raise ValueError(f"unknown primitive {name!r}; did you mean {' or '.join(near)}?")
+        raise ValueError(unknown("primitive", name, OPERATIONS))
     _check_shape(name, OPERATIONS[name], channels, stride)
     operation = OPERATIONS[name](channels, stride, affine)
     if pool_norm and name in POOLS:

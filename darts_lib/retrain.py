@@ -1,57 +1,286 @@
-"""Retraining: a derived network from scratch into a run folder, tested once at the end."""
+"""Retraining: a derived network from scratch into a run folder, tested once at the end.
 
-from collections.abc import Callable
-from dataclasses import dataclass
+    w = w - lr grad_w (L(w) + auxiliary_weight L_auxiliary(w))        each batch, dropping paths
+
+`Retraining.step` is one turn of it. Source: DARTS paper, section 3.2 and appendix A.2.1.
+"""
+
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, Literal
 
 import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn import functional as F
 
+from darts_lib.cost import advice
 from darts_lib.cost.complexity import count_parameters, multiply_adds
-from darts_lib.cost.step_cost import trace
-from darts_lib.data.images import a_class
-from darts_lib.engine.batches import epoch_batches
+from darts_lib.data.images import (
+    Batch,
+    ImageSet,
+    a_class,
+    augmented_batch,
+    clean_batch,
+    figures,
+    held_out,
+    load_images,
+    sums,
+)
+from darts_lib.engine.batches import check_batch_size, epoch_batches
 from darts_lib.engine.command_line import run_from_file
-from darts_lib.engine.epochs import run_epochs
-from darts_lib.engine.folder import Progress, RunFolder
-from darts_lib.engine.opening import opened, stored_config, this_machine
-from darts_lib.engine.optimisers import chance_warning
-from darts_lib.engine.progress import counted, duration
+from darts_lib.engine.opening import stored_config, this_machine
+from darts_lib.engine.optimisers import Part, cosine, momentum_sgd
+from darts_lib.engine.progress import live
 from darts_lib.engine.ranks import Ranks
 from darts_lib.engine.refusals import SettingsError
-from darts_lib.engine.run_files import Row, read_history, read_json
+from darts_lib.engine.run import Result, Run, run_in_folder
+from darts_lib.engine.run_files import Row
 from darts_lib.engine.settings import RunConfig
-from darts_lib.formats.weight_files import WEIGHTS, load_weights, read_weights, save_weights
+from darts_lib.formats.cell_choice import CellSettings
+from darts_lib.formats.weight_files import WEIGHTS, load_weights, read_run, save_weights
 from darts_lib.genotype import Genotype
-from darts_lib.retrain_epoch import (
-    RetrainEpoch,
-    Retraining,
-    errors_line,
-    evaluate,
-    judging_images,
-)
-from darts_lib.retrain_step import RetrainConfig, build_network
+from darts_lib.kernels.precision import as_autocast
+from darts_lib.network import CellStack, Network
 
-__all__ = ["RetrainConfig", "RetrainResult", "evaluate", "evaluate_run", "retrain"]
-
-Config = TypeVar("Config", bound=RetrainConfig)
-
-PRINTED = ("train_loss", "train_accuracy", "learning_rate", "drop_path", "seconds")
+RetrainResult = Result[Genotype]
+"""A finished retraining; `figures["test_accuracy"]`, a fraction of 1, is the result."""
 
 
-@dataclass(frozen=True)
-class RetrainResult:
-    """A finished retraining, read from its folder; accuracies are fractions of 1."""
+class RetrainConfig(CellSettings, RunConfig):
+    """Settings of a retraining. The defaults are the paper's for CIFAR-10 (appendix A.2.1).
 
-    path: Path
-    genotype: Genotype
-    history: list[Row]
-    figures: dict[str, Any]
+    `genotype` is that of `CellSettings`. The learning rate follows a cosine to 0, or with
+    `schedule` "exponential" is multiplied by `rate_decay` after each epoch. `holdout` is the share
+    of the training images, the last ones, that the network is tested on instead of the test images
+    and does not learn from: to choose among cells, which the test images must not do.
+    `batch_size` is the whole batch: several ranks divide it, so the learning rate stays what it is;
+    a batch k times as large wants k times the rate. `accumulate` computes a rank's share in so many
+    parts, one after the other, for less memory. Either way a part is normalised by its own
+    statistics; `sync_batch_norm` takes those of all ranks, on GPUs.
+    """
 
-    @property
-    def test_accuracy(self) -> float:
-        """Return the accuracy on the test images after the last epoch: the result."""
-        return float(self.figures["test_accuracy"])
+    KIND = "retrain"
+    LAPTOP: ClassVar[dict[str, Any]] = {
+        "dataset": "digits",
+        "channels": 8,
+        "layers": 4,
+        "epochs": 8,
+        "threads": 1,
+        "batch_size": 64,
+        "cutout": 0,
+        "drop_path": 0.1,
+    }
+
+    channels: int = Field(36, ge=2, le=10_000)
+    layers: int = Field(20, ge=1, le=1000)
+    batch_size: int = Field(96, ge=2)
+    learning_rate: float = Field(0.025, gt=0)
+    schedule: Literal["cosine", "exponential"] = "cosine"
+    rate_decay: float = Field(0.97, gt=0, le=1)
+    momentum: float = Field(0.9, ge=0, lt=1)
+    weight_decay: float = Field(3e-4, ge=0)
+    gradient_clip: float = Field(5.0, gt=0)
+    label_smoothing: float = Field(0.0, ge=0, lt=1)
+    auxiliary: bool = True
+    auxiliary_weight: float = Field(0.4, ge=0)
+    drop_path: float = Field(0.2, ge=0, lt=1)
+    cutout: int = Field(16, ge=0)
+    holdout: float = Field(0.0, ge=0, lt=1)
+    accumulate: int = Field(1, ge=1)
+    sync_batch_norm: bool = False
+
+    def rate(self, epoch: int) -> float:
+        """Return the learning rate of epoch 0, 1, ... `epochs - 1`."""
+        if self.schedule == "exponential":
+            return self.learning_rate * self.rate_decay**epoch
+        return cosine(epoch, self.epochs, self.learning_rate, 0.0)
+
+
+def build_network(config: RetrainConfig, classes: int, in_channels: int) -> Network:
+    """Return the untrained network of a configuration, in channels_last: the fast layout."""
+    net = Network(
+        config.cell, config.channels, config.layers, classes, in_channels, config.auxiliary
+    )
+    return net.to(memory_format=torch.channels_last)
+
+
+class Retraining(Run):
+    """A retraining between two epochs: network and optimiser, pictures, and one step."""
+
+    CONFIG: type[RunConfig] = RetrainConfig
+    PRINTED = ("train_loss", "train_accuracy", "learning_rate", "drop_path", "seconds")
+    LESS_MEMORY = "accumulate, or a smaller batch_size, channels or layers"
+    figures = staticmethod(figures)
+    config: RetrainConfig
+    net: CellStack
+    train: Any  # an ImageSet, or files that tell of themselves as one does
+
+    def __init__(
+        self, config: RetrainConfig, folder: object = "the run folder", data: ImageSet | None = None
+    ) -> None:
+        """Start a retraining. `data` are the pictures, if not the configuration's."""
+        super().__init__(config, folder)
+        self.train = self.pictures() if data is None else data.to(self.device)
+        check_batch_size(config.batch_size, len(self.train))
+        self.net = self._synced(self.build(len(self.train.classes), self.train.channels))
+        self.fast.compiled(self.net.cells)
+        # A tensor, so that a recorded step follows the schedule.
+        self.drop_path = torch.zeros((), device=self.device)
+        self.net.drop_path = self.drop_path if config.drop_path else None
+        self.optimiser = momentum_sgd(
+            self.net.parameters(), self.rate, config.momentum, config.weight_decay
+        )
+
+    def pictures(self) -> Any:
+        """Return what is learnt from."""
+        return training_images(self.config).to(self.device)
+
+    def build(self, classes: int, in_channels: int) -> CellStack:
+        """Return the untrained network."""
+        return build_network(self.config, classes, in_channels)
+
+    def _synced(self, net: CellStack) -> CellStack:
+        net = net.to(self.device)
+        if not self.config.sync_batch_norm:
+            return net
+        if self.device.type != "cuda":
+            raise SettingsError(
+                f"sync_batch_norm=True needs GPUs, not {self.device.type!r}; use False, and as "
+                "large a share of the batch for each rank as fits."
+            )
+        synced: CellStack = nn.SyncBatchNorm.convert_sync_batchnorm(net)  # type: ignore[no-untyped-call]
+        return synced
+
+    def parts(self) -> Mapping[str, Part]:
+        """Return what a checkpoint keeps."""
+        return {"network": self.net, "optimiser": self.optimiser}
+
+    def step(self, batch: Batch) -> Tensor:
+        """Take one step; return (summed loss, correct, count) of the batch, on the device."""
+        self.optimiser.zero_grad()
+        total = torch.zeros(3, device=self.device)
+        for images, labels in self._parts_of(batch):
+            with self.fast.autocast():
+                laid = images.contiguous(memory_format=torch.channels_last)
+                weights = as_autocast(dict(self.net.named_parameters()))
+                logits, auxiliary = functional_call(self.net, weights, (laid,))
+                loss = self.loss(logits, auxiliary, labels)
+            torch.autograd.backward(loss * (len(labels) / len(batch[1])))
+            total += sums(logits.detach().float(), labels)
+        self._share_gradients()
+        self.descend(self.optimiser, loss, clip=self.config.gradient_clip)
+        return total
+
+    def _parts_of(self, batch: Batch) -> Iterable[tuple[Tensor, Tensor]]:
+        """Cut a batch into `accumulate` parts, or fewer: one picture alone has no statistics."""
+        count = max(1, min(self.config.accumulate, len(batch[1]) // 2))
+        return zip(*(tensor.tensor_split(count) for tensor in batch), strict=True)
+
+    def _share_gradients(self) -> None:
+        """Let every rank have the mean of all ranks' gradients, each in its own memory layout."""
+        if self.ranks.count > 1:
+            own = [weight.grad for weight in self.net.parameters() if weight.grad is not None]
+            torch._foreach_copy_(own, self.ranks.mean(own))
+
+    def loss(self, logits: Tensor, auxiliary: Tensor | None, labels: Tensor) -> Tensor:
+        """Return the cross-entropy, plus the auxiliary head's with its weight.
+
+        Label smoothing e turns the target into (1 - e) onehot + e / classes, for both heads.
+        """
+        smoothing = self.config.label_smoothing
+        loss = F.cross_entropy(logits, labels, label_smoothing=smoothing)
+        if auxiliary is not None:
+            extra = F.cross_entropy(auxiliary, labels, label_smoothing=smoothing)
+            loss = loss + self.config.auxiliary_weight * extra
+        return loss
+
+    # An epoch ------------------------------------------------------------------------------------
+
+    def steps(self) -> int:
+        """Return the number of steps of an epoch."""
+        batches = epoch_batches(len(self.train), self.config.batch_size, None)
+        return len(batches[: self.config.max_steps or None])
+
+    def index_batches(self, generator: torch.Generator) -> list[Tensor]:
+        """Return the indices of an epoch's batches, shuffled alike on every device and rank."""
+        config, order = self.config, torch.Generator().manual_seed(generator.initial_seed())
+        batches = self.ranks.shared(epoch_batches(len(self.train), config.batch_size, order))
+        return batches[: config.max_steps or None]
+
+    def batches(self, generator: torch.Generator) -> Generator[tuple[Batch]]:
+        """Yield an epoch's augmented batches, on the device."""
+        for indices in live(self.index_batches(generator)):
+            batch = augmented_batch(self.train, indices, self.config.cutout, generator)
+            yield (self.ranks.part(batch),)
+
+    def begin(self, epoch: int, generator: torch.Generator) -> Row:
+        """Set the learning rate and the probability of dropping a path."""
+        config = self.config
+        if self.ranks.rank:  # each rank drops paths of its own
+            torch.manual_seed(generator.initial_seed() + self.ranks.rank)
+        # Grows from 0 and never quite reaches the full probability, as in the original.
+        row = {"learning_rate": config.rate(epoch)}
+        row |= {"drop_path": config.drop_path * epoch / config.epochs}
+        self.rate.fill_(row["learning_rate"])
+        self.drop_path.fill_(row["drop_path"])
+        self.net.train()
+        return row
+
+    def end(self) -> Row:
+        """Let every rank have the mean of all ranks' running statistics."""
+        own = [buffer for buffer in self.net.buffers() if buffer.is_floating_point()]
+        for buffer, mean in zip(own, self.ranks.mean(own), strict=True):
+            buffer.copy_(mean)
+        return {}
+
+    # What is said of it --------------------------------------------------------------------------
+
+    def data_line(self, steps: str) -> str:
+        """Say what is learnt from."""
+        balance = a_class(self.train.labels, len(self.train.classes))
+        return (
+            f"{len(self.train)} training images ({balance}), {steps} an epoch on {self.device}, "
+            f"{self.fast}"
+        )
+
+    def network_line(self) -> str:
+        """Say how large the network is."""
+        madds = multiply_adds(self.net, (self.train.channels, *self.train.size))
+        return (
+            f"network: {count_parameters(self.net, without='auxiliary_head'):,} weights "
+            f"({count_parameters(self.net):,} with the auxiliary head), {madds / 1e6:,.1f} M "
+            "multiply-adds an image"
+        )
+
+    def warnings(self, history: Sequence[Row]) -> list[str]:
+        """Say so if the network learnt nothing."""
+        return advice.chance_loss(history, len(self.train.classes))
+
+    def test(self) -> dict[str, float]:
+        """Return `evaluate`'s figures on the test images, or on those held out for them."""
+        images = judging_images(self.config).to(self.device)
+        return evaluate(self.net, images, self.config.batch_size)
+
+    def result(self, history: Sequence[Row]) -> Row:
+        """Test the network, for the first and only time, and keep its weights in the folder."""
+        config, shape = self.config, (self.train.channels, *self.train.size)
+        if self.ranks.first:
+            save_weights(self.net, config.cell, Path(str(self.folder)) / WEIGHTS)
+        tested = self.test()
+        return {
+            "genotype": config.cell.to_dict(),
+            "test_accuracy": tested["top1"],
+            "test_top5": tested["top5"],
+            "test_loss": tested["loss"],
+            "test_images": int(tested["images"]),
+            "classes": len(self.train.classes),
+            "tested_on": "held-out training images" if config.holdout else "test images",
+            "parameters": count_parameters(self.net, without="auxiliary_head"),
+            "parameters_with_auxiliary": count_parameters(self.net),
+            "multiply_adds": multiply_adds(self.net, shape),
+        }
 
 
 def retrain(config: RetrainConfig, on_epoch: Callable[[Row], None] | None = None) -> RetrainResult:
@@ -60,51 +289,59 @@ def retrain(config: RetrainConfig, on_epoch: Callable[[Row], None] | None = None
     The test images are read once, after the last epoch: no epoch is chosen by them. Raises
     `SettingsError` for settings or data that cannot be used.
     """
-    return retrain_in_folder(config, Retraining, on_epoch)
+    return run_in_folder(config, Retraining, Genotype, on_epoch)
 
 
-def retrain_in_folder(
-    config: Config,
-    start: Callable[[Config, Path], RetrainEpoch],
-    on_epoch: Callable[[Row], None] | None,
-) -> RetrainResult:
-    """Do what `retrain` says, with what `start` builds."""
-    with opened(config) as folder:
-        if folder.result() is None:
-            _run(start(config, folder.path), folder, on_epoch)
-        else:
-            print(f"finished already; read back from {folder.path}")
-        figures = read_json(folder.path / "result.json")
-        return RetrainResult(folder.path, config.cell, read_history(folder.path), figures)
+def training_images(config: RetrainConfig) -> ImageSet:
+    """Return the images that a retraining learns from: all but those held out."""
+    return _training_split(config)[0]
 
 
-def _run(run: RetrainEpoch, folder: RunFolder, on_epoch: Callable[[Row], None] | None) -> None:
-    config = run.config
-    describe(run)
-    progress = run_epochs(run, folder, config.epochs, PRINTED, on_epoch)
-    for warning in chance_warning(progress.history, len(run.train.classes)):
-        print(f"warning: {warning}")
-    if folder.ranks.first:
-        save_weights(run.net, config.cell, folder.path / WEIGHTS)
-    folder.finish(_test(run, progress))
+def judging_images(config: RetrainConfig) -> ImageSet:
+    """Return the images that judge a retraining: with a holdout these are training images."""
+    if config.holdout:
+        return _training_split(config)[1]
+    return load_images(config.dataset, config.data_folder, "test", config.image_size)
 
 
-def _test(run: RetrainEpoch, progress: Progress) -> Row:
-    config, found = run.config, run.test()
-    shape = (run.train.channels, *run.train.size)
-    return {
-        "genotype": config.cell.to_dict(),
-        "test_accuracy": found["top1"],
-        "test_top5": found["top5"],
-        "test_loss": found["loss"],
-        "test_images": int(found["images"]),
-        "classes": len(run.train.classes),
-        "tested_on": "held-out training images" if config.holdout else "test images",
-        "parameters": count_parameters(run.net, without="auxiliary_head"),
-        "parameters_with_auxiliary": count_parameters(run.net),
-        "multiply_adds": multiply_adds(run.net, shape),
-        "hours": sum(row["seconds"] for row in progress.history) / 3600,
-    }
+def _training_split(config: RetrainConfig) -> tuple[ImageSet, ImageSet]:
+    folder, size = config.data_folder, config.image_size
+    images = load_images(config.dataset, folder, "train", size, config.max_images)
+    return held_out(images, config.holdout)
+
+
+def evaluate(net: CellStack, images: ImageSet, batch_size: int = 96) -> dict[str, float]:
+    """Return `tested`'s figures of a network on clean images."""
+    batches = epoch_batches(len(images), max(2, min(batch_size, len(images))), None)
+    own = Ranks.current().in_turn(batches)
+    return tested(net, (clean_batch(images, indices) for indices in own))
+
+
+@torch.no_grad()
+def tested(net: CellStack, batches: Iterable[Batch]) -> dict[str, float]:
+    """Return loss, top-1 and top-5 accuracy (0 to 1), and the number of images.
+
+    Every image counts once, whatever the batches; the network's mode is put back afterwards. Each
+    rank gives its own batches, and all get the figures of all.
+    """
+    training = net.training
+    net.eval()
+    total = torch.zeros(4, device=next(net.parameters()).device)
+    for batch, labels in batches:
+        logits, _ = net(batch.contiguous(memory_format=torch.channels_last))
+        best = logits.topk(min(5, logits.shape[1]), dim=1).indices
+        in_top5 = (best == labels[:, None]).sum()
+        total += torch.cat([sums(logits, labels), in_top5[None]])
+    net.train(training)
+    loss, correct, count, in_top5 = Ranks.current().sum(total).tolist()
+    shares = {"loss": loss / count, "top1": correct / count, "top5": in_top5 / count}
+    return {**shares, "images": count}
+
+
+def errors_line(top1: float, top5: float, classes: int) -> str:
+    """Write errors (0 to 1) in percent; among five classes or fewer a top-5 error says nothing."""
+    also = f", top-5 error {100 * top5:.2f} %" if classes > 5 else ""
+    return f"top-1 error {100 * top1:.2f} %{also}"
 
 
 def evaluate_run(path: Path, config: RunConfig | None = None) -> dict[str, float]:
@@ -112,52 +349,20 @@ def evaluate_run(path: Path, config: RunConfig | None = None) -> dict[str, float
 
     `config` may give another `data_root` or `device`; the rest comes from the run folder.
     """
-    file = path / WEIGHTS
-    if not file.is_file():
-        raise SettingsError(f"{path} holds no {WEIGHTS}; finish its retraining first.")
+    tensors = read_run(path)
     own = stored_config(path, RetrainConfig, **this_machine(config))
     test = judging_images(own)
     device = own.open_device()
     net = build_network(own, len(test.classes), test.channels)
-    load_weights(net, read_weights(file).tensors, file)
+    load_weights(net, tensors, path / WEIGHTS)
     return evaluate(net.to(device), test.to(device), own.batch_size)
-
-
-def describe(run: RetrainEpoch) -> None:
-    """Print the resolved settings and what they will cost, before the first step."""
-    config, images = run.config, run.train
-    print(config.line)
-    steps = len(epoch_batches(len(images), config.batch_size, None)[: config.max_steps or None])
-    cost = trace(run, _a_step)
-    step = run.seconds_with_batch(cost.seconds(run.device, run.fast.graph))
-    seconds = step * steps * config.epochs
-    madds = multiply_adds(run.net, (images.channels, *images.size))
-    balance = a_class(images.labels, len(images.classes))
-    print(
-        f"{len(images)} training images ({balance}), {counted(steps, 'step')} an epoch on "
-        f"{run.device}, {run.fast}"
-    )
-    print(
-        f"network: {count_parameters(run.net, without='auxiliary_head'):,} weights "
-        f"({count_parameters(run.net):,} with the auxiliary head), {madds / 1e6:,.1f} M multiply-"
-        f"adds an image; a step adds about {cost.memory(run.device) / 2**20:,.0f} MiB (less with "
-        f"{run.LESS_MEMORY}); about {duration(seconds)} for {counted(config.epochs, 'epoch')}"
-    )
-
-
-def _a_step(run: RetrainEpoch) -> None:
-    """Take the step whose cost is told; on fake pictures, so only their shape counts."""
-    count = min(run.config.batch_size, len(run.train)) // run.ranks.count
-    run.ranks = Ranks()  # of the copy that is traced: what is fake cannot be sent
-    images = torch.zeros(count, run.train.channels, *run.train.size, device=run.device)
-    run.eager_step(images, torch.zeros(count, dtype=torch.int64, device=run.device))
 
 
 def summary(result: RetrainResult) -> str:
     """Say what a retraining has come to, and where its network is."""
     figures = result.figures
     top1, top5 = 1 - figures["test_accuracy"], 1 - figures["test_top5"]
-    errors = errors_line(top1, top5, figures.get("classes", 10))  # of a run from before: 10
+    errors = errors_line(top1, top5, figures.get("classes", 10))
     return (
         f"cell: {result.genotype}\n"
         f"{errors} on {figures['test_images']} {figures['tested_on']}\n"

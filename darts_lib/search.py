@@ -1,55 +1,364 @@
-"""Searching: epoch after epoch into a run folder, said before, during and after."""
+"""The search: Algorithm 1 of the paper, whole.
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+    while not converged:
+        1. a = a - lr_a grad_a L_val(w - xi grad_w L_train(w, a), a)        the alphas
+        2. w = w - lr grad_w L_train(w, a)                                  the weights
+
+`Search.step` is one turn of it. `plain.py` has the same turn as the original code takes it. Source:
+DARTS paper, section 2.3.
+"""
+
+from collections.abc import Callable, Generator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Self
 
 import torch
+from pydantic import Field, model_validator
 from torch import Tensor
+from torch.func import functional_call
+from torch.nn import functional as F
 
+from darts_lib.bilevel import (
+    DOUBLE_BACKWARD,
+    InnerStep,
+    Loss,
+    Tensors,
+    architecture_gradient,
+    gradients,
+    held,
+)
+from darts_lib.cost import advice
 from darts_lib.cost.complexity import count_parameters
-from darts_lib.cost.step_cost import trace
-from darts_lib.data.images import a_class, clean_batch
+from darts_lib.cost.expected_cost import edge_costs, expected_cost
+from darts_lib.data.images import (
+    Batch,
+    ImageSet,
+    a_class,
+    augmented_batch,
+    check_half,
+    clean_batch,
+    figures,
+    halves,
+    load_images,
+    sums,
+)
+from darts_lib.derivation import derive
 from darts_lib.engine.batches import epoch_batches
 from darts_lib.engine.command_line import run_from_file
-from darts_lib.engine.epochs import run_epochs
-from darts_lib.engine.files import unpack
-from darts_lib.engine.folder import Progress, RunFolder
-from darts_lib.engine.opening import opened, stored_config, this_machine
-from darts_lib.engine.optimisers import chance_warning, restore
-from darts_lib.engine.progress import counted, duration
-from darts_lib.engine.ranks import Ranks
+from darts_lib.engine.optimisers import Part, cosine, momentum_sgd
+from darts_lib.engine.progress import live
 from darts_lib.engine.refusals import SettingsError
-from darts_lib.engine.run_files import Row, last_row, read_alphas, read_history
+from darts_lib.engine.run import Result, Run, run_in_folder
+from darts_lib.engine.run_files import Row
 from darts_lib.engine.settings import RunConfig
+from darts_lib.fast.fused import FusedSupernet
 from darts_lib.genotype import Genotype
-from darts_lib.operations import build_operation
-from darts_lib.search_epoch import Search
-from darts_lib.search_settings import SearchConfig
-from darts_lib.search_space import KINDS
+from darts_lib.kernels.precision import as_autocast
+from darts_lib.relaxation import Supernet, entropy, initial_alphas
+from darts_lib.search_space import KINDS, allowed
+from darts_lib.variants import METHODS
+from darts_lib.variants.settings import MethodSettings
 
-__all__ = ["SearchConfig", "SearchResult", "load_search", "read_search", "search", "warnings_of"]
+Draw = tuple[Tensor, ...]
+"""What a method draws for a step, a tensor for each kind of cell; empty for most methods."""
 
-COLLAPSE = 3
-"""So many skip connections among a normal cell's eight edges are a sign of collapse."""
-LITTLE = 0.1
-"""Alphas that move less leave every softmax weight, 1/8 at the start, between 0.10 and 0.15."""
-
-PRINTED = (
-    *("train_loss", "valid_loss", "valid_accuracy"),
-    *("entropy_normal", "alpha_change", "skips", "seconds"),
-)
+SearchResult = Result[Genotype]
+"""A finished search; `alphas` are `(epochs + 1, edges, primitives)` by kind of cell."""
 
 
-@dataclass(frozen=True)
-class SearchResult:
-    """A finished search, read from its folder; `alphas` are `(epochs + 1, edges, primitives)`."""
+class SearchConfig(MethodSettings, RunConfig):
+    """Settings of a search. The defaults are the paper's CIFAR-10 search (A.1.1).
 
-    path: Path
-    genotype: Genotype
-    history: list[Row]
-    alphas: dict[str, Tensor]
+    Which space is searched by which method is in `MethodSettings`. `max_skip` limits the normal
+    cell's skip connections; -1 is no limit. `max_steps` ends every epoch after so many steps, and
+    `max_images` takes only the first training images; 0 is all. `recompute` holds less memory and
+    takes more time: each cell is computed again in the backward pass. `madds_weight` adds so much
+    loss for each million of expected multiply-adds of the cells, so that the search looks for
+    cheaper ones; 0 is none.
+    """
+
+    KIND = "search"
+    NO_EFFECT_ON_RESULT = RunConfig.NO_EFFECT_ON_RESULT | {"recompute"}
+    NAMED_WHERE_CHANGED = RunConfig.NAMED_WHERE_CHANGED | set(MethodSettings.__annotations__)
+    LAPTOP: ClassVar[dict[str, Any]] = {
+        "dataset": "digits",
+        "channels": 4,
+        "layers": 3,
+        "epochs": 4,
+        "threads": 1,  # on arrays this small a second thread waits more than it works
+        # At the paper's 3e-4 and a dozen steps an epoch, the alphas could not move.
+        "alpha_learning_rate": 0.05,
+    }
+
+    channels: int = Field(16, ge=2, le=10_000)
+    layers: int = Field(8, ge=1, le=1000)
+    nodes: int = Field(4, ge=1, le=100)
+    learning_rate: float = Field(0.025, gt=0)
+    final_learning_rate: float = Field(0.001, ge=0)
+    momentum: float = Field(0.9, ge=0, lt=1)
+    weight_decay: float = Field(3e-4, ge=0)
+    gradient_clip: float = Field(5.0, gt=0)
+    alpha_learning_rate: float = Field(3e-4, ge=0)
+    alpha_weight_decay: float = Field(1e-3, ge=0)
+    cutout: int = Field(0, ge=0)
+    max_skip: int = Field(-1, ge=-1)
+    recompute: bool = False
+    madds_weight: float = Field(0, ge=0)
+
+    @model_validator(mode="after")
+    def _check_edges(self) -> Self:
+        allowed(self.edge_primitives, self.primitives, self.nodes)  # refuses what is no cell
+        if self.recompute and self.supernet != "fused":
+            raise ValueError(f"recompute=True is for supernet='fused', not {self.supernet!r}")
+        return self
+
+
+class Search(Run):
+    """A search between two epochs: supernet, alphas and their optimisers, and one step of both."""
+
+    CONFIG = SearchConfig
+    PRINTED = (
+        *("train_loss", "valid_loss", "valid_accuracy"),
+        *("entropy_normal", "alpha_change", "skips", "seconds"),
+    )
+    LESS_MEMORY = "recompute, or a smaller batch_size, channels, layers or nodes"
+    figures = staticmethod(figures)
+    config: SearchConfig
+    net: Supernet
+
+    def __init__(
+        self,
+        config: SearchConfig,
+        folder: object = "the run folder",
+        data: tuple[ImageSet, ImageSet] | None = None,
+    ) -> None:
+        """Start a search. `data` are the halves for weights and alphas, if not the configuration's.
+
+        Raises `SettingsError` for data too few, and for a route that ranks cannot take together.
+        """
+        super().__init__(config, folder)
+        if self.ranks.count > 1 and config.chosen_route in DOUBLE_BACKWARD:
+            raise SettingsError(
+                f"route={config.chosen_route!r} is for one process, not {self.ranks.count}: it "
+                "differentiates a gradient that the ranks would first have to share; use order=2."
+            )
+        self.train, self.valid = (half.to(self.device) for half in data or self._halves())
+        self.method = METHODS[config.method]
+        shape = (config.channels, config.layers, config.nodes)
+        self.net = self.method.supernets[config.supernet](
+            *shape, len(self.train.classes), self.train.channels, config.primitives
+        ).to(self.device)
+        if isinstance(self.net, FusedSupernet):
+            self.net.recompute = config.recompute
+        self.fast.compiled(self.net.cells)
+        self.weights = dict(self.net.named_parameters())
+        self.alphas = initial_alphas(config.nodes, config.primitives, config.seed, self.device)
+        masks = allowed(config.edge_primitives, config.primitives, config.nodes)
+        self.allowed = {kind: mask.to(self.device) for kind, mask in masks.items()}
+        counts = edge_costs(*shape, self.train.size, config.primitives)
+        self.costs = {kind: (count / 1e6).float().to(self.device) for kind, count in counts.items()}
+        self.optimiser = momentum_sgd(
+            self.weights.values(), self.rate, config.momentum, config.weight_decay
+        )
+        self.alpha_optimiser = torch.optim.Adam(
+            self.alphas.values(),
+            config.alpha_learning_rate,
+            betas=(0.5, 0.999),
+            weight_decay=config.alpha_weight_decay,
+            fused=True,
+            capturable=self.fast.graph,
+        )
+        self._recorded_sums = self.fast.recorded(self._sums, list)  # it changes no tensor
+
+    def _halves(self) -> tuple[ImageSet, ImageSet]:
+        config = self.config
+        folder, size = config.data_folder, config.image_size
+        images = load_images(config.dataset, folder, "train", size, config.max_images)
+        check_half(config.batch_size, len(images))
+        return halves(images)
+
+    def parts(self) -> Mapping[str, Part]:
+        """Return what a checkpoint keeps."""
+        optimisers = {"optimiser": self.optimiser, "alpha_optimiser": self.alpha_optimiser}
+        return {"weights": self.net, "alphas": self.alphas, **optimisers}
+
+    # Algorithm 1 ---------------------------------------------------------------------------------
+
+    def step(self, train: Batch, valid: Batch, draw: Draw = ()) -> Tensor:
+        """Take one step of the alphas, then one of the weights on the same training batch.
+
+        Returns (summed loss, correct, count) of the training batch, on the device. Nothing in it
+        waits for the device, so that a GPU is never idle and a CUDA graph can hold all of it.
+        """
+        with self.fast.autocast():
+            gradient = architecture_gradient(
+                self.loss(train, draw),
+                self.valid_loss(valid, draw),
+                self.weights,
+                self.alphas,
+                self.inner_step(self.rate),
+                self.config.chosen_route,
+                mean=self.ranks.mean,
+            )
+            total = list(gradient.total.values())
+            self.descend(self.alpha_optimiser, gradient.valid_loss, total)
+
+            logits = self.logits(self.weights, train[0], held(self.alphas), draw)
+            loss = F.cross_entropy(logits, train[1])
+            by_weights = self.ranks.mean(gradients(loss, list(self.weights.values())))
+            self.descend(self.optimiser, loss, by_weights, self.config.gradient_clip)
+        return sums(logits.detach().float(), train[1])
+
+    def inner_step(self, learning_rate: float | Tensor) -> InnerStep:
+        """Return the step that stands for the inner optimum: the weight step without its clip."""
+        buffers = {
+            name: self.optimiser.state[weight]["momentum_buffer"]
+            for name, weight in self.weights.items()
+        }
+        return InnerStep(learning_rate, self.config.momentum, self.config.weight_decay, buffers)
+
+    def loss(self, batch: Batch, draw: Draw = ()) -> Loss:
+        """Return the loss of a batch as a function of weights and alphas, for `bilevel`."""
+        images, labels = batch
+        return lambda weights, alphas: F.cross_entropy(
+            self.logits(weights, images, alphas, draw), labels
+        )
+
+    def valid_loss(self, batch: Batch, draw: Draw = ()) -> Loss:
+        """Return what the alphas descend: the validation loss, and the budget if there is one."""
+        loss, weight = self.loss(batch, draw), self.config.madds_weight
+        if not weight:
+            return loss
+        return lambda weights, alphas: loss(weights, alphas) + weight * self.madds(alphas)
+
+    def logits(self, weights: Tensors, images: Tensor, alphas: Tensors, draw: Draw = ()) -> Tensor:
+        """Return what the supernet makes of the images with these weights: `(batch, classes)`."""
+        cast = as_autocast(weights)
+        self.read = held(cast)  # alive until the next pass: of constants no graph keeps the casts
+        mixed = self.mixed(alphas, draw)
+        return functional_call(self.net, cast, (images, mixed))  # type: ignore[no-any-return]
+
+    def mixed(self, alphas: Tensors, draw: Draw = ()) -> dict[str, Tensor]:
+        """Return the weights of the operations on each edge, by the method's rule."""
+        drawn = dict(zip(alphas, draw, strict=True)) if draw else None
+        return self.method.mix(self.admitted(alphas), drawn)
+
+    def admitted(self, alphas: Tensors) -> dict[str, Tensor]:
+        """Return the alphas with -inf where an edge may not have an operation."""
+        if not self.config.edge_primitives:
+            return dict(alphas)
+        return {k: a.masked_fill(~self.allowed[k], -torch.inf) for k, a in alphas.items()}
+
+    def madds(self, alphas: Tensors) -> Tensor:
+        """Return the expected millions of multiply-adds of all cells' edges, differentiable."""
+        return expected_cost(self.admitted(alphas), self.costs, self.method.mix)
+
+    # An epoch ------------------------------------------------------------------------------------
+
+    def steps(self) -> int:
+        """Return the number of steps of an epoch, which goes through the weights' half once."""
+        batches = epoch_batches(len(self.train), self.config.batch_size, None)
+        return len(batches[: self.config.max_steps or None])
+
+    def batches(self, generator: torch.Generator) -> Generator[tuple[tuple[Tensor, ...], ...]]:
+        """Yield (training, validation) batches, and what the method draws for their step.
+
+        The alphas' half is shuffled and used up before it is shuffled anew. Both are augmented,
+        as in the original; `evaluate` uses clean images. Every rank draws the same batches and
+        yields its part of them.
+        """
+        config, order = self.config, torch.Generator().manual_seed(generator.initial_seed())
+        valid_batches: list[Tensor] = []
+        for indices in live(self._shuffled(self.train, order)[: config.max_steps or None]):
+            valid_batches = valid_batches or self._shuffled(self.valid, order)
+            train = augmented_batch(self.train, indices, config.cutout, generator)
+            valid = augmented_batch(self.valid, valid_batches.pop(), config.cutout, generator)
+            batches = self.ranks.part(train), self.ranks.part(valid)
+            if self.method.draw is None:
+                yield batches
+            else:
+                yield *batches, tuple(self.method.draw(self.alphas, generator).values())
+
+    def _shuffled(self, images: ImageSet, order: torch.Generator) -> list[Tensor]:
+        return self.ranks.shared(epoch_batches(len(images), self.config.batch_size, order))
+
+    def begin(self, epoch: int, generator: torch.Generator) -> Row:
+        """Set the learning rate of the weights, a cosine."""
+        config = self.config
+        rate = cosine(epoch, config.epochs, config.learning_rate, config.final_learning_rate)
+        self.rate.fill_(rate)
+        self._before = {kind: value.detach().clone() for kind, value in self.alphas.items()}
+        return {"learning_rate": rate}
+
+    def end(self) -> Row:
+        """Return the supernet's figures on the alphas' half, and what has become of the alphas."""
+        moved = [(self.alphas[kind].detach() - self._before[kind]).square().sum() for kind in KINDS]
+        genotype = self.derived()
+        with torch.no_grad():
+            weights = self.mixed(self.alphas)
+            row = self.evaluate() | {f"entropy_{kind}": entropy(weights[kind]) for kind in KINDS}
+            row |= {"expected_madds": 1e6 * float(self.madds(self.alphas))}
+        row |= {"alpha_change": float(torch.stack(moved).sum().sqrt())}
+        return row | {"skips": genotype.skips(), "genotype": genotype.to_dict()}
+
+    def derived(self) -> Genotype:
+        """Return the cell that the alphas stand for now."""
+        limit = None if self.config.max_skip < 0 else self.config.max_skip
+        alphas = self.admitted(self.alphas)
+        return derive(alphas, self.config.primitives, limit, self.method.mix)
+
+    @torch.no_grad()
+    def evaluate(self) -> Row:
+        """Return loss and accuracy of the supernet on clean images of the alphas' half.
+
+        The supernet keeps no running statistics: each batch is normalised by its own. The ranks
+        take whole batches in turn, so the figures are those of one rank.
+        """
+        total = torch.zeros(3, device=self.device)
+        batches = epoch_batches(len(self.valid), self.config.batch_size, None)
+        for indices in self.ranks.in_turn(batches[: self.config.max_steps or None]):
+            # The alphas are given, not taken: a caller may have put others in their place.
+            alphas = tuple(self.alphas.values())
+            total += self._recorded_sums(clean_batch(self.valid, indices), alphas)
+        return figures("valid", self.ranks.sum(total).tolist())
+
+    def _sums(self, batch: Batch, alphas: tuple[Tensor, ...]) -> Tensor:
+        with self.fast.autocast():
+            given = dict(zip(self.alphas, alphas, strict=True))
+            logits = self.logits(self.weights, batch[0], given)
+        return sums(logits.float(), batch[1])
+
+    # What is said of it --------------------------------------------------------------------------
+
+    def data_line(self, steps: str) -> str:
+        """Say what weights and alphas learn from."""
+        balance = a_class(self.train.labels, len(self.train.classes))
+        return (
+            f"{len(self.train)} images for the weights ({balance}), {len(self.valid)} for the "
+            f"alphas, {steps} an epoch on {self.device}, {self.fast}"
+        )
+
+    def advice(self) -> list[str]:
+        """Return what looks wrong before the first step."""
+        config = self.config
+        reach = self.steps() * config.epochs, config.alpha_learning_rate
+        missing = [kind for kind in KINDS if kind not in self.net.kinds]
+        lines = advice.ignored_order(config) + advice.short_reach(*reach)
+        return lines + advice.missing_cells(missing, config.layers)
+
+    def warnings(self, history: Sequence[Row]) -> list[str]:
+        """Say what looks wrong in a history: a loss at chance level, collapse, frozen alphas."""
+        genotype = Genotype.from_dict(history[-1]["genotype"])
+        return advice.after_search(history, len(self.train.classes)) + advice.poor_cell(genotype)
+
+    def result(self, history: Sequence[Row]) -> Row:
+        """Return the final figures."""
+        return {
+            "genotype": history[-1]["genotype"],
+            "route": self.config.chosen_route,
+            "parameters": count_parameters(self.net),
+            "supernet_valid_accuracy": history[-1]["valid_accuracy"],
+        }
 
 
 def search(config: SearchConfig, on_epoch: Callable[[Row], None] | None = None) -> SearchResult:
@@ -58,19 +367,12 @@ def search(config: SearchConfig, on_epoch: Callable[[Row], None] | None = None) 
     Raises `SettingsError` for settings or data that cannot be used, and `FloatingPointError` when
     the loss is no longer a number. `on_epoch` is called with the row of each finished epoch.
     """
-    with opened(config) as folder:
-        if folder.result() is None:
-            _run(config, folder, on_epoch)
-        else:
-            print(f"finished already; read back from {folder.path}")
-        return read_search(folder.path)
+    return run_in_folder(config, Search, Genotype, on_epoch)
 
 
 def read_search(path: Path) -> SearchResult:
     """Read a search folder: the genotype after its last finished epoch, history and alphas."""
-    history = read_history(path)
-    genotype = Genotype.from_dict(last_row(path, history).get("genotype"))
-    return SearchResult(path, genotype, history, read_alphas(path))
+    return Result.read(path, Genotype)
 
 
 def load_search(path: Path, config: RunConfig | None = None) -> Search:
@@ -78,115 +380,7 @@ def load_search(path: Path, config: RunConfig | None = None) -> Search:
 
     `config` may give another `data_root` or `device`; the rest comes from the run folder.
     """
-    if not (path / "checkpoint.pt").is_file():
-        raise SettingsError(f"{path} holds no checkpoint.pt; run chapter 03's search there first.")
-    run = Search(stored_config(path, SearchConfig, **this_machine(config)))
-    state: Any = unpack(path / "checkpoint.pt")["state"]
-    restore(run, state, path)
-    return run
-
-
-def _run(config: SearchConfig, folder: RunFolder, on_epoch: Callable[[Row], None] | None) -> None:
-    run = Search(config, folder.path)
-    describe(run)
-    progress = run_epochs(run, folder, config.epochs, PRINTED, on_epoch, run.alphas)
-    found = Genotype.from_dict(progress.history[-1]["genotype"])
-    for warning in warnings_of(progress.history, len(run.train.classes)) + poor_cell(found):
-        print(f"warning: {warning}")
-    folder.finish(_result(run, progress))
-
-
-def _result(run: Search, progress: Progress) -> Row:
-    last = progress.history[-1]
-    return {
-        "genotype": last["genotype"],
-        "route": run.config.chosen_route,
-        "parameters": count_parameters(run.net),
-        "supernet_valid_accuracy": last["valid_accuracy"],
-        "hours": sum(row["seconds"] for row in progress.history) / 3600,
-    }
-
-
-def describe(run: Search) -> None:
-    """Print the resolved settings and what they will cost, before the first step."""
-    config = run.config
-    print(config.line)
-    if config.route and "order" in config.model_fields_set:
-        print(f"route={config.route} is given, so order={config.order} is ignored.")
-    steps = len(epoch_batches(len(run.train), config.batch_size, None)[: config.max_steps or None])
-    cost = trace(run, _a_step)
-    seconds = cost.seconds(run.device, run.fast.graph) * steps * config.epochs
-    balance = a_class(run.train.labels, len(run.train.classes))
-    print(
-        f"{len(run.train)} images for the weights ({balance}), {len(run.valid)} for the alphas, "
-        f"{counted(steps, 'step')} an epoch on {run.device}, {run.fast}"
-    )
-    print(
-        f"supernet: {count_parameters(run.net):,} weights; a step adds about "
-        f"{cost.memory(run.device) / 2**20:,.0f} MiB (less with {run.LESS_MEMORY}); "
-        f"about {duration(seconds)} for {counted(config.epochs, 'epoch')}"
-    )
-    for warning in reach_warning(config, steps) + missing_cells(run):
-        print(f"warning: {warning}")
-
-
-def _a_step(run: Search) -> None:
-    """Take the step whose cost is told; on fake pictures, so only their shape counts."""
-    count = min(run.config.batch_size, len(run.train)) // run.ranks.count
-    run.ranks = Ranks()  # of the copy that is traced: what is fake cannot be sent
-    indices = torch.arange(count)
-    train, valid = clean_batch(run.train, indices), clean_batch(run.valid, indices)
-    run.eager_step(*train, *valid)
-
-
-def reach_warning(config: SearchConfig, steps: int) -> list[str]:
-    """Warn if the alphas cannot get far in so many steps an epoch; Adam moves by about its rate."""
-    reach = steps * config.epochs * config.alpha_learning_rate
-    if reach >= LITTLE:
-        return []
-    return [
-        f"{steps * config.epochs} steps of about {config.alpha_learning_rate:g} move each alpha by "
-        f"{reach:.2g} at most, so the cell found will be noise: raise alpha_learning_rate or "
-        "epochs, or lower batch_size."
-    ]
-
-
-def missing_cells(run: Search) -> list[str]:
-    """Warn if the supernet has no cell of some kind: its alphas have no gradient."""
-    missing = [kind for kind in KINDS if kind not in run.net.kinds]
-    return [
-        f"with layers={run.config.layers} there is no {kind} cell, so no loss depends on its "
-        "alphas and the one found is noise; use layers=3 or more."
-        for kind in missing
-    ]
-
-
-def warnings_of(history: Sequence[Row], classes: int) -> list[str]:
-    """Say what looks wrong in a history: collapse, frozen alphas, a loss at chance level."""
-    warnings = chance_warning(history, classes)
-    skips = history[-1]["skips"]
-    if skips >= COLLAPSE:
-        warnings.append(
-            f"{skips} of the normal cell's edges are skip connections, a known weakness of DARTS, "
-            "not a fault of this run: search for fewer epochs, try other seeds, or set max_skip."
-        )
-    if all(row["alpha_change"] < 1e-6 for row in history):
-        warnings.append(
-            "the alphas never moved, so the cell found is noise; check alpha_learning_rate."
-        )
-    return warnings
-
-
-def poor_cell(genotype: Genotype) -> list[str]:
-    """Say so if no edge of the normal cell has weights: a cell of pools and skip connections."""
-    with torch.device("meta"):  # draws nothing from the generator
-        operations = [build_operation(name, 2, 1, affine=True) for name, _ in genotype.normal]
-    if any(count_parameters(operation) for operation in operations):
-        return []
-    return [
-        "no edge of the normal cell has weights, only pools and skip connections, so the network "
-        "can learn little: search with other seeds, for another number of epochs, or with max_skip."
-    ]
+    return Search.loaded(path, config, "run chapter 03's search there first.")
 
 
 def summary(result: SearchResult) -> str:

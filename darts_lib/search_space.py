@@ -1,12 +1,18 @@
 """What can be built: primitives, the cell graph, the macro layout, and how many cells there are.
 
-Nothing here computes; these are the names and the counts that the other modules share.
+Nothing here computes; these are the names, rows and counts that the other modules share.
 Source: DARTS paper, section 2.1 and appendix A.
 """
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import prod
+from math import comb, prod
+
+import torch
+from torch import Tensor
+
+from darts_lib.engine.refusals import unknown
 
 PRIMITIVES = (
     "none",
@@ -27,37 +33,93 @@ OWN_PRIMITIVES: list[str] = []
 """Operations that a reader added with `operations.add_operation`."""
 
 INPUTS = 2
-"""A cell reads two states: the outputs of the two cells before it."""
+"""A cell reads two states, the outputs of the two cells before it; a recurrent cell reads one."""
+
+KEPT = 2
+"""Edges that each node of a derived cell keeps; a recurrent node keeps one."""
 
 KINDS = ("normal", "reduce")
 """A normal cell keeps the image size, a reduction cell halves it and doubles the channels."""
 
 
-def edges(nodes: int = 4) -> tuple[tuple[int, int], ...]:
+def edges(nodes: int = 4, inputs: int = INPUTS) -> tuple[tuple[int, int], ...]:
     """Return (source, target) of every edge, in the order of alpha's rows.
 
-    States 0 and 1 are the inputs, 2 to `nodes + 1` the nodes; each node hears all states before it.
+    The first `inputs` states are the inputs, the next `nodes` the nodes; each node hears all states
+    before it: 14 edges for four nodes, 36 for eight nodes of a recurrent cell.
     """
     if nodes < 1:
         raise ValueError(f"nodes must be at least 1, not {nodes}: a cell without nodes is empty.")
-    targets = range(INPUTS, INPUTS + nodes)
+    targets = range(inputs, inputs + nodes)
     return tuple((source, target) for target in targets for source in range(target))
 
 
-def row_offset(target: int) -> int:
+def row_offset(target: int, inputs: int = INPUTS) -> int:
     """Return alpha's first row for the edges into state `target`: 0, 2, 5, 9 for states 2 to 5."""
-    return sum(range(INPUTS, target))
+    return sum(range(inputs, target))
 
 
-def nodes_of(edge_count: int) -> int:
+def nodes_of(edge_count: int, inputs: int = INPUTS) -> int:
     """Return the number of nodes whose cell has `edge_count` edges (14 edges: 4 nodes)."""
     nodes = 1
-    while len(edges(nodes)) < edge_count:
+    while len(edges(nodes, inputs)) < edge_count:
         nodes += 1
-    if len(edges(nodes)) != edge_count:
-        near = [len(edges(n)) for n in range(max(1, nodes - 1), nodes + 1)]
+    if len(edges(nodes, inputs)) != edge_count:
+        near = [len(edges(n, inputs)) for n in range(max(1, nodes - 1), nodes + 1)]
         raise ValueError(f"no cell has {edge_count} edges; the nearest sizes have {near}.")
     return nodes
+
+
+def allowed(
+    edge_primitives: Mapping[str, Sequence[Sequence[str]]],
+    primitives: Sequence[str] = PRIMITIVES,
+    nodes: int = 4,
+) -> dict[str, Tensor]:
+    """Return which primitives an edge may have, for each kind bool `(edges, primitives)`.
+
+    `edge_primitives` lists for each kind, for each edge in the order of alpha's rows, the names
+    that it may have; a kind that is not there may have all of them everywhere. A logit of -inf
+    where this is False has the weight 0. Raises ValueError for a kind, a number of edges or a name
+    that does not exist, and for a node that could not keep its two edges: `none` is never kept.
+    """
+    for kind in edge_primitives:
+        if kind not in KINDS:
+            raise ValueError(f"edge_primitives: {unknown('kind of cell', kind, KINDS)}")
+    everything = [primitives] * len(edges(nodes))
+    rows = {kind: edge_primitives.get(kind, everything) for kind in KINDS}
+    for kind, names in rows.items():
+        _check_rows(f"edge_primitives[{kind!r}]", names, primitives, nodes)
+    return {
+        kind: torch.tensor([[name in names for name in primitives] for names in rows[kind]])
+        for kind in KINDS
+    }
+
+
+def _check_rows(
+    where: str, rows: Sequence[Sequence[str]], primitives: Sequence[str], nodes: int
+) -> None:
+    if len(rows) != len(edges(nodes)):
+        raise ValueError(
+            f"{where} lists {len(rows)} edges, but a cell of {nodes} nodes has "
+            f"{len(edges(nodes))}; list the names of each, in the order of edges({nodes})."
+        )
+    free = Counter[int]()
+    for (source, target), names in zip(edges(nodes), rows, strict=True):
+        for name in names:
+            if name not in primitives:
+                given = unknown("primitive", name, primitives)
+                raise ValueError(f"{where}, edge {source} to {target}: {given}")
+        if not names:
+            raise ValueError(
+                f"{where}, edge {source} to {target}: no name; write ['none'] to leave it out."
+            )
+        free[target] += any(name != "none" for name in names)
+    for target in range(INPUTS, INPUTS + nodes):
+        if free[target] < KEPT:
+            raise ValueError(
+                f"{where}: node {target} keeps {KEPT} edges, but only {free[target]} of its edges "
+                "may have an operation other than 'none'; allow one on another edge."
+            )
 
 
 def reductions(layers: int) -> tuple[int, ...]:
@@ -111,12 +173,15 @@ def plan_cells(
     return plans
 
 
-def count_cells(nodes: int = 4, operations: int = 7) -> int:
-    """Count the discrete cells: each node takes two of its sources and an operation for each.
+def count_cells(nodes: int = 4, operations: int = 7, inputs: int = INPUTS, kept: int = KEPT) -> int:
+    """Count the discrete cells: each node keeps so many sources and has an operation for each.
 
-    1,037,664,180 for four nodes and the seven primitives without `none`; squared for a pair.
+        product over nodes of  C(sources, kept) operations^kept
+
+    1,037,664,180 for four nodes and the seven primitives without `none`, squared for a pair; for a
+    recurrent cell of eight nodes and four activations 8! 4^8 = 2,642,411,520.
     """
-    return prod((k + 1) * k // 2 * operations**2 for k in range(1, nodes + 1))
+    return prod(comb(inputs + node, kept) * operations**kept for node in range(nodes))
 
 
 def count_relaxed_cells(nodes: int = 4, operations: int = 8) -> int:

@@ -1,11 +1,15 @@
 """What the fuzz tests share: the same few examples each time, or with a variable many new ones.
 
-DARTS_LIB_FUZZ=5000 pytest tests/test_fuzz_texts.py     # 5000 random examples a test
+DARTS_LIB_FUZZ=5000 pytest tests/data/test_fuzz_pictures.py     # 5000 random examples a test
 """
 
 import os
+from collections.abc import Callable
 
+import pytest
 from hypothesis import HealthCheck, Phase, settings
+
+from darts_lib.engine.refusals import SettingsError
 
 MANY = int(os.environ.get("DARTS_LIB_FUZZ") or 0)
 
@@ -30,3 +34,10 @@ def one_line(error: BaseException, *words: str) -> str:
     assert len(message) < 1500, message
     assert all(word in message for word in words), (words, message)
     return message
+
+
+def refusal_of(call: Callable[[], object], *words: str) -> str:
+    """Return the message of the SettingsError that a call ends in: one line with the words."""
+    with pytest.raises(SettingsError) as caught:
+        call()
+    return one_line(caught.value, *words)

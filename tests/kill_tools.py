@@ -20,36 +20,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from same_bits import bits, digest
+from kind_tools import KINDS, end_of, write_pictures, write_text
+from toy_run import toy, toy_config
 
-import darts_lib.recurrent.search as recurrent_search
-import darts_lib.retrain as retraining
-import darts_lib.search as image_search
 from darts_lib.engine import files
 from darts_lib.engine.files import DamagedFileError, unpack
 from darts_lib.engine.folder import CHECKPOINTS
-from darts_lib.engine.run_files import read_history, read_json
+from darts_lib.engine.run_files import read_history
 
-CELL = (
-    "Genotype(normal=[('sep_conv_3x3', 0), ('skip_connect', 1)], normal_concat=[2], "
-    "reduce=[('max_pool_3x3', 0), ('dil_conv_3x3', 1)], reduce_concat=[2])"
-)
-OF_IMAGES = {"channels": 2, "max_images": 100, "max_steps": 1, "batch_size": 8}
-SETTINGS: dict[str, dict[str, Any]] = {
-    "search": {**OF_IMAGES, "max_images": 200, "layers": 1, "nodes": 1},
-    "retrain": {**OF_IMAGES, "layers": 3, "genotype": CELL, "max_steps": 2, "drop_path": 0.3}
-    | {"auxiliary": False, "holdout": 0.2},
-    "recurrent_search": {"dataset": "folder", "width": 6, "nodes": 2, "batch_size": 4}
-    | {"bptt": 5, "max_steps": 2},
-}
-KINDS = tuple(SETTINGS)
 PATIENCE = 300.0
 """Seconds after which a run that neither ends nor goes on is a failure."""
 
 FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(
-    ["darts_lib.search", "darts_lib.retrain", "darts_lib.recurrent.search"]
-    + ["darts_lib.data.data_sets", "torch._dynamo"]  # what a run loads when it reads and steps
+    ["kill_tools", "darts_lib.data.data_sets", "torch._dynamo"]  # what a run loads, late ones too
 )
 
 
@@ -132,26 +116,26 @@ def work(run: TinyRun, moment: Moment | None) -> None:
 
 
 def command(run: TinyRun) -> None:
-    """Search or retrain; the cost is not told before, as finding it takes longer than the run."""
-    for module in (image_search, retraining, recurrent_search):
-        module.describe = lambda run: None
-    given = {**SETTINGS[run.kind], "scale": "laptop", "device": "cpu", "seed": run.seed}
-    given |= {"epochs": run.epochs, "run_dir": str(run.path)}
-    if run.kind == "search":
-        image_search.search(image_search.SearchConfig.create(**given))
-    elif run.kind == "retrain":
-        retraining.retrain(retraining.RetrainConfig.create(**given))
+    """Search or retrain, and say so."""
+    given = {"device": "cpu", "seed": run.seed, "epochs": run.epochs, "run_dir": str(run.path)}
+    if run.kind == "toy":
+        toy(toy_config(**given))
     else:
-        given["data_root"] = str(run.path.parent / "text")
-        recurrent_search.search(recurrent_search.RecurrentSearchConfig.create(**given))
+        make(run.kind, run.path.parent, **given)
 
 
-def write_text(folder: Path) -> None:
-    """Write a small text in which each word depends on the one before it."""
+def make(name: str, data: Path, on_epoch: Any = None, **given: Any) -> None:
+    """Make a run of a kind, on the data that `write_data` has written into a folder."""
+    kind = KINDS[name]
+    root = data / ("text" if "recurrent" in name else "pictures")
+    kind.go(kind.config.create(**{**kind.given, "data_root": str(root), **given}), on_epoch)
+
+
+def write_data(folder: Path) -> None:
+    """Write the text and the pictures that the kinds of run read."""
     (folder / "text").mkdir()
-    for split, lines in (("train", 60), ("valid", 20), ("test", 20)):
-        rows = [" ".join(f"w{(row * 7 + 2 * i) % 9}" for i in range(7)) for row in range(lines)]
-        (folder / "text" / f"{split}.txt").write_text("\n".join(rows) + "\n")
+    write_text(folder / "text")
+    write_pictures(folder / "pictures")
 
 
 def die() -> None:
@@ -239,18 +223,7 @@ def stops_at_random(
             return
 
 
-def end_of(path: Path) -> dict[str, Any]:
-    """Return all that a finished run has left, by name: the checkpoint's parts, and the files."""
-    found = {**unpack(path / "checkpoint.pt"), "history.jsonl": read_history(path)}
-    for file in sorted(path.iterdir()):
-        if file.suffix == ".json":
-            found[file.name] = read_json(file)
-        elif file.suffix in (".npz", ".safetensors"):
-            found[file.name] = digest(file)
-    return {**bits(found), "names": sorted(file.name for file in path.iterdir())}
-
-
 def differences(path: Path, other: Path) -> list[str]:
-    """Return the names of what is not the same, to the bit, at the end of two runs."""
+    """Return the names of the files that are not the same, to the bit, at the end of two runs."""
     here, there = end_of(path), end_of(other)
     return sorted(name for name in {*here, *there} if here.get(name) != there.get(name))

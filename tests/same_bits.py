@@ -21,7 +21,8 @@ def digest(content: Path | bytes) -> str:
 def bits(value: Any) -> Any:
     """Return a state with its tensors as (type, shape, digest), and without any time."""
     if isinstance(value, Tensor):
-        return str(value.dtype), tuple(value.shape), digest(value.contiguous().numpy().tobytes())
+        content = value.detach().contiguous().numpy().tobytes()
+        return str(value.dtype), tuple(value.shape), digest(content)
     if isinstance(value, dict):
         return {name: bits(part) for name, part in value.items() if name not in TIMES}
     return [bits(part) for part in value] if isinstance(value, list | tuple) else value

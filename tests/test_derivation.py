@@ -1,107 +1,142 @@
-"""The derivation rule: oracles, the wrong rules people used, and properties."""
+"""The derivation rule of both cells: oracles, the wrong rules people used, and properties."""
 
 import math
+from collections.abc import Mapping, Sequence
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from torch import Tensor
 
 from darts_lib.derivation import derive, one_hot_alphas, random_genotype
-from darts_lib.genotype import KNOWN_OPERATIONS, PUBLISHED, GenotypeError
-from darts_lib.relaxation import Supernet
-from darts_lib.search_space import PRIMITIVES, edges
-
-SKIP = PRIMITIVES.index("skip_connect")
-
-
-def zeros(nodes: int = 4) -> dict[str, Tensor]:
-    return {kind: torch.zeros(len(edges(nodes)), 8) for kind in ("normal", "reduce")}
+from darts_lib.genotype import KNOWN_OPERATIONS, PUBLISHED, GenotypeError, Pair
+from darts_lib.recurrent import genotype as recurrent
+from darts_lib.recurrent.search_space import ACTIVATIONS
+from darts_lib.recurrent.search_space import PRIMITIVES as WITH_NONE
+from darts_lib.relaxation import Supernet, mix
+from darts_lib.search_space import KINDS, PRIMITIVES, allowed, edges
 
 
-def test_equal_alphas_take_the_first_of_everything() -> None:
-    genotype = derive(zeros())
-    assert genotype.normal == genotype.reduce == (("max_pool_3x3", 0), ("max_pool_3x3", 1)) * 4
-    assert genotype.normal_concat == (2, 3, 4, 5)
+def zeros(columns: int = 8) -> dict[str, Tensor]:
+    return {kind: torch.zeros(14, columns) for kind in KINDS}
 
 
-def test_a_large_none_weakens_its_edge_and_the_stronger_edge_comes_first() -> None:
-    alphas = zeros()
-    alphas["normal"][0, 5], alphas["normal"][0, 0], alphas["normal"][1, 4] = 0.5, 3.0, 1.0
-    assert derive(alphas).normal[:2] == (("sep_conv_3x3", 1), ("sep_conv_5x5", 0))
+def normal_of(rows: Tensor, names: Sequence[str] = PRIMITIVES) -> tuple[Pair, ...]:
+    return derive({"normal": rows, "reduce": rows}, names).normal
 
 
-def test_edges_are_ranked_by_softmax_weight_not_by_raw_alpha() -> None:
-    alphas = zeros(2)
-    alphas["normal"][2:] = torch.tensor(
-        [
-            [1, 1, 1, 1, 5, 1, 1, 1],
-            [10, 10, 10, 11, 10, 10, 10, 10],
-            [10, 15, 10, 10, 10, 10, 10, 10],
-        ]
-    )
-    assert {source for _, source in derive(alphas).normal[2:]} == {0, 2}
+def recurrent_of(rows: Tensor) -> tuple[Pair, ...]:
+    return recurrent.derive({"recurrent": rows}).recurrent
 
 
-def test_an_edge_is_as_strong_as_its_best_operation_not_as_their_sum() -> None:
-    names = ("none", "sep_conv_3x3", "max_pool_3x3")
-    rows = [[0.4, 0.5, 0.1], [0.3, 0.35, 0.35], [0.8, 0.1, 0.1]]
-    logits = torch.tensor([rows[2], rows[2], rows[0], rows[1], rows[1]]).log()
-    genotype = derive({"normal": logits, "reduce": logits}, names)
-    assert genotype.normal[2] == ("sep_conv_3x3", 0)
+def by_hand(alphas: Tensor, names: Sequence[str], inputs: int, kept: int) -> tuple[Pair, ...]:
+    """Derive in plain loops: the second route."""
+    weights = (alphas.double().exp() / alphas.double().exp().sum(dim=1, keepdim=True)).tolist()
+    pairs: list[Pair] = []
+    target = inputs
+    while weights:
+        best = []
+        for source, row in enumerate(weights[:target]):
+            value, first = max((w, -i) for i, w in enumerate(row) if names[i] != "none")
+            best.append((value, -source, names[-first]))
+        pairs += [(name, -source) for _, source, name in sorted(best, reverse=True)[:kept]]
+        weights, target = weights[target:], target + 1
+    return tuple(pairs)
 
 
-def test_two_distinct_sources_even_if_one_edge_has_the_two_best_operations() -> None:
-    alphas = zeros(2)
-    alphas["normal"][2, 4], alphas["normal"][2, 5] = 9.0, 8.9
-    sources = [source for _, source in derive(alphas).normal[2:]]
-    assert sorted(sources) == [0, 1]
+def test_derive_agrees_with_plain_loops_whatever_is_added_to_a_row() -> None:
+    generator = torch.Generator().manual_seed(0)
+    for number in range(30):
+        nodes, scale = 1 + number % 6, number % 4  # equal alphas too: everything is a tie
+        for names, inputs, of in ((PRIMITIVES, 2, normal_of), (WITH_NONE, 1, recurrent_of)):
+            shape = (len(edges(nodes, inputs)), len(names))
+            rows = scale * torch.randn(shape, generator=generator).double()
+            pairs = of(rows)
+            assert pairs == by_hand(rows, names, inputs, inputs)
+            assert pairs == of(rows + 3.0 * torch.arange(len(rows))[:, None])
 
 
-@given(seed=st.integers(0, 10**6), nodes=st.integers(1, 6))
-@settings(max_examples=60, deadline=None)
-def test_properties_of_any_derivation(seed: int, nodes: int) -> None:
-    generator = torch.Generator().manual_seed(seed)
-    alphas = {
-        kind: 2 * torch.randn(len(edges(nodes)), 8, generator=generator)
-        for kind in ("normal", "reduce")
-    }
-    genotype = derive(alphas)
-    for kind in ("normal", "reduce"):
-        pairs = genotype.pairs(kind)
-        for node in range(nodes):
-            (first, a), (second, b) = pairs[2 * node : 2 * node + 2]
-            assert a != b
-            assert max(a, b) < node + 2
-            assert "none" not in (first, second)
-    shifted = {
-        kind: value + 3.0 * torch.arange(len(value))[:, None] for kind, value in alphas.items()
-    }
-    assert derive(shifted) == genotype
+# Logits of node 3, whose edges are the rows 2 to 4; all others are 0.
+@pytest.mark.parametrize(("logits", "pairs"), [
+    pytest.param({}, ("max_pool_3x3 0", "max_pool_3x3 1"), id="ties go to the first"),
+    pytest.param(
+        {(2, 5): 0.5, (2, 0): 3, (3, 4): 1, (4, 0): 9},
+        ("sep_conv_3x3 1", "sep_conv_5x5 0"),
+        id="a large none weakens its edge, and the stronger edge comes first",
+    ),
+    pytest.param(
+        {(2, 4): 4, (3, 3): 11, (4, 1): 5} | {(3, c): 10 for c in (0, 1, 2, 4, 5, 6, 7)},
+        ("max_pool_3x3 2", "sep_conv_3x3 0"),
+        id="edges are ranked by softmax weight, not by raw alpha",
+    ),
+    pytest.param(
+        {(2, 4): 2, (3, 4): 1.9, (3, 5): 1.9, (4, 4): 1.9, (4, 5): 1.9},
+        ("sep_conv_3x3 0", "sep_conv_3x3 1"),
+        id="an edge is as strong as its best operation, not as their sum",
+    ),
+    pytest.param(
+        {(2, 4): 9, (2, 5): 8.9},
+        ("sep_conv_3x3 0", "max_pool_3x3 1"),
+        id="two distinct sources, even if one edge has the two best operations",
+    ),
+])  # fmt: skip
+def test_known_answers(logits: dict[tuple[int, int], float], pairs: tuple[str, str]) -> None:
+    rows = torch.zeros(5, 8)
+    for place, value in logits.items():
+        rows[place] = value
+    assert tuple(f"{name} {source}" for name, source in normal_of(rows)[2:]) == pairs
 
 
 @pytest.mark.parametrize("place", [0, 3, 7, None])
 def test_none_anywhere_or_nowhere_in_the_list(place: int | None) -> None:
     names = list(PRIMITIVES[1:])
+    logits = torch.zeros(14, 7 if place is None else 8)
     if place is not None:
         names.insert(place, "none")
-    logits = torch.zeros(14, len(names))
-    if place is not None:
         logits[:, place] = 9.0
-    genotype = derive({"normal": logits, "reduce": logits}, names)
-    assert genotype.normal[0] == ("max_pool_3x3", 0)
+    assert normal_of(logits, names)[0] == ("max_pool_3x3", 0)
+
+
+def test_weights_are_those_of_mix_in_float64() -> None:
+    types = set()
+
+    def last_first(alphas: Mapping[str, Tensor], draw: object = None) -> dict[str, Tensor]:
+        types.update(alpha.dtype for alpha in alphas.values())
+        return {kind: torch.softmax(alpha.flip(-1), dim=-1) for kind, alpha in alphas.items()}
+
+    rows = torch.randn(36, 8, generator=torch.Generator().manual_seed(0))
+    normal, five = rows[:14], rows[:, :5]
+    alphas = {"normal": normal, "reduce": normal, "betas": torch.zeros(14)}  # a method's own
+    assert derive(alphas, mix=last_first).normal == normal_of(normal.flip(1))
+    assert recurrent.derive({"recurrent": five}, last_first).recurrent == recurrent_of(five.flip(1))
+    assert types == {torch.float64}
+    assert derive(zeros()).normal_concat == derive(zeros()).reduce_concat == (2, 3, 4, 5)
+    assert recurrent.derive({"recurrent": torch.zeros(36, 5)}).concat == tuple(range(1, 9))
+
+
+def test_what_an_edge_may_not_have_is_never_chosen() -> None:
+    names = ("skip_connect", "none", "sep_conv_3x3", "sep_conv_5x5")
+    skip, conv = ["none", "skip_connect"], ["none", "sep_conv_5x5"]
+    mask = allowed({"normal": [skip, conv, conv, ["none"], skip]}, names, nodes=2)["normal"]
+    for seed in range(10):
+        free = 3 * torch.randn(5, 4, generator=torch.Generator().manual_seed(seed))
+        alphas = {"normal": free.masked_fill(~mask, -torch.inf), "reduce": free}
+        cell = derive(alphas, names)
+        assert set(cell.normal[:2]) == {("skip_connect", 0), ("sep_conv_5x5", 1)}
+        assert set(cell.normal[2:]) == {("sep_conv_5x5", 0), ("skip_connect", 2)}
+        assert cell.reduce == normal_of(free, names)
+        with pytest.raises(GenotypeError, match="max_skip=0 leaves an edge without an operation"):
+            derive(alphas, names, max_skip=0)
 
 
 def test_skip_limit_keeps_the_strongest_and_refills_from_the_rest() -> None:
+    skip = PRIMITIVES.index("skip_connect")
     torch.manual_seed(0)
-    alphas = {kind: 0.1 * torch.randn(14, 8) for kind in ("normal", "reduce")}
-    alphas["normal"][:, SKIP] = -1.0
+    alphas = {kind: 0.1 * torch.randn(14, 8) for kind in KINDS}
+    alphas["normal"][:, skip] = -1.0
     for row, strength in ((0, 5.0), (1, 4.0), (2, 3.0), (5, 6.0), (9, 2.0)):
-        alphas["normal"][row, SKIP] = strength
+        alphas["normal"][row, skip] = strength
     free, limited = derive(alphas), derive(alphas, max_skip=2)
-    assert free.skips() == 5
-    assert limited.skips() == 2
+    assert (free.skips(), limited.skips()) == (5, 2)
     kept = [(i // 2 + 2, s) for i, (n, s) in enumerate(limited.normal) if n == "skip_connect"]
     assert sorted(kept) == [(2, 0), (4, 0)]
     assert limited.reduce == free.reduce
@@ -109,59 +144,58 @@ def test_skip_limit_keeps_the_strongest_and_refills_from_the_rest() -> None:
     assert derive(alphas, max_skip=0).skips() == 0
 
 
-def test_where_nothing_but_a_skip_connection_is_left_the_limit_is_refused() -> None:
-    """It was looked for without end."""
-    alphas = {kind: torch.zeros(14, 2) for kind in ("normal", "reduce")}
-    with pytest.raises(GenotypeError, match="max_skip=0 leaves an edge without an operation"):
-        derive(alphas, ("skip_connect", "none"), max_skip=0)
-
-
-def test_one_hot_alphas_need_none_for_the_edges_left_out() -> None:
-    with pytest.raises(GenotypeError, match="lack 'none'"):
-        one_hot_alphas(random_genotype(0), PRIMITIVES[1:])
-
-
 def test_one_hot_alphas_make_the_supernet_compute_the_derived_cell() -> None:
-    """With one-hot alphas a change of weights on a dropped edge or a loser changes nothing."""
+    # With one-hot alphas a change of weights on a dropped edge or a loser changes nothing.
     torch.manual_seed(1)
     genotype = random_genotype(5)
     alphas = one_hot_alphas(genotype)
     assert all(torch.equal(a.softmax(1).sum(1), torch.ones(14)) for a in alphas.values())
-    assert _as_sets(derive(alphas)) == _as_sets(genotype)
+    for kind, pairs in derive(alphas).cells().items():
+        for first in range(0, 8, 2):
+            assert sorted(pairs[first : first + 2]) == sorted(genotype.pairs(kind)[first:][:2])
     net, x = Supernet(4, 3), torch.randn(4, 3, 8, 8)
-    before = net(x, alphas)
+    before = net(x, mix(alphas))
     chosen = {(s, i // 2 + 2): n for i, (n, s) in enumerate(genotype.normal)}
     for row, edge in enumerate(edges(4)):
         for column, operation in enumerate(net.cells[0].edges[row].operations):
             if chosen.get(edge) != PRIMITIVES[column]:
                 for parameter in operation.parameters():
                     torch.nn.init.normal_(parameter)
-    assert torch.equal(net(x, alphas), before)
-
-
-def _as_sets(genotype: object) -> list[set[tuple[str, int]]]:
-    pairs = genotype.normal + genotype.reduce  # type: ignore[attr-defined]
-    return [set(pairs[i : i + 2]) for i in range(0, len(pairs), 2)]
+    assert torch.equal(net(x, mix(alphas)), before)
+    for cell in recurrent.PUBLISHED.values():
+        assert recurrent.derive(one_hot_alphas(cell)).recurrent == cell.recurrent
 
 
 def test_random_cells_are_valid_seeded_and_spread() -> None:
     cells = [random_genotype(seed) for seed in range(300)]
-    assert random_genotype(7) == random_genotype(7)
     assert len({str(c) for c in cells}) == 300
     names = [name for cell in cells for name, _ in cell.normal]
     for name in KNOWN_OPERATIONS[:7]:
         expected = len(names) / 7
         assert abs(names.count(name) - expected) < 5 * math.sqrt(expected)
+    drawn = {recurrent.random_genotype(seed, 3).recurrent[2] for seed in range(200)}
+    assert drawn == {(name, source) for name in ACTIVATIONS for source in range(3)}
+    # At a seed they stay what they always were.
+    assert random_genotype(0).normal[:2] == (("max_pool_3x3", 0), ("skip_connect", 1))
+    assert recurrent.random_genotype(0, 2).recurrent == (("identity", 0), ("tanh", 1))
+    cells = [random_genotype(seed, 2, ("dil_conv_3x3", "none")) for seed in range(3)]
+    assert {name for cell in cells for name, _ in cell.normal + cell.reduce} == {"dil_conv_3x3"}
 
 
 def test_errors() -> None:
-    alphas = zeros()
-    with pytest.raises(GenotypeError, match="8 columns for 3 names"):
-        derive(alphas, PRIMITIVES[:3])
-    alphas["normal"][0, 0] = math.nan
-    with pytest.raises(GenotypeError, match="not finite"):
-        derive(alphas)
-    with pytest.raises(GenotypeError, match="max_skip must be 0 or more"):
-        derive(zeros(), max_skip=-1)
-    with pytest.raises(GenotypeError, match="taken twice"):
-        one_hot_alphas(PUBLISHED["NASNet"])
+    nowhere, cell = torch.full((14, 8), torch.nan), PUBLISHED["MMRAZOR_9732"]
+    few = ["none", "sep_conv_3x3", "skip_connect"]
+    for match, call in {
+        "8 columns for 3 names": lambda: derive(zeros(), PRIMITIVES[:3]),
+        "4 columns for 5 names": lambda: recurrent_of(torch.zeros(36, 4)),
+        "not finite; the search diverged": lambda: derive(zeros() | {"normal": nowhere}),
+        "hold values that are not finite": lambda: recurrent_of(nowhere[:10, :5]),
+        "max_skip must be 0 or more": lambda: derive(zeros(), max_skip=-1),
+        "leaves an edge without": lambda: derive(zeros(2), ("skip_connect", "none"), max_skip=0),
+        "taken twice": lambda: one_hot_alphas(PUBLISHED["NASNet"]),
+        "normal: 'sep_conv_5x5' has no place": lambda: one_hot_alphas(cell, few),
+        "lack 'none'": lambda: one_hot_alphas(cell, PRIMITIVES[1:]),
+        "no operation to draw besides 'none'": lambda: random_genotype(0, primitives=["none"]),
+    }.items():
+        with pytest.raises(GenotypeError, match=match):
+            call()

@@ -1,15 +1,12 @@
-"""Chapters in live kernels, as a reader has them: run twice, stopped, failed, and run again.
+"""Chapters in a live kernel, as a reader has them: run twice, stopped, failed, and run again.
 
 A notebook's kernel outlives what goes wrong in it: it keeps the last error, every variable and the
-run folder's lock, unless the library lets go of them. Papermill starts a new one each time, so
-nothing else here would see it.
+run folder's lock, unless the library lets go of them. Papermill starts a new one each time.
 """
 
 import ast
 import os
 import re
-import signal
-import time
 from base64 import b64decode
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -19,12 +16,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from chapter_tools import FOLDER, chapter_cells
 from jupyter_client.blocking.client import BlockingKernelClient
 from jupyter_client.manager import KernelManager
 from kill_tools import differences
 from PIL import Image
 from same_bits import digest
-from test_notebooks import FOLDER, code_cells, load, text
+
+pytestmark = pytest.mark.deep
 
 PATIENCE = 120
 """Seconds after which a cell that does not end is a failure."""
@@ -42,16 +41,11 @@ SHORT_PATH = {  # what a chapter's run needs of the chapter, by words of the cel
     "06_recurrent_cells": ("set_num_threads", "corpus =", "= search(config)", "history, path ="),
 }
 UNTOLD = """
-import darts_lib.recurrent.search, darts_lib.retrain, darts_lib.search
-for module in (darts_lib.recurrent.search, darts_lib.retrain, darts_lib.search):
-    module.describe = lambda run: None  # finding what it costs takes longer than the run
+from darts_lib.engine.run import Run
+Run.describe = lambda run: None  # its two steps would be among those that are counted
 """
 STEPS = {"03_search": 7, "05_retrain": 4, "06_recurrent_cells": 7}
 """Which look at a gradient is in the second epoch: a search looks at two in each of its steps."""
-
-
-class EndedError(Exception):
-    """The kernel was killed while a cell ran."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +57,6 @@ class Said:
     shown: str = ""
     pictures: tuple[bytes, ...] = ()
 
-    @property
     def lines(self) -> list[str]:
         """Return the printed lines without times, and without how the run got to its end."""
         plain = re.sub(r"\b\d+(\.\d+)? (s|ms|min|h)\b|\bseconds [\d.e-]+", "TIME", self.out)
@@ -74,33 +67,13 @@ class Kernel:
     """A kernel in the chapters' folder, as JupyterLab starts it."""
 
     def __init__(self, runs: Path) -> None:
-        self.runs = runs
-        self.start()
-
-    def start(self) -> None:
-        """Start a kernel, which must not be there yet; one kernel after another is allowed."""
         self.manager = KernelManager(kernel_name="python3")
         env = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-        env |= {"DARTS_LIB_RUNS": str(self.runs), "JPY_SESSION_NAME": str(FOLDER / "x.ipynb")}
+        env |= {"DARTS_LIB_RUNS": str(runs), "JPY_SESSION_NAME": str(FOLDER / "x.ipynb")}
         self.manager.start_kernel(cwd=str(FOLDER), env=env)
         self.client: BlockingKernelClient = self.manager.blocking_client()
         self.client.start_channels()
         self.client.wait_for_ready(timeout=PATIENCE)
-
-    def stop(self) -> None:
-        """Kill the kernel, if it is there."""
-        self.client.stop_channels()
-        self.manager.shutdown_kernel(now=True)
-
-    def end(self) -> None:
-        """Ask the kernel to end, as a machine that shuts down does, and wait until it has."""
-        self.manager.signal_kernel(signal.SIGTERM)
-        deadline = time.monotonic() + PATIENCE
-        while self.manager.is_alive():
-            assert time.monotonic() < deadline, "the kernel does not end"
-            time.sleep(0.01)
-        self.stop()
-        raise EndedError
 
     def run(self, source: str, when: str = "", then: Callable[[], None] | None = None) -> Said:
         """Run a cell; do `then` when it prints `when`."""
@@ -120,20 +93,17 @@ class Kernel:
 
         reply = self.client.execute_interactive(
             source, allow_stdin=False, output_hook=heard, timeout=PATIENCE
-        )
-        found = reply["content"]
-        if found["status"] == "ok":
+        )["content"]
+        if reply["status"] == "ok":
             return Said("".join(out), pictures=tuple(pictures))
-        shown = re.sub(r"\x1b\[[0-9;]*m", "", "\n".join(found["traceback"]))
-        return Said("".join(out), f"{found['ename']}: {found['evalue']}", shown)
+        shown = re.sub(r"\x1b\[[0-9;]*m", "", "\n".join(reply["traceback"]))
+        return Said("".join(out), f"{reply['ename']}: {reply['evalue']}", shown)
 
     def run_all(self, cells: list[str], **given: Any) -> list[Said]:
         """Run cells in order up to the first error, as Run All does."""
-        said = []
-        for cell in cells:
-            said.append(self.run(cell, **given))
-            if said[-1].error:
-                break
+        said: list[Said] = []
+        while len(said) < len(cells) and not (said and said[-1].error):
+            said.append(self.run(cells[len(said)], **given))
         return said
 
     def good(self, cells: list[str]) -> list[Said]:
@@ -144,8 +114,8 @@ class Kernel:
 
     def held(self) -> dict[str, Any]:
         """Return the runs that the kernel holds, before and after it collects garbage; tensors."""
-        found: dict[str, Any] = ast.literal_eval(self.run(HELD).out)
-        return found
+        kept: dict[str, Any] = ast.literal_eval(self.run(HELD).out)
+        return kept
 
     def arm(self, call: int, fault: str) -> None:
         """Let the step with this look at a gradient end in a fault; once."""
@@ -169,11 +139,10 @@ print(_held())
 
 ARMED = """
 def _arm():
-    from torch._subclasses.fake_tensor import FakeTensor
     from darts_lib.engine.finite_guard import FiniteGuard
     watch, calls = FiniteGuard.watch, []
     def failing(self, optimiser, loss, norm):
-        calls.extend([] if isinstance(loss, FakeTensor) else [loss.item()])
+        calls.append(loss.item())
         if len(calls) == {call}:
             FiniteGuard.watch = watch
             {fault}
@@ -196,43 +165,29 @@ def kernel(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kernel]:
     """Return a kernel for all tests: what one of them leaves there, the next one must bear."""
     kernel = Kernel(tmp_path_factory.mktemp("kernel-runs"))
     yield kernel
-    kernel.stop()
+    kernel.client.stop_channels()
+    kernel.manager.shutdown_kernel(now=True)
 
 
-@pytest.fixture(scope="module")
-def straight(kernel: Kernel, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """Return what gives the folder of a chapter's small run that nothing happened to."""
-    folder = tmp_path_factory.mktemp("straight")
-
-    def path(name: str) -> Path:
-        if not (folder / name).exists():
-            kernel.good(short(name, folder / name))
-        return folder / name
-
-    return path
+def guard_of(cells: list[str]) -> int:
+    return next(i for i, cell in enumerate(cells) if "read_parameters(globals()" in cell)
 
 
 def whole(name: str, **parameters: Any) -> list[str]:
     """Return a chapter's code cells, with parameters as papermill injects them."""
-    notebook = load(FOLDER / f"{name}.ipynb")
-    cells = [text(cell) for cell in code_cells(notebook)]
-    tags = [cell["metadata"].get("tags", ()) for cell in code_cells(notebook)]
-    place = 1 + next(i for i, found in enumerate(tags) if "parameters" in found)
+    cells = chapter_cells(name, "code")
     lines = "".join(f"{name} = {value!r}\n" for name, value in parameters.items())
-    return ["%reset -f", *cells[:place], f"# Parameters\n{lines}", *cells[place:]]
+    cells.insert(guard_of(cells), f"# Parameters\n{lines}")
+    return cells
 
 
 def short(name: str, run_dir: Path, **parameters: Any) -> list[str]:
     """Return the cells that a chapter's run needs, with settings that make it a small one."""
-    given = {**TINY, **SMALL[name], "run_dir": str(run_dir), **parameters}
-    cells = whole(name, **given)
-    guard = next(i for i, cell in enumerate(cells) if "read_parameters(globals()" in cell)
-    words = SHORT_PATH[name]
-    kept = [cell for cell in cells[guard + 1 :] if any(word in cell for word in words)]
-    return [*cells[1 : guard + 1], UNTOLD, *kept]
+    cells = whole(name, **{**TINY, **SMALL[name], "run_dir": str(run_dir), **parameters})
+    after = guard_of(cells) + 1
+    kept = [cell for cell in cells[after:] if any(word in cell for word in SHORT_PATH[name])]
+    return [*cells[:after], UNTOLD, *kept]
 
-
-# Run twice --------------------------------------------------------------------------------------
 
 FULL: dict[str, dict[str, Any]] = {
     "01_search_space": {},
@@ -260,7 +215,6 @@ def alike(one: bytes, other: bytes) -> bool:
     return first.shape == second.shape and abs(first - second).max() <= 2
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", FULL)
 def test_run_all_and_each_cell_twice_in_one_kernel_give_the_same_figures(
     name: str, kernel: Kernel, tmp_path: Path
@@ -268,29 +222,25 @@ def test_run_all_and_each_cell_twice_in_one_kernel_give_the_same_figures(
     kernel.run("%reset -f")
     given = {"run_dir": str(tmp_path / "run")} if name in FOLDERS else {}
     if name == "04_genotype":
-        kernel.good(short("03_search", tmp_path / "run", **SEARCHED))
-        kernel.run("%reset -f")
-    cells = whole(name, **FULL[name], **given)[1:]
+        kernel.good([*short("03_search", tmp_path / "run", **SEARCHED), "%reset -f"])
+    cells = whole(name, **FULL[name], **given)
     if name in LEFT_OUT:
         ends = (next(i for i, cell in enumerate(cells) if w in cell) for w in LEFT_OUT[name])
         del cells[slice(*ends)]
-    guard = next(i for i, cell in enumerate(cells) if "read_parameters(globals()" in cell)
-    cells.insert(guard + 1, UNTOLD)
+    cells.insert(guard_of(cells) + 1, UNTOLD)
     before = kernel.good(cells)
     bits = {file: digest(file) for file in tmp_path.rglob("*.[nsj][pas][zfo]*")}
-    for cell, found in zip(cells, before, strict=True):
+    for cell, first in zip(cells, before, strict=True):
         for again in kernel.good([cell, cell] if name == "05_retrain" else [cell]):
             if "finished already" in again.out:
-                assert set(again.lines) <= set(found.lines), cell
+                assert set(again.lines()) <= set(first.lines()), cell
             else:
-                assert again.lines == found.lines, cell
-            assert len(again.pictures) == len(found.pictures)
-            assert all(map(alike, again.pictures, found.pictures)), cell
+                assert again.lines() == first.lines(), cell
+            assert len(again.pictures) == len(first.pictures)
+            assert all(map(alike, again.pictures, first.pictures)), cell
     assert bits == {file: digest(file) for file in bits}, "alphas, weights and figures of the run"
     assert any(file.suffix in (".npz", ".safetensors") for file in bits) == bool(given)
 
-
-# Stopped, failed, and run again -----------------------------------------------------------------
 
 ERRORS = {
     "an error": "ValueError: of the test",
@@ -301,19 +251,16 @@ ERRORS = {
 
 @pytest.mark.parametrize(
     ("name", "fault"),
-    [
-        *(("03_search", fault) for fault in ERRORS),
-        ("05_retrain", "no memory"),
-        ("06_recurrent_cells", "a wait"),
-    ],
+    [("03_search", "a wait"), ("05_retrain", "no memory"), ("06_recurrent_cells", "an error")],
 )
 def test_a_run_that_ends_in_an_error_lets_go_and_goes_on_to_the_same_bits(
-    name: str, fault: str, kernel: Kernel, straight: Callable[[str], Path], tmp_path: Path
+    name: str, fault: str, kernel: Kernel, tmp_path: Path
 ) -> None:
-    reference, run = straight(name), tmp_path / "run"
-    cells = short(name, run)
+    run = tmp_path / "run"
+    kernel.good(short(name, tmp_path / "straight"))
     kernel.run("%reset -f")
     kernel.arm(STEPS[name], fault)
+    cells = short(name, run)
     failed = kernel.run_all(cells, when=WAITING, then=kernel.manager.interrupt_kernel)[-1]
     assert ERRORS[fault] in failed.error
     assert "epoch 1/2" in failed.out
@@ -328,64 +275,24 @@ def test_a_run_that_ends_in_an_error_lets_go_and_goes_on_to_the_same_bits(
     assert f"resuming at epoch 2 from {run}" in said
     assert "waiting for it" not in said, "the lock was let go"
     assert kernel.held()["runs"] == []
-    assert differences(run, reference) == []
+    assert differences(run, tmp_path / "straight") == []
 
 
 def test_failing_for_memory_again_and_again_holds_no_more_and_a_smaller_batch_fits(
     kernel: Kernel, tmp_path: Path
 ) -> None:
     kernel.run("%reset -f")
-    name, found = "03_search", []
-    for _ in range(5):
+    held = []
+    for _ in range(4):
         kernel.arm(2, "no GPU memory")
-        failed = kernel.run_all(short(name, tmp_path / "run"))[-1]
+        failed = kernel.run_all(short("03_search", tmp_path / "run"))[-1]
         assert "CUDA out of memory" in failed.error
-        found.append(kernel.held())
-    assert [held["at_once"] for held in found] == [[]] * 5
-    assert found[1:] == [found[1]] * 4, "neither tensors nor bytes grow"
-
-    said = "".join(one.out for one in kernel.good(short(name, tmp_path / "run", batch_size=3)))
-    assert kernel.run("print(config.batch_size)").out == "3\n"
+        held.append(kernel.held())
+    assert [each["at_once"] for each in held] == [[]] * 4
+    assert held[1:] == [held[1]] * 3, "neither tensors nor bytes grow"
+    cells = short("03_search", tmp_path / "run", batch_size=3)
+    said = "".join(one.out for one in kernel.good([*cells, "print(config.batch_size)"]))
+    assert said.endswith("\n3\n")
     assert "epoch 2/2" in said
     assert "waiting for it" not in said
     assert kernel.held()["runs"] == []
-
-
-def test_a_kernel_that_is_ended_goes_on_in_a_new_one(
-    kernel: Kernel, straight: Callable[[str], Path], tmp_path: Path
-) -> None:
-    name, run = "03_search", tmp_path / "run"
-    reference = straight(name)
-    kernel.run("%reset -f")
-    kernel.arm(STEPS[name], "a wait")
-    with pytest.raises(EndedError):
-        kernel.run_all(short(name, run), when=WAITING, then=kernel.end)
-    kernel.start()
-    said = "".join(one.out for one in kernel.good(short(name, run)))
-    assert f"resuming at epoch 2 from {run}" in said
-    assert differences(run, reference) == []
-
-
-# Parameters put right ---------------------------------------------------------------------------
-
-
-def to_guard(cells: list[str]) -> list[str]:
-    """Return the cells up to the one that reads the parameters."""
-    return cells[: 1 + next(i for i, cell in enumerate(cells) if "read_parameters(gl" in cell)]
-
-
-def test_a_parameter_that_was_put_right_is_right_in_the_same_kernel(kernel: Kernel) -> None:
-    kernel.run("%reset -f")
-    injected = to_guard(whole("03_search", epoch=1)[1:])
-    assert "unknown setting 'epoch'" in kernel.run_all(injected)[-1].error
-    by_hand = [f"{cell}\nlayer: int = 2" if "max_steps: int" in cell else cell for cell in injected]
-    by_hand.remove("# Parameters\nepoch = 1\n")
-    assert "unknown setting 'layer'" in kernel.run_all(by_hand)[-1].error
-    assert not kernel.run("answer: int = 3\nprint(answer)").error  # a reader's own annotation
-
-    kernel.good([cell.replace("layer:", "layers:") for cell in by_hand])
-    assert kernel.run("print(config.layers)").out == "2\n"
-    kernel.good(to_guard(whole("03_search", layers=4, channels=8)[1:]))
-    kernel.good(to_guard(whole("03_search", layers=4)[1:]))
-    assert kernel.run("print(config.layers, config.channels)").out == "4 4\n"
-    assert not kernel.run(injected[-1]).error, "the guard alone, after other cells"

@@ -1,32 +1,155 @@
-"""Derived networks: normalised pools, the auxiliary head, drop path."""
+"""Derived networks of both forms: maps, names, pools, the auxiliary head, drop path."""
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from darts_lib import network
 from darts_lib.derivation import random_genotype
 from darts_lib.genotype import PUBLISHED, Genotype
-from darts_lib.network import AuxiliaryHead, Cell, Network, drop_path, kept_paths
+from darts_lib.network import (
+    AuxiliaryHead,
+    Cell,
+    ImageNetNetwork,
+    Network,
+    drop_path,
+    kept_paths,
+)
+from darts_lib.operations import FactorizedReduce
 from darts_lib.search_space import CellPlan
 
+DARTS = PUBLISHED["DARTS_V2"]
 
-def test_auxiliary_head_is_the_published_one_on_8x8_maps() -> None:
+
+def imagenet(auxiliary: bool = False, layers: int = 5) -> ImageNetNetwork:
     torch.manual_seed(0)
-    head, x = AuxiliaryHead(12, 5).eval(), torch.randn(3, 12, 8, 8)
-    published_form = head.classifier(head.features(x).flatten(1))
-    assert torch.equal(head(x), published_form)
+    return ImageNetNetwork(DARTS, 4, layers, 7, auxiliary)
 
 
-@pytest.mark.parametrize("size", [24, 32, 48, 64, (30, 33), (8, 8), (7, 9)])
-def test_auxiliary_head_at_any_image_size(size: int | tuple[int, int]) -> None:
-    height, width = (size, size) if isinstance(size, int) else size
-    net = Network(PUBLISHED["DARTS_V2"], 4, 5, 7, 3, auxiliary=True).train()
-    logits, auxiliary = net(torch.randn(2, 3, height, width))
-    assert logits.shape == (2, 7)
+def test_a_cell_adds_two_operations_a_node() -> None:
+    torch.manual_seed(0)
+    genotype = random_genotype(3, nodes=3)
+    cell = Cell(genotype, CellPlan("reduce", 4, 6, 8, True)).train()
+    before, previous = torch.randn(2, 6, 12, 10), torch.randn(2, 8, 6, 5)
+    states = [cell.preprocess0(before), cell.preprocess1(previous)]
+    for i in (0, 2, 4):
+        (_, first), (_, second) = genotype.reduce[i : i + 2]
+        states.append(cell._ops[i](states[first]) + cell._ops[i + 1](states[second]))
+    assert torch.equal(cell(before, previous, None), torch.cat(states[2:], dim=1))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_random_cells_of_any_size_build(seed: int) -> None:
+    net = Network(random_genotype(seed, nodes=seed + 1), 4, 3, 10, 1)
+    assert net(torch.randn(2, 1, 9, 8))[0].shape == (2, 10)
+
+
+# The form for ImageNet ---------------------------------------------------------------------------
+
+
+def test_maps_and_names_of_the_imagenet_form_at_the_papers_size() -> None:
+    with torch.device("meta"):
+        net, image = ImageNetNetwork(DARTS, auxiliary=True).eval(), torch.zeros(2, 3, 224, 224)
+    parts = {name: net.get_submodule(name) for name in ("stem0", "stem1", "classifier")}
+    parts |= {f"cells.{i}": cell for i, cell in enumerate(net.cells)}
+    maps: dict[str, tuple[int, ...]] = {}
+    for name, part in parts.items():
+        part.register_forward_hook(
+            lambda _, __, out, name=name: maps.__setitem__(name, tuple(out.shape))
+        )
+    net(image)
+    assert maps["stem0"] == (2, 48, 56, 56)
+    assert maps["stem1"] == (2, 48, 28, 28)
+    assert [maps[f"cells.{i}"] for i in range(14)] == [
+        *[(2, 192, 28, 28)] * 4, *[(2, 384, 14, 14)] * 5, *[(2, 768, 7, 7)] * 5,
+    ]  # fmt: skip
+    assert maps["classifier"] == (2, 1000)
+
+    shapes = {name: tuple(value.shape) for name, value in net.state_dict().items()}
+    features = {key.split(".")[2] for key in shapes if key.startswith("auxiliary_head.features.")}
+    assert features == {"2", "3", "5"}, "the last normalisation, 6, is left out"
+    assert {key.split(".")[0] for key in shapes} == {
+        "stem0", "stem1", "cells", "auxiliary_head", "classifier",
+    }  # fmt: skip
+    for name, shape in {
+        "stem0.0.weight": (24, 3, 3, 3),
+        "stem0.3.weight": (48, 24, 3, 3),
+        "stem1.1.weight": (48, 48, 3, 3),
+        "cells.0.preprocess0.conv_1.weight": (24, 48, 1, 1),
+        "cells.0.preprocess1.op.1.weight": (48, 48, 1, 1),
+        "auxiliary_head.features.2.weight": (128, 768, 1, 1),
+        "classifier.weight": (1000, 768),
+    }.items():
+        assert shapes[name] == shape, name
+
+
+def test_only_the_first_input_of_the_first_cell_is_reduced_before_a_reduction() -> None:
+    reduced = [isinstance(cell.preprocess0, FactorizedReduce) for cell in imagenet(layers=6).cells]
+    assert reduced == [True, False, False, True, False, True]
+
+
+def test_the_stem_halves_three_times_without_a_last_relu() -> None:
+    net = imagenet()
+    stem = [type(part) for part in (*net.stem0, *net.stem1)]
+    norm, conv = nn.BatchNorm2d, nn.Conv2d
+    assert stem == [conv, norm, nn.ReLU, conv, norm, nn.ReLU, conv, norm]
+    quarter, eighth = net.run_stem(torch.randn(2, 3, 65, 72))
+    assert (quarter.shape, eighth.shape) == ((2, 4, 17, 18), (2, 4, 9, 9))
+    assert quarter.min() < 0
+
+
+def test_odd_channels_are_refused() -> None:
+    with pytest.raises(ValueError, match="channels must be even"):
+        ImageNetNetwork(DARTS, 5, 5)
+
+
+# The auxiliary head ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("head", "side"),
+    [(AuxiliaryHead(12, 5), 8), (ImageNetNetwork(DARTS, 4, 5, 7, True).auxiliary_head, 7)],
+)
+def test_the_auxiliary_head_is_the_published_one_on_its_own_maps(
+    head: AuxiliaryHead, side: int
+) -> None:
+    x = torch.randn(3, head.features[2].in_channels, side, side)
+    assert torch.equal(head.eval()(x), head.classifier(head.features(x).flatten(1)))
+    corners = F.avg_pool2d(x.relu(), 5, stride=side - 5)
+    assert torch.equal(head.features[:2](x), corners)
+    assert corners.shape[-2:] == (2, 2)
+
+
+def test_the_auxiliary_head_pools_other_maps_to_2x2() -> None:
+    head = imagenet(auxiliary=True).eval().auxiliary_head
+    assert head is not None
+    x = torch.randn(3, 64, 8, 10)
+    by_hand = F.avg_pool2d(x.relu(), (4, 5))
+    torch.testing.assert_close(head(x), head.classifier(head.features[2:](by_hand).flatten(1)))
+
+
+SMALL = [(False, size) for size in ((24, 24), (32, 32), (48, 48), (30, 33), (8, 8), (7, 9))]
+LARGE = [(True, size) for size in ((64, 64), (65, 65), (77, 100), (127, 66))]
+
+
+@pytest.mark.parametrize(("large", "size"), SMALL + LARGE)
+def test_auxiliary_head_at_any_image_size(large: bool, size: tuple[int, int]) -> None:
+    net = imagenet(True) if large else Network(DARTS, 4, 5, 7, 3, auxiliary=True)
+    images = torch.randn(2, 3, *size)
+    logits, auxiliary = net(images)
     assert auxiliary is not None
-    assert auxiliary.shape == (2, 7)
-    assert net.eval()(torch.randn(1, 3, height, width))[1] is None
+    assert logits.shape == auxiliary.shape == (2, 7)
+    found = torch.autograd.grad(logits.sum() + auxiliary.sum(), list(net.parameters()))
+    assert all(gradient.isfinite().all() for gradient in found)
+    assert net.eval()(images)[1] is None, "in training only"
+
+
+def test_without_a_head_there_are_no_auxiliary_logits() -> None:
+    assert imagenet()(torch.randn(2, 3, 64, 64))[1] is None
+
+
+# Pools -------------------------------------------------------------------------------------------
 
 
 def test_normalised_pools_only_add_the_names_of_their_normalisation() -> None:
@@ -42,24 +165,21 @@ def test_normalised_pools_only_add_the_names_of_their_normalisation() -> None:
 
 def test_a_normalised_pool_is_the_pool_and_then_the_normalisation() -> None:
     torch.manual_seed(0)
-    cell = Cell(PUBLISHED["DARTS_V2"], CellPlan("reduce", 4, 4, 4, False), pool_norm=True).train()
+    cell = Cell(DARTS, CellPlan("reduce", 4, 4, 4, False), pool_norm=True).train()
     x = torch.randn(5, 4, 8, 8)
-    out = cell._edge(0, [x], None)
-    pooled = nn.functional.max_pool2d(x, 3, 2, 1)
-    torch.testing.assert_close(out, nn.functional.batch_norm(pooled, None, None, training=True))
+    pooled = F.max_pool2d(x, 3, 2, 1)
+    expected = F.batch_norm(pooled, None, None, training=True)
+    torch.testing.assert_close(cell._edge(0, [x], None), expected)
     dropped = cell._edge(0, [x], torch.zeros(1, 5, 1, 1, 1))
     assert not dropped.any(), "a pool is dropped whole, with its normalisation"
 
 
-@pytest.mark.parametrize("seed", range(4))
-def test_random_cells_of_any_size_build(seed: int) -> None:
-    net = Network(random_genotype(seed, nodes=seed + 1), 4, 3, 10, 1)
-    assert net(torch.randn(2, 1, 9, 8))[0].shape == (2, 10)
+# Drop path ---------------------------------------------------------------------------------------
 
 
 def test_drop_path_acts_in_training_only_and_is_off_until_set() -> None:
     torch.manual_seed(1)
-    net, x = Network(PUBLISHED["DARTS_V2"], 4, 3), torch.randn(4, 3, 8, 8)
+    net, x = Network(DARTS, 4, 3), torch.randn(4, 3, 8, 8)
     assert net.drop_path is None
     net.eval()
     before = net(x)[0]
@@ -82,7 +202,7 @@ def test_drop_path_spares_identities_but_not_a_skip_that_halves(kind: str, dropp
 
 def test_kept_paths_are_scaled_by_the_keeping_probability() -> None:
     torch.manual_seed(3)
-    cell = Cell(PUBLISHED["DARTS_V2"], CellPlan("reduce", 4, 4, 4, False)).train()
+    cell = Cell(DARTS, CellPlan("reduce", 4, 4, 4, False)).train()
     x = torch.rand(200, 4, 8, 8)
     pooled = cell._ops[0](x)
     out = cell._edge(0, [x], kept_paths(8, x, torch.tensor(0.25)))
@@ -97,17 +217,17 @@ def test_each_path_drops_images_of_its_own(monkeypatch: pytest.MonkeyPatch) -> N
     together = (drawn[:, None] == drawn[None]).float().mean(dim=2)
     apart = ~torch.eye(3, dtype=torch.bool)
     assert bool(((together[apart] > 0.4) & (together[apart] < 0.6)).all()), "no two are alike"
-    net = Network(PUBLISHED["DARTS_V2"], 4, 3).train()
+    net = imagenet(layers=3)
     net.drop_path = torch.tensor(0.3)
-    asked: list[int] = []
+    draws: list[int] = []
 
     def counted(paths: int, x: Tensor, probability: Tensor) -> Tensor:
-        asked.append(paths)
+        draws.append(paths)
         return kept_paths(paths, x, probability)
 
     monkeypatch.setattr(network, "kept_paths", counted)
-    net(torch.randn(2, 3, 8, 8))
-    assert asked == [8, 8, 8], "one draw a cell, a path for each of its operations"
+    net(torch.randn(2, 3, 64, 64))
+    assert draws == [8, 8, 8], "one draw a cell, a path for each of its operations"
 
 
 def test_drop_path_follows_its_tensor_and_zero_drops_nothing() -> None:

@@ -1,33 +1,39 @@
 """Each operation: shapes at every size, exact counts, and what it computes."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
 
+from darts_lib import operations
 from darts_lib.cost.complexity import count_parameters
 from darts_lib.operations import (
     OPERATIONS,
     FactorizedReduce,
-    ReLUConvBN,
     Zero,
     build_candidate,
     build_operation,
     every_second_pixel,
+    preprocess,
 )
-from darts_lib.relaxation import MixedOp
-from darts_lib.search_space import PRIMITIVES
+from darts_lib.relaxation import MixedOp, Supernet
+from darts_lib.search_space import PRIMITIVES, CellPlan
 
 SIZES = [(8, 8), (7, 7), (7, 8), (15, 16), (1, 1), (5, 2)]
 
 
 @pytest.mark.parametrize("name", OPERATIONS)
-@pytest.mark.parametrize("size", SIZES)
-def test_shapes_at_even_odd_and_rectangular_sizes(name: str, size: tuple[int, int]) -> None:
-    x = torch.randn(3, 4, *size)
-    assert build_candidate(name, 4, 1)(x).shape == x.shape
-    halved = (3, 4, (size[0] + 1) // 2, (size[1] + 1) // 2)
-    assert build_candidate(name, 4, 2)(x).shape == halved
+def test_shapes_at_even_odd_and_rectangular_sizes(name: str) -> None:
+    """And nothing works in place."""
+    for height, width in SIZES:
+        x = torch.randn(3, 4, height, width)
+        before = x.clone()
+        assert build_candidate(name, 4, 1)(x).shape == x.shape
+        halved = (3, 4, (height + 1) // 2, (width + 1) // 2)
+        assert build_candidate(name, 4, 2)(x).shape == halved
+        assert torch.equal(x, before), "in place"
 
 
 def test_a_mixed_operation_has_the_sum_of_its_parts() -> None:
@@ -35,35 +41,32 @@ def test_a_mixed_operation_has_the_sum_of_its_parts() -> None:
     assert count_parameters(MixedOp(16, 2, PRIMITIVES)) == 102 * 16 + 7 * 16**2 == 3424
 
 
-def test_search_candidates_have_neither_gain_nor_running_statistics() -> None:
+def norms_of(module: nn.Module) -> list[nn.BatchNorm2d]:
+    return [part for part in module.modules() if isinstance(part, nn.BatchNorm2d)]
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_search_candidates_have_neither_gain_nor_running_statistics(stride: int) -> None:
     for name in PRIMITIVES:
-        for stride in (1, 2):
-            candidate = build_candidate(name, 4, stride)
-            norms = [m for m in candidate.modules() if isinstance(m, nn.BatchNorm2d)]
-            assert all(not norm.affine and norm.running_mean is None for norm in norms)
-            assert not list(candidate.buffers())
-            has_pool = "pool" in name
-            assert bool(norms) or name in ("none", "skip_connect")
-            assert not has_pool or isinstance(candidate[-1], nn.BatchNorm2d)  # type: ignore[index]
+        candidate = build_candidate(name, 4, stride)
+        norms = norms_of(candidate)
+        assert all(not norm.affine and norm.running_mean is None for norm in norms)
+        assert not list(candidate.buffers())
+        assert norms or name in ("none", "skip_connect")
+        if "pool" in name:
+            assert isinstance(candidate[-1], nn.BatchNorm2d)  # type: ignore[index]
 
 
 def test_trained_operations_normalise_but_pools_do_not() -> None:
-    norms = [
-        m
-        for m in build_operation("sep_conv_3x3", 4, 1, True).modules()
-        if isinstance(m, nn.BatchNorm2d)
-    ]
-    assert len(norms) == 2
-    assert all(norm.affine and norm.track_running_stats for norm in norms)
+    norms = norms_of(build_operation("sep_conv_3x3", 4, 1, True))
+    assert [(norm.affine, norm.track_running_stats) for norm in norms] == [(True, True)] * 2
     assert isinstance(build_operation("max_pool_3x3", 4, 1, True), nn.MaxPool2d)
 
 
 def test_zero_subsamples_and_the_average_leaves_the_padding_out() -> None:
-    x = torch.randn(2, 3, 5, 5)
-    assert torch.equal(Zero(2)(x), torch.zeros(2, 3, 3, 3))
+    assert torch.equal(Zero(2)(torch.randn(2, 3, 5, 5)), torch.zeros(2, 3, 3, 3))
     ones = torch.ones(1, 1, 4, 4)
-    pool = build_operation("avg_pool_3x3", 1, 1, True)
-    assert torch.equal(pool(ones), ones)
+    assert torch.equal(build_operation("avg_pool_3x3", 1, 1, True)(ones), ones)
 
 
 def test_factorized_reduce_on_even_sizes_is_the_published_form() -> None:
@@ -75,12 +78,8 @@ def test_factorized_reduce_on_even_sizes_is_the_published_form() -> None:
         F.conv2d(relu, module.conv_1.weight, stride=2),
         F.conv2d(relu[:, :, 1:, 1:], module.conv_2.weight, stride=2),
     ]
-    published = torch.cat(halves, dim=1)
-    mean, var = (
-        published.mean((0, 2, 3), keepdim=True),
-        published.var((0, 2, 3), unbiased=False, keepdim=True),
-    )
-    torch.testing.assert_close(module(x), (published - mean) / (var + 1e-5).sqrt())
+    published = F.batch_norm(torch.cat(halves, dim=1), None, None, training=True)
+    torch.testing.assert_close(module(x), published)
 
 
 def test_the_odd_pixels_end_in_a_line_of_zeros_only_on_odd_sizes() -> None:
@@ -89,8 +88,7 @@ def test_the_odd_pixels_end_in_a_line_of_zeros_only_on_odd_sizes() -> None:
     assert even[0, 0].tolist() == [[1, 3, 5], [11, 13, 15]]
     assert odd[0, 0].tolist() == [[7, 9, 0], [0, 0, 0]]
     even, odd = every_second_pixel(x[:, :, :2, :4])
-    assert even[0, 0].tolist() == [[1, 3]]
-    assert odd[0, 0].tolist() == [[7, 9]]
+    assert (even[0, 0].tolist(), odd[0, 0].tolist()) == ([[1, 3]], [[7, 9]])
 
 
 @pytest.mark.parametrize("name", OPERATIONS)
@@ -101,23 +99,55 @@ def test_no_1x1_convolution_has_a_stride(name: str) -> None:
             assert module.stride == (1, 1)
 
 
-def test_nothing_works_in_place() -> None:
-    for name in OPERATIONS:
-        for stride in (1, 2):
-            x = torch.randn(2, 4, 6, 6)
-            before = x.clone()
-            build_candidate(name, 4, stride)(x)
-            assert torch.equal(x, before), name
-
-
-def test_preprocess_changes_channels_only() -> None:
-    assert ReLUConvBN(6, 4, affine=False)(torch.randn(2, 6, 5, 7)).shape == (2, 4, 5, 7)
+@pytest.mark.parametrize("previous_reduces", [False, True])
+def test_preprocess_brings_both_inputs_to_one_shape(previous_reduces: bool) -> None:
+    first, second = preprocess(CellPlan("normal", 4, 6, 8, previous_reduces), affine=False)
+    assert second(torch.randn(2, 8, 5, 7)).shape == (2, 4, 5, 7)
+    older = torch.randn(2, 6, 10, 13) if previous_reduces else torch.randn(2, 6, 5, 7)
+    assert first(older).shape == (2, 4, 5, 7)
 
 
 def test_errors_name_the_value_and_the_way_out() -> None:
     with pytest.raises(
-        ValueError, match="unknown primitive 'sep_conv_3'; did you mean sep_conv_3x3"
+        ValueError, match="unknown primitive 'sep_conv_3'; did you mean 'sep_conv_3x3'"
     ):
         build_operation("sep_conv_3", 4, 1, True)
     with pytest.raises(ValueError, match="channels must be even"):
         FactorizedReduce(4, 3, affine=True)
+
+
+# What does not fit ------------------------------------------------------------------------------
+
+
+class WithoutPadding(nn.Conv2d):
+    def __init__(self, channels: int, stride: int) -> None:
+        super().__init__(channels, channels, 3, stride)
+
+
+WRONG: dict[str, Callable[[int, int, bool], nn.Module]] = {
+    "no stride": lambda channels, stride, affine: nn.Identity(),
+    "no padding": lambda channels, stride, affine: WithoutPadding(channels, stride),
+    "rounded down": lambda channels, stride, affine: nn.AvgPool2d(stride),
+    "channels": lambda channels, stride, affine: nn.Conv2d(channels, 2 * channels, 1, stride),
+}
+
+
+@pytest.mark.parametrize("fault", WRONG)
+def test_an_operation_of_another_size_is_named_when_it_is_built(
+    fault: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(operations.OPERATIONS, "mine", WRONG[fault])
+    with pytest.raises(
+        ValueError, match=r"operation 'mine' at stride [12] turns \(2, [48], 7, 6\)"
+    ):
+        Supernet(4, 3, 2, primitives=("none", "mine"))
+
+
+def test_looking_at_a_size_draws_nothing() -> None:
+    operations._check_shape.cache_clear()
+    torch.manual_seed(3)
+    first = operations.build_operation("sep_conv_3x3", 6, 1, affine=True)
+    torch.manual_seed(3)
+    again = operations.build_operation("sep_conv_3x3", 6, 1, affine=True)
+    pairs = zip(first.parameters(), again.parameters(), strict=True)
+    assert all(torch.equal(a, b) for a, b in pairs)

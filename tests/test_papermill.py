@@ -6,9 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-import nbformat
 import pytest
-from nbformat.v4 import new_code_cell, new_notebook
+from chapter_tools import write_notebook
 
 from darts_lib.search import read_search
 
@@ -39,30 +38,19 @@ GOOD = (
     "-p channels 2 -p layers 1 -p nodes 1 -p max_steps 1 -p batch_size 8"
 )
 
-pytestmark = pytest.mark.slow  # each starts a kernel, about six seconds
+pytestmark = pytest.mark.deep  # each starts a kernel
 
 
 def papermill(
     folder: Path, sources: list[str], *options: str
 ) -> tuple[subprocess.CompletedProcess[str], str]:
     """Run a notebook of these cells; return the finished process and all it said, uncoloured."""
-    cells = [new_code_cell(source) for source in sources]
-    cells[1].metadata["tags"] = ["parameters"]
-    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
-    nbformat.write(new_notebook(cells=cells, metadata=kernel), folder / "chapter.ipynb")
-    done = subprocess.run(
-        [
-            *(sys.executable, "-m", "papermill", "--no-progress-bar", "--log-level", "WARNING"),
-            *("--stdout-file", "-", "--stderr-file", "-", "-k", "python3"),
-            *("chapter.ipynb", "out.ipynb", *options),
-        ],
-        cwd=folder,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
+    write_notebook(folder / "chapter.ipynb", *sources)
+    command = [sys.executable, "-m", "papermill", "--no-progress-bar", "--log-level", "WARNING"]
+    command += ["--stdout-file", "-", "--stderr-file", "-", "-k", "python3"]
+    command += ["chapter.ipynb", "out.ipynb", *options]
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=300)
     return done, re.sub(r"\x1b\[[0-9;]*m", "", done.stdout + done.stderr)
 
 
@@ -74,17 +62,10 @@ def test_good_parameters_run_and_leave_the_run_folder(tmp_path: Path) -> None:
     assert (tmp_path / "mine" / "result.json").exists()
 
 
-@pytest.mark.parametrize(
-    ("sources", "options", "line"),
-    [
-        (SEARCH, "-p epoch 1", r"SettingsError: .*'epoch'; did you mean 'epochs'\?"),
-        (SEARCH, "-p epochs abc", r"SettingsError: epochs='abc': .*whole number"),
-        (SEARCH, "-p dataset cifar", r"SettingsError: unknown dataset 'cifar'.*'?cifar10"),
-        (SEARCH, "-p device cuda", r"SettingsError: device 'cuda' is not there; use 'auto' or"),
-        (RETRAIN, "-p genotype DARTS_V3", r"SettingsError: unknown genotype 'DARTS_V3'.*DARTS_V2"),
-    ],
-    ids=["misspelt", "mistyped", "data set", "device", "genotype"],
-)
+@pytest.mark.parametrize(("sources", "options", "line"), [
+    (SEARCH, "-p epoch 1", r"SettingsError: .*'epoch'; did you mean 'epochs'\?"),
+    (RETRAIN, "-p genotype DARTS_V3", r"SettingsError: unknown genotype 'DARTS_V3'.*DARTS_V2"),
+], ids=["search", "retrain"])  # fmt: skip
 def test_a_wrong_parameter_ends_the_run_in_one_line_before_anything_is_made(
     sources: list[str], options: str, line: str, tmp_path: Path, runs_root: Path
 ) -> None:

@@ -1,10 +1,12 @@
 """The supernet: the formula by hand, any size of image, alphas apart from the weights."""
 
+import math
+
 import pytest
 import torch
 
-from darts_lib.relaxation import MixedOp, SearchCell, Supernet, initial_alphas
-from darts_lib.search_space import PRIMITIVES, CellPlan, edges
+from darts_lib.relaxation import MixedOp, SearchCell, Supernet, entropy, initial_alphas, mix
+from darts_lib.search_space import PRIMITIVES, CellPlan
 
 
 def test_mixed_operation_is_the_weighted_sum() -> None:
@@ -53,14 +55,14 @@ def test_parameters_are_the_weights_and_nothing_else() -> None:
 @pytest.mark.parametrize("in_channels", [1, 3])
 def test_any_image_size(size: tuple[int, int], in_channels: int) -> None:
     net = Supernet(2, 3, 2, 5, in_channels)
-    assert net(torch.randn(3, in_channels, *size), initial_alphas(2)).shape == (3, 5)
+    assert net(torch.randn(3, in_channels, *size), mix(initial_alphas(2))).shape == (3, 5)
 
 
 def test_a_constant_added_to_a_row_changes_nothing() -> None:
     torch.manual_seed(2)
     net, alphas, x = Supernet(2, 3, 2), initial_alphas(2), torch.randn(4, 3, 8, 8)
     shifted = {kind: value + torch.randn(len(value), 1) for kind, value in alphas.items()}
-    torch.testing.assert_close(net(x, alphas), net(x, shifted), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(net(x, mix(alphas)), net(x, mix(shifted)), rtol=1e-4, atol=1e-5)
 
 
 def test_none_takes_weight_away_from_the_others() -> None:
@@ -80,7 +82,22 @@ def test_initial_alphas_are_small_seeded_leaves() -> None:
     assert not torch.equal(alphas["normal"], initial_alphas(seed=4)["normal"])
 
 
-def test_wrong_alphas_are_named() -> None:
-    with pytest.raises(ValueError, match=r"alphas\['\w+'\] must have shape \(14, 8\).*\(5, 8\)"):
-        Supernet(2, 3)(torch.randn(2, 3, 8, 8), initial_alphas(2))
-    assert len(edges(2)) == 5
+def test_wrong_weights_are_named() -> None:
+    net, x = Supernet(2, 3), torch.randn(2, 3, 8, 8)
+    message = r"weights\['\w+'\] must have shape \(14, 8\) .* not \(5, 8\); mix\(initial_alphas"
+    with pytest.raises(ValueError, match=message):
+        net(x, mix(initial_alphas(2)))
+    with pytest.raises(ValueError, match=r"weights\['reduce'\] .* not nothing"):
+        net(x, {"normal": torch.ones(14, 8)})
+
+
+def test_mix_is_a_softmax_by_row_and_ignores_the_draw() -> None:
+    weights = torch.tensor([[0.2, 0.4, 0.4], [0.0, 0.5, 0.5]])
+    for draw in (None, {"normal": torch.randn(2, 3)}):
+        found = mix({"normal": 3 + weights.log()}, draw)
+        torch.testing.assert_close(found, {"normal": weights})
+
+
+def test_entropy_is_the_edges_mean_in_nats() -> None:
+    weights = torch.tensor([[0.25, 0.25, 0.25, 0.25], [1.0, 0.0, 0.0, 0.0]])
+    assert entropy(weights) == pytest.approx(math.log(4) / 2)

@@ -1,85 +1,60 @@
-"""A tiny search into its folder: what it leaves, exact resume, refusals and warnings."""
+"""A search of cells for images: its settings, its step, its records, and its seams."""
 
-import json
-import os
-import signal
-import subprocess
-import sys
-from collections.abc import Callable
+import gc
+import math
+import warnings
+import weakref
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from same_bits import bits, digest
-from torch import Tensor
+from kind_tools import CELL, SEARCH, end_of, stop_after, values
+from same_bits import bits
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from darts_lib.derivation import derive
-from darts_lib.engine import folder as runs
+from darts_lib import search as searching
+from darts_lib.bilevel import ROUTES, held
+from darts_lib.cost import advice
+from darts_lib.cost.complexity import multiply_adds
+from darts_lib.data.images import Batch
+from darts_lib.derivation import derive, genotypes_of
+from darts_lib.drawing.cell_plots import draw_genotype
 from darts_lib.engine.files import unpack
+from darts_lib.engine.memory import step_memory
+from darts_lib.engine.opening import default_folder
 from darts_lib.engine.refusals import SettingsError
-from darts_lib.relaxation import initial_alphas
-from darts_lib.search import (
-    SearchConfig,
-    load_search,
-    missing_cells,
-    read_search,
-    search,
-    warnings_of,
-)
-from darts_lib.search_epoch import Search
+from darts_lib.engine.run_files import read_json
+from darts_lib.fast.fused import FusedSupernet
+from darts_lib.formats.cell_choice import find_genotype
+from darts_lib.genotype import PUBLISHED, Genotype, GenotypeError
+from darts_lib.network import Network
+from darts_lib.operations import OPERATIONS, add_operation
+from darts_lib.relaxation import Supernet, initial_alphas, mix
+from darts_lib.retrain import RetrainConfig
+from darts_lib.search import Search, SearchConfig, load_search, read_search, search
+from darts_lib.search_space import KINDS, OWN_PRIMITIVES, PRIMITIVES
+from darts_lib.tools.benchmark import both_gradients
 
-TINY = {
-    "scale": "laptop",
-    "channels": 2,
-    "layers": 1,
-    "nodes": 1,
-    "max_steps": 2,
-    "batch_size": 8,
-    "epochs": 3,
-}
+NOTEBOOKS = Path(__file__).resolve().parent.parent / "notebooks"
+V2 = PUBLISHED["DARTS_V2"]
+THREE_CELLS = {"channels": 2, "layers": 3, "nodes": 2, "batch_size": 8, "scale": "laptop"}
 
 
-def config(path: Path | str, **given: object) -> SearchConfig:
-    return SearchConfig.create(**{**TINY, "run_dir": str(path), **given})
+def config(path: Path | str = "", **given: object) -> SearchConfig:
+    return SearchConfig.create(**{**SEARCH, "run_dir": str(path), **given})
 
 
-def stop_after(last: int) -> Callable[[dict[str, Any]], None]:
-    def on_epoch(row: dict[str, Any]) -> None:
-        if row["epoch"] == last:
-            raise KeyboardInterrupt
-
-    return on_epoch
-
-
-def stopped(path: Path, last: int) -> SearchConfig:
-    settings = config(path)
-    with pytest.raises(KeyboardInterrupt):
-        search(settings, stop_after(last))
-    return settings
+def started(**given: object) -> tuple[Search, Batch, Batch]:
+    """Return a search of a normal, a reduction and a normal cell, and batches for a step."""
+    run = Search(SearchConfig.create(**{**THREE_CELLS, **given}))
+    train, valid = next(run.batches(torch.Generator().manual_seed(0)))
+    return run, train, valid
 
 
-@pytest.fixture(scope="module")
-def straight(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the folder of a search that was never stopped."""
-    path = tmp_path_factory.mktemp("search") / "straight"
-    search(config(path))
-    return path
-
-
-def assert_same_bits(path: Path, other: Path) -> None:
-    """Compare weights, alphas, both optimisers and the history, first and last to the bit."""
-    here, there = (bits(unpack(folder / "checkpoint.pt")) for folder in (path, other))
-    assert set(here["state"]) == {"weights", "alphas", "optimiser", "alpha_optimiser"}
-    assert here["state"]["optimiser"]["state"], "momentum must be among what is compared"
-    assert here["state"]["alpha_optimiser"]["state"]
-    for part in ("state", "alphas", "history"):
-        assert here[part] == there[part], part
-    for name in ("alphas.npz", "genotype.json"):
-        assert digest(path / name) == digest(other / name)
-
-
-# What a search leaves ---------------------------------------------------------------------------
+# Settings ---------------------------------------------------------------------------------------
 
 
 def test_the_presets_are_the_papers_and_the_laptops() -> None:
@@ -89,6 +64,7 @@ def test_the_presets_are_the_papers_and_the_laptops() -> None:
     assert (paper.learning_rate, paper.final_learning_rate) == (0.025, 0.001)
     assert (paper.momentum, paper.weight_decay, paper.gradient_clip) == (0.9, 3e-4, 5.0)
     assert (paper.alpha_learning_rate, paper.alpha_weight_decay) == (3e-4, 1e-3)
+    assert (paper.method, paper.supernet, paper.primitives) == ("darts", "fused", PRIMITIVES)
     laptop = SearchConfig.create(scale="laptop")
     assert laptop.dataset == "digits"
     assert laptop.alpha_learning_rate > paper.alpha_learning_rate
@@ -104,286 +80,539 @@ def test_the_presets_are_the_papers_and_the_laptops() -> None:
         ({"learning_rate": 0}, "learning_rate=0"),
         ({"max_skip": -2}, "max_skip=-2"),
         ({"learningrate": 0.1}, "unknown setting 'learningrate'; did you mean 'learning_rate'"),
+        ({"method": "dart"}, "unknown method 'dart'; did you mean 'darts'?"),
+        ({"supernet": "fusd"}, "supernet='fusd' is not for method='darts'; use 'fused' or 'plain'"),
+        ({"supernet": "plain", "recompute": True}, "recompute=True is for supernet='fused'"),
+        (
+            {"primitives": ["skip_connect", "sep_conv_3"]},
+            "unknown primitive 'sep_conv_3'; did you mean 'sep_conv_3x3'?",
+        ),
+        ({"primitives": ["none"]}, "primitives=['none'] must be distinct, one at least not 'none'"),
+        ({"primitives": ["none", "none", "skip_connect"]}, "must be distinct"),
+        ({"edge_primitives": {"normel": []}}, "unknown kind of cell 'normel'"),
+        ({"edge_primitives": {"normal": [["none"]]}}, "edge_primitives['normal'] lists 1 edges"),
+        (
+            {"edge_primitives": {"normal": [["skip_conect"], ["none"]]}},
+            "edge 0 to 2: unknown primitive 'skip_conect'; did you mean 'skip_connect'?",
+        ),
+        ({"edge_primitives": {"reduce": [["skip_connect"], ["none"]]}}, "node 2 keeps 2 edges"),
     ],
 )
-def test_wrong_settings_of_a_search_are_named(given: dict[str, object], words: str) -> None:
+def test_wrong_settings_are_named_in_one_line(given: dict[str, object], words: str) -> None:
     with pytest.raises(SettingsError) as caught:
-        SearchConfig.create(scale="laptop", **given)
+        config(**given)
     assert words in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
-    ("order", "route", "chosen"),
-    [(1, "", "first_order"), (2, "", "finite_difference"), (1, "exact", "exact")],
+    ("order", "route", "chosen", "said"),
+    [
+        (1, "", "first_order", []),
+        (2, "", "finite_difference", []),
+        (1, "exact", "exact", ["route=exact is given, so order=1 is ignored."]),
+    ],
 )
 def test_order_chooses_the_route_unless_a_route_is_named(
-    order: int, route: str, chosen: str
+    order: int, route: str, chosen: str, said: list[str]
 ) -> None:
-    assert SearchConfig.create(order=order, route=route).chosen_route == chosen
+    settings = SearchConfig.create(order=order, route=route)
+    assert settings.chosen_route == chosen
+    assert advice.ignored_order(settings) == said
+
+
+@pytest.mark.parametrize("switch", ["compile", "graph"])
+@pytest.mark.parametrize("route", ["exact", "unrolled"])
+def test_what_differentiates_twice_is_neither_compiled_nor_recorded(
+    switch: str, route: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("darts_lib.engine.settings.resolve_device", lambda _: torch.device("cuda"))
+    with pytest.raises(SettingsError, match=f"{switch}='on' cannot be with route='{route}'"):
+        config(route=route, **{switch: "on"})
+    config(route="finite_difference", **{switch: "on"})
+
+
+def test_settings_at_their_defaults_leave_the_folder_its_name(runs_root: Path) -> None:
+    """The names are those of version 2c14a44, which had no method, supernet or primitives."""
+    plain = {"method": "darts", "supernet": "fused", "primitives": list(PRIMITIVES)}
+    for given in ({}, plain, {"edge_primitives": {}}):
+        settings = SearchConfig.create(scale="laptop", **given)
+        assert default_folder(settings) == runs_root / "search-digits-eb299529"
+    paper = SearchConfig.create(scale="paper", device="cpu")
+    assert default_folder(paper) == runs_root / "search-cifar10-2bc2c086"
+    names = [default_folder(config(**given)) for given in ({}, {"supernet": "plain"})]
+    assert names[0] != names[1]
 
 
 @pytest.mark.parametrize(("layers", "kinds"), [(1, ["normal"]), (2, ["normal"]), (3, [])])
-def test_a_kind_of_cell_that_the_supernet_lacks_is_told(
-    layers: int, kinds: list[str], tmp_path: Path
-) -> None:
-    run = Search(config(tmp_path, layers=layers))
-    said = missing_cells(run)
-    assert len(said) == len(kinds)
-    assert all(
-        f"layers={layers} there is no {kind} cell" in line
-        for kind, line in zip(kinds, said, strict=True)
-    )
-    run.step(*next(iter(run.batches(torch.Generator()))))
+def test_a_kind_of_cell_that_the_supernet_lacks_is_told(layers: int, kinds: list[str]) -> None:
+    run = Search(config(layers=layers, order=1))
+    said = [line for line in run.advice() if f"layers={layers} there is no" in line]
+    assert [line.split(" cell", 1)[0].rsplit(" ", 1)[1] for line in said] == kinds
+    run.step(*next(run.batches(torch.Generator())))
     still = [kind for kind, alphas in run.alphas.items() if not bool(torch.any(alphas.grad))]
     assert still == kinds, "what is said is so"
 
 
-def test_the_history_has_a_row_an_epoch_with_every_figure(straight: Path) -> None:
-    found = read_search(straight)
-    assert [row["epoch"] for row in found.history] == [1, 2, 3]
-    for row in found.history:
-        assert set(row) == {
-            "epoch",
-            "learning_rate",
-            "train_loss",
-            "train_accuracy",
-            "valid_loss",
-            "valid_accuracy",
-            "entropy_normal",
-            "entropy_reduce",
-            "alpha_change",
-            "expected_madds",
-            "skips",
-            "genotype",
-            "seconds",
-        }
-        assert 0 <= row["train_accuracy"] <= 1
-        assert 0 < row["entropy_normal"] <= 2.0795
-        assert row["seconds"] > 0
+# What a search leaves ---------------------------------------------------------------------------
 
 
-def test_alphas_are_kept_from_the_start_and_the_last_give_the_genotype(straight: Path) -> None:
-    found = read_search(straight)
+@pytest.fixture(scope="module")
+def searched(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of a finished search with a limit of skips."""
+    path = tmp_path_factory.mktemp("search") / "run"
+    search(config(path, max_skip=1))
+    return path
+
+
+def test_alphas_are_kept_from_the_start_and_the_last_give_the_genotype(searched: Path) -> None:
+    result = read_search(searched)
     start = initial_alphas(1, seed=0)
-    assert set(found.alphas) == {"normal", "reduce"}
-    for kind, alphas in found.alphas.items():
+    assert set(result.alphas) == {"normal", "reduce"}
+    for kind, alphas in result.alphas.items():
         assert alphas.shape == (4, 2, 8)
         assert torch.equal(alphas[0], start[kind].detach())
         assert not torch.equal(alphas[1], alphas[0])
-    for epoch, row in enumerate(found.history, start=1):
-        cell = derive({kind: alphas[epoch] for kind, alphas in found.alphas.items()})
+    for epoch, row in enumerate(result.history, start=1):
+        cell = derive({kind: alphas[epoch] for kind, alphas in result.alphas.items()}, max_skip=1)
         assert cell.to_dict() == row["genotype"]
-    assert found.genotype.to_dict() == found.history[-1]["genotype"]
-    assert json.loads((straight / "genotype.json").read_text()) == found.genotype.to_dict()
+        weights = mix({"normal": result.alphas["normal"][epoch]})["normal"]
+        by_hand = -(weights * weights.log()).sum(1).mean()
+        assert row["entropy_normal"] == pytest.approx(float(by_hand), rel=1e-5)
+        moved = [alphas[epoch] - alphas[epoch - 1] for alphas in result.alphas.values()]
+        assert row["alpha_change"] == pytest.approx(float(torch.cat(moved).norm()), rel=1e-5)
+        assert 0 <= row["train_accuracy"] <= 1
+    assert result.genotype.to_dict() == result.history[-1]["genotype"]
+    assert read_json(searched / "genotype.json") == result.genotype.to_dict()
 
 
-@pytest.mark.parametrize(
-    ("epoch", "rate"),
-    [(0, 0.025), (1, 0.02497632074113926), (49, 0.0010236792588607412)],
-)
-def test_the_learning_rate_follows_the_papers_cosine(epoch: int, rate: float) -> None:
-    run = Search(config("", epochs=50, max_steps=1, order=1))
-    row = run.epoch(epoch)
-    assert row["learning_rate"] == pytest.approx(rate, rel=1e-9)
-    assert float(run.optimiser.param_groups[0]["lr"]) == pytest.approx(rate, rel=1e-6)
-    assert row["epoch"] == epoch + 1
+def test_the_cell_of_any_epoch_can_be_trained(searched: Path) -> None:
+    """Of quark0/darts#54: the last epoch's cell is the result, and every other one is kept."""
+    cells = genotypes_of(read_search(searched).history)
+    assert len(cells) == 3
+    assert find_genotype(str(searched)) == cells[-1]
+    for cell in cells:
+        assert RetrainConfig.create(scale="laptop", genotype=str(cell)).cell == cell
 
 
-def test_another_seed_is_another_search(tmp_path: Path, straight: Path) -> None:
-    other = search(config(tmp_path / "other", seed=1, epochs=1))
-    first = read_search(straight)
-    assert not torch.equal(other.alphas["normal"][0], first.alphas["normal"][0])
-    assert other.history[0]["train_loss"] != first.history[0]["train_loss"]
+def test_a_search_is_rebuilt_as_it_stood(searched: Path, tmp_path: Path) -> None:
+    assert bits(load_search(searched).state()) == bits(unpack(searched / "checkpoint.pt")["state"])
+    with pytest.raises(SettingsError, match=r"holds no checkpoint\.pt; run chapter 03's search"):
+        load_search(tmp_path)
 
 
-# Exact resume -----------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("last", [1, 2, 3])
-def test_a_stopped_search_continued_has_the_same_bits(
-    last: int, tmp_path: Path, straight: Path
+def test_the_rule_for_skips_is_kept_and_stored_beside_the_cell(
+    searched: Path, tmp_path: Path
 ) -> None:
-    settings = stopped(tmp_path / "run", last)
-    torch.rand(5)
-    rows: list[int] = []
-    result = search(settings, lambda row: rows.append(row["epoch"]))
-    assert rows == [epoch for epoch in (1, 2, 3) if epoch > last], "no epoch is done twice"
-    assert_same_bits(tmp_path / "run", straight)
-    assert result.genotype == read_search(straight).genotype
-    assert (tmp_path / "run" / "result.json").exists()
+    assert read_json(searched / "config.json")["settings"]["max_skip"] == 1
+    assert all(cell.skips() <= 1 for cell in genotypes_of(read_search(searched).history))
+    result = search(config(tmp_path / "run", max_skip=0, epochs=1, nodes=2))
+    assert result.genotype.skips() == 0
 
 
-PROGRAM = """
-import json, os, signal, sys
-import torch
-from darts_lib.search import SearchConfig, search
-from darts_lib.search_epoch import Search
-torch.set_num_threads(1)
-signal.signal(signal.SIGINT, signal.default_int_handler)  # under nohup it would be ignored
-settings, number, steps, step = json.loads(sys.argv[1]), int(sys.argv[2]), [], Search.step
-def stopped_step(*arguments):
-    steps.append(1)
-    if len(steps) == 4:  # the second step of the second epoch
-        os.kill(os.getpid(), number)
-    return step(*arguments)
-Search.step = stopped_step
-search(SearchConfig.create(**settings))
-"""
+def test_the_supernets_accuracy_is_never_called_the_result(searched: Path) -> None:
+    """Of quark0/darts#60: a supernet's figure was compared with that of a retrained cell."""
+    result = read_json(searched / "result.json")
+    assert [name for name in result if "accuracy" in name] == ["supernet_valid_accuracy"]
+    chapters = [
+        "".join("".join(cell["source"]) for cell in read_json(NOTEBOOKS / name)["cells"])
+        for name in ("03_search.ipynb", "05_retrain.ipynb")
+    ]
+    assert all("supernet, proxy" in text for text in chapters)
+    assert "retrained, final" in chapters[1]
+    assert "](05_retrain.ipynb)" in chapters[0].split("supernet, proxy", 1)[1]
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT], ids=["kill", "ctrl_c"])
-def test_another_process_stopped_in_an_epoch_is_continued_here_to_the_same_bits(
-    number: signal.Signals, tmp_path: Path, straight: Path
-) -> None:
-    settings = config(tmp_path / "run")
-    given = json.dumps({**TINY, "run_dir": str(tmp_path / "run")})
-    done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, given, str(int(number))],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        check=False,
-    )
-    assert done.returncode == -number, done.stderr
-    assert "epoch 1/3" in done.stdout
-    assert "epoch 2/3" not in done.stdout
-    assert list((tmp_path / "run").glob(".*.part")) == []
-    search(settings)
-    assert_same_bits(tmp_path / "run", straight)
-
-
-@pytest.mark.parametrize("how", ["truncated", "empty", "bit flipped"])
-def test_a_damaged_checkpoint_costs_one_epoch_and_no_bit(
-    how: str, tmp_path: Path, straight: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    settings = stopped(tmp_path / "run", 2)
-    file = tmp_path / "run" / "checkpoint.pt"
-    content = bytearray(file.read_bytes())
-    if how == "bit flipped":
-        weights = unpack(file)["state"]["weights"]  # type: ignore[index]
-        largest = max(weights.values(), key=lambda tensor: tensor.numel())
-        content[content.index(largest.numpy().tobytes()[:64]) + 5] ^= 2
-    file.write_bytes({"truncated": content[:20_000], "empty": b""}.get(how, content))
-    capsys.readouterr()
-    search(settings)
-    said = capsys.readouterr().out
-    assert f"{file}" in said
-    assert "resuming at epoch 2" in said
-    assert_same_bits(tmp_path / "run", straight)
-
-
-def test_a_search_is_rebuilt_as_it_stood(straight: Path) -> None:
-    run = load_search(straight)
-    state = unpack(straight / "checkpoint.pt")["state"]
-    assert bits(run.state()) == bits(state)
-
-
-# Finished, other, older, newer ------------------------------------------------------------------
-
-
-def contents(path: Path) -> dict[str, tuple[bytes, int]]:
-    return {file.name: (digest(file), file.stat().st_mtime_ns) for file in path.iterdir()}
-
-
-def test_a_finished_search_is_read_back_not_redone(
-    straight: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    before = contents(straight)
-    result = search(config(straight), stop_after(1))
-    assert contents(straight) == before
-    assert result.genotype == read_search(straight).genotype
-    said = capsys.readouterr().out
-    assert f"finished already; read back from {straight}" in said
-    assert "was made by" not in said
-    monkeypatch.setattr(runs, "__version__", "99.0")
-    search(config(straight))
-    assert f"{straight} was made by darts_lib" in capsys.readouterr().out
-    assert contents(straight) == before
-
-
-def test_other_settings_are_refused_and_listed(straight: Path) -> None:
-    before = contents(straight)
-    with pytest.raises(SettingsError, match=r"nodes 1 there, 2 here; order 2 there, 1 here"):
-        search(config(straight, nodes=2, order=1))
-    assert contents(straight) == before
-
-
-def test_resume_false_searches_anew_and_keeps_the_earlier_run(tmp_path: Path) -> None:
-    first = search(config(tmp_path / "run", epochs=1))
-    again = search(config(tmp_path / "run", epochs=2, resume=False))
-    assert len(again.history) == 2
-    assert read_search(tmp_path / "run.before-1").history == first.history
-
-
-def test_settings_that_could_not_run_may_be_mended_in_the_same_folder(tmp_path: Path) -> None:
+def test_data_too_few_are_refused() -> None:
     with pytest.raises(SettingsError, match="batch_size=5000 is more than the 718"):
-        search(config(tmp_path / "run", batch_size=5000, epochs=1))
-    search(config(tmp_path / "run", epochs=1))
+        Search(config(batch_size=5000))
 
 
-# What goes wrong --------------------------------------------------------------------------------
+# What looks wrong -------------------------------------------------------------------------------
 
 SOUND = {"train_loss": 0.5, "skips": 1, "alpha_change": 0.1}
 
 
 @pytest.mark.parametrize(
-    ("rows", "word"),
+    ("rows", "words"),
     [
-        ([SOUND, {**SOUND, "skips": 3}], "3 of the normal cell's edges are skip connections"),
-        ([{**SOUND, "alpha_change": 0.0}] * 2, "alphas never moved"),
-        ([{**SOUND, "train_loss": 2.3}] * 2, "stayed at chance"),
+        ([SOUND, {**SOUND, "skips": 3}], ["3 of the normal cell's edges are skip connections"]),
+        ([{**SOUND, "alpha_change": 0.0}] * 2, ["alphas never moved"]),
+        ([{**SOUND, "train_loss": 2.3}] * 2, ["stayed at chance"]),
+        ([SOUND], []),
+        ([{**SOUND, "skips": 3}, SOUND], []),  # only the last cell counts
+        ([{**SOUND, "alpha_change": 0.0}, SOUND], []),
+        ([{**SOUND, "train_loss": 2.3}, SOUND], []),
     ],
 )
-def test_a_history_that_looks_wrong_is_told(rows: list[dict[str, Any]], word: str) -> None:
-    warnings = warnings_of(rows, classes=10)
-    assert len(warnings) == 1
-    assert word in warnings[0]
+def test_a_history_that_looks_wrong_is_told(rows: list[dict[str, Any]], words: list[str]) -> None:
+    said = advice.after_search(rows, classes=10)
+    assert len(said) == len(words)
+    assert all(word in line for word, line in zip(words, said, strict=True))
 
 
-@pytest.mark.parametrize(
-    "rows",
-    [
-        [SOUND],
-        [{**SOUND, "skips": 3}, SOUND],  # only the last cell counts
-        [{**SOUND, "alpha_change": 0.0}, SOUND],
-        [{**SOUND, "train_loss": 2.3}, SOUND],
-    ],
-)
-def test_a_sound_history_is_not_warned_of(rows: list[dict[str, Any]]) -> None:
-    assert warnings_of(rows, classes=10) == []
+FREE = (("max_pool_3x3", 0), ("skip_connect", 1)) * 4
 
 
-def test_alphas_without_a_learning_rate_stay_and_are_told(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_a_normal_cell_without_weights_is_told_and_still_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    result = search(config(tmp_path / "run", alpha_learning_rate=0, epochs=2))
-    assert torch.equal(result.alphas["normal"][0], result.alphas["normal"][2])
-    assert "warning: the alphas never moved" in capsys.readouterr().out
+    """Of D-X-Y/AutoDL-Projects#110: a cell of nothing but skips and pools."""
+    poor = Genotype(FREE, V2.normal_concat, V2.reduce, V2.reduce_concat)
+    monkeypatch.setattr(searching, "derive", lambda *_: poor)
+    # At a rate of 0, to see on the way that alphas which nothing moved are told.
+    result = search(config(tmp_path / "run", epochs=1, alpha_learning_rate=0))
+    said = capsys.readouterr().out
+    assert "warning: no edge of the normal cell has weights, only pools and skip" in said
+    assert "warning: 4 of the normal cell's edges are skip connections" in said
+    assert "warning: the alphas never moved" in said
+    assert torch.equal(result.alphas["normal"][0], result.alphas["normal"][1])
+    assert Genotype.from_dict(read_json(tmp_path / "run" / "genotype.json")) == poor
 
 
-def test_max_skip_limits_the_skip_connections_of_the_cell_found(tmp_path: Path) -> None:
-    result = search(config(tmp_path / "run", max_skip=0, epochs=1, nodes=2))
-    assert result.genotype.skips() == 0
+def test_none_with_almost_half_of_every_edge_leaves_the_order_of_the_others() -> None:
+    """Of quark0/darts#32: `none` had 0.47 of every edge and was in no cell."""
+    torch.manual_seed(4)
+    others = torch.rand(14, 7).softmax(1)
+    weights = torch.cat([torch.full((14, 1), 0.47), 0.53 * others], dim=1)
+    alphas = {kind: weights.log() for kind in KINDS}
+    without = {kind: others.log() for kind in KINDS}
+    assert derive(alphas) == derive(without, PRIMITIVES[1:])
 
 
-def test_a_loss_that_is_no_number_stops_and_keeps_the_checkpoint(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_reduction_cell_of_pools_is_no_reason_to_warn() -> None:
+    """The published reduction cells have pools and skips alone."""
+    for cell in (V2, PUBLISHED["DARTS_V1"]):
+        assert advice.poor_cell(cell) == []
+    dilated = (*FREE[:-1], ("dil_conv_5x5", 3))
+    cell = Genotype(dilated, V2.normal_concat, V2.reduce, V2.reduce_concat)
+    assert advice.poor_cell(cell) == []
+
+
+# One step ---------------------------------------------------------------------------------------
+
+
+def test_the_logged_rate_the_optimisers_and_the_inner_steps_are_the_cosines(
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    settings = stopped(tmp_path / "run", 1)
-    before = digest(tmp_path / "run" / "checkpoint.pt")
-    step = Search.eager_step
+    """Of chenxin061/pdarts#23: the rate was logged, used, and handed to the inner step apart."""
+    inner: list[float] = []
+    gradient = searching.architecture_gradient
 
-    def spoilt(self: Search, *batches: Tensor) -> Tensor:
-        total = step(self, *batches)
-        with torch.no_grad():
-            next(iter(self.weights.values())).fill_(torch.nan)
-        return total
+    def watched(*arguments: Any, **options: Any) -> Any:
+        inner.append(float(arguments[4].learning_rate))
+        return gradient(*arguments, **options)
 
-    monkeypatch.setattr(Search, "eager_step", spoilt)
+    def watched_run() -> Search:
+        run = Search(config(epochs=4, max_steps=1))
+        run.optimiser.register_step_pre_hook(
+            lambda optimiser, *_: used.append(float(optimiser.param_groups[0]["lr"]))
+        )
+        return run
+
+    monkeypatch.setattr(searching, "architecture_gradient", watched)
+    used: list[float] = []
+    logged: list[float] = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        run = watched_run()
+        for epoch in range(4):
+            if epoch == 2:  # a run that was stopped goes on with another object
+                state = run.state()
+                run = watched_run()
+                run.restore(state)
+            logged.append(run.epoch(epoch)["learning_rate"])
+    formula = [0.001 + 0.024 * (1 + math.cos(math.pi * epoch / 4)) / 2 for epoch in range(4)]
+    assert logged[0] == 0.025
+    for rates in (logged, used, inner):
+        assert rates == pytest.approx(formula, rel=1e-6)
+
+
+def spoilt(batch: Batch) -> Batch:
+    images = batch[0].clone()
+    images[0, 0, 0, 0] = math.nan
+    return images, batch[1]
+
+
+@pytest.mark.parametrize("route", ["first_order", "finite_difference"])
+@pytest.mark.parametrize("bad", ["train", "valid"])
+def test_a_bad_gradient_leaves_the_update_out_and_is_noted_once(bad: str, route: str) -> None:
+    run, train, valid = started(route=route)
+    run.guard.begin()
+    run.take(train, valid)
+    run.guard.check(1, 0.025, "here")
+    kept = run.weights if bad == "train" else run.alphas
+    states = (run.optimiser if bad == "train" else run.alpha_optimiser).state
+    before = bits([dict(kept), list(states.values())])
+    batches = (spoilt(train), valid) if bad == "train" else (train, spoilt(valid))
+    for _ in range(2):
+        run.take(*batches)
+    assert bits([dict(kept), list(states.values())]) == before
+    for value in (*run.weights.values(), *run.alphas.values()):
+        assert torch.isfinite(value).all()
     with pytest.raises(
-        FloatingPointError,
-        match=r"no number in step \d of epoch 2 \(loss nan, learning rate 0\.019",
+        FloatingPointError, match=r"step \d of epoch 7 \(loss nan, learning rate 0\.5"
     ):
+        run.guard.check(7, 0.5, "here")
+
+
+def test_bfloat16_gives_nearly_the_same_step() -> None:
+    """Autocast on the CPU: the loss within 2 %, the alphas' gradient in the same direction."""
+    steps: dict[str, tuple[Tensor, Tensor]] = {}
+    for amp in ("off", "on"):
+        run, train, valid = started(order=1, amp=amp, channels=4, batch_size=64)
+        total = run.step(train, valid)
+        gradients = [
+            value.grad.flatten() for value in run.alphas.values() if value.grad is not None
+        ]
+        steps[amp] = (total[0] / total[2], torch.cat(gradients))
+        assert all(weight.dtype == torch.float32 for weight in run.weights.values())
+    (loss, gradient), (near_loss, near_gradient) = steps["off"], steps["on"]
+    assert not torch.equal(gradient, near_gradient), "autocast had no effect"
+    assert float(near_loss) == pytest.approx(float(loss), rel=0.02)
+    assert torch.cosine_similarity(gradient, near_gradient, dim=0) > 0.98
+
+
+def test_the_perturbed_passes_stay_in_float32_under_amp() -> None:
+    """By the types of what the supernet computes: only its two perturbed passes are float32."""
+    run, train, valid = started(amp="on")
+    types = []
+    run.net.classifier.register_forward_pre_hook(lambda _, args: types.append(args[0].dtype))
+    run.step(train, valid)
+    low, full = torch.bfloat16, torch.float32
+    assert types == [low, low, full, full, low]  # unrolling, validation, plus, minus, weights
+
+
+@pytest.mark.parametrize(("order", "passes"), [(1, 1), (2, 3)], ids=["first order", "second order"])
+def test_weight_gradients_are_computed_where_weights_need_them_and_nowhere_else(
+    order: int, passes: int
+) -> None:
+    """First order: in the weights' pass. Second: also the virtual step's and the validation's."""
+    run, train, valid = started(order=order)
+    once, whole = WeightGradients(), WeightGradients()
+    with once:
+        both_gradients(run, train)
+    with whole:
+        run.step(train, valid)
+    assert once.count > 0
+    assert whole.count == passes * once.count
+
+
+class WeightGradients(TorchDispatchMode):
+    """Counts the convolutions' backward passes that compute a gradient by the weight."""
+
+    count = 0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        if func is torch.ops.aten.convolution_backward.default:
+            self.count += args[-1][1]  # the mask of what is wanted: input, weight, bias
+        return func(*args, **kwargs or {})
+
+
+def test_casts_of_constant_weights_live_until_the_next_pass() -> None:
+    """No node of the graph keeps them, and on CUDA branches may still read them backward."""
+    run, train, _ = started(amp="on")
+    with run.fast.autocast():
+        loss = run.loss(train)(held(run.weights), run.alphas)
+        kept = weakref.ref(run.read["classifier.weight"].untyped_storage())
+        torch.autograd.grad(loss, list(run.alphas.values()))
+        gc.collect()
+        assert kept() is not None
+        run.loss(train)(run.weights, run.alphas)
+        gc.collect()
+        assert kept() is None
+
+
+@pytest.mark.parametrize("route", ROUTES)
+def test_recomputing_a_cell_changes_no_gradient(route: str) -> None:
+    ends = []
+    for recompute in (False, True):
+        run, train, valid = started(route=route, recompute=recompute)
+        for _ in range(2):
+            run.step(train, valid)
+        ends.append(values(run))
+    assert all(map(torch.equal, *ends))
+
+
+@pytest.mark.parametrize("kind", [Supernet, FusedSupernet])
+def test_evaluation_mode_is_the_same_function_of_a_supernet(kind: type[Supernet]) -> None:
+    """Of automl/NASLib pull 92: running statistics of a mixture made evaluation useless."""
+    torch.manual_seed(0)
+    net, weights, images = kind(4, 3, 2), mix(initial_alphas(2)), torch.randn(6, 3, 8, 8)
+    for _ in range(3):  # what would move running statistics
+        net(3 + 5 * torch.randn(6, 3, 8, 8), weights)
+    training = net.train()(images, weights)
+    assert torch.equal(net.eval()(images, weights), training)
+    assert not [name for name in net.state_dict() if "running" in name or "num_batches" in name]
+
+
+# Memory -----------------------------------------------------------------------------------------
+
+
+def live() -> tuple[int, int]:
+    """Return how many tensors there are, and their bytes."""
+    gc.collect()
+    tensors = [thing for thing in gc.get_objects() if issubclass(type(thing), Tensor)]
+    return len(tensors), sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+
+@pytest.mark.parametrize("route", ["finite_difference", "unrolled"])
+def test_second_order_steps_leave_no_tensor_behind(route: str) -> None:
+    """Of dragen1860/DARTS-PyTorch#1: the copies of the virtual step piled up."""
+    run = Search(config(route=route))
+    train, valid = next(run.batches(torch.Generator().manual_seed(0)))
+    counts = []
+    for number in range(1, 9):
+        run.step(train, valid)
+        if number in (3, 8):
+            counts.append(live())
+    assert counts[0] == counts[1], "(tensors, bytes) after 3 and after 8 steps"
+
+
+def peak(**given: object) -> tuple[int, int]:
+    """Return the bytes that a step keeps at its peak, and those of the weights."""
+    run, train, valid = started(batch_size=64, **given)
+    with step_memory(run.device, run.changed()) as memory:
+        run.step(train, valid)
+    return memory.peak, sum(weight.nbytes for weight in run.weights.values())
+
+
+def test_second_order_never_holds_the_graphs_of_two_passes() -> None:
+    """Beyond a first-order step it needs copies of the weights, not a second net's activations."""
+    (first, weights), (second, _) = peak(order=1), peak(order=2)
+    assert 0 <= second - first < min(8 * weights, 0.5 * first)
+
+
+def test_recomputed_cells_hold_less() -> None:
+    assert peak(order=1, recompute=True)[0] < 0.6 * peak(order=1)[0]
+
+
+# A budget --------------------------------------------------------------------------------------
+
+
+def test_a_budget_adds_its_gradient_to_that_of_the_validation_loss() -> None:
+    weight = 3.0
+    plain, train, valid = started(order=1)
+    budget, *_ = started(order=1, madds_weight=weight)
+    plain.step(train, valid)
+    budget.step(train, valid)
+    fresh, *_ = started()
+    gradients = torch.autograd.grad(fresh.madds(fresh.alphas), [*fresh.alphas.values()])
+    for kind, value in zip(fresh.alphas, gradients, strict=True):
+        own, other = budget.alphas[kind].grad, plain.alphas[kind].grad
+        assert own is not None
+        assert other is not None
+        torch.testing.assert_close(own - other, weight * value, rtol=1e-4, atol=1e-6)
+
+
+def test_a_heavy_budget_makes_the_cell_cheaper() -> None:
+    ends = {}
+    for weight in (0.0, 1e4):
+        run, train, valid = started(order=1, madds_weight=weight)
+        for _ in range(10):
+            run.step(train, valid)
+        ends[weight] = float(run.madds(run.alphas).detach())
+    assert ends[1e4] < 0.8 * ends[0.0]
+
+
+# Seams: an own operation, reduced edges, the form of the supernet --------------------------------
+
+
+@pytest.fixture
+def own_operation() -> Iterator[str]:
+    """Add an operation as a reader would, and take it out again."""
+
+    def build(channels: int, stride: int, affine: bool) -> nn.Module:
+        return nn.Sequential(nn.ReLU(), nn.Conv2d(channels, channels, 3, stride, 1, bias=False))
+
+    add_operation("relu_conv", build)
+    yield "relu_conv"
+    OWN_PRIMITIVES.remove("relu_conv")
+    del OPERATIONS["relu_conv"]
+
+
+@pytest.mark.parametrize("place", [0, 1, None], ids=["none first", "none second", "without none"])
+def test_an_operation_of_ones_own_is_searched_and_derived_and_its_search_goes_on(
+    place: int | None, own_operation: str, tmp_path: Path
+) -> None:
+    """Of automl/ConfigurableOptimizer#63: another list of primitives broke the derivation."""
+    names = [own_operation, "skip_connect"]
+    if place is not None:
+        names.insert(place, "none")
+    given: dict[str, Any] = {"primitives": names, "max_skip": 0, "layers": 3, "epochs": 2}
+    result = search(config(tmp_path / "straight", **given))
+    assert result.alphas["normal"].shape == (3, 2, len(names))
+    assert {name for name, _ in result.genotype.normal} == {own_operation}, "no skips are left"
+    assert {name for name, _ in result.genotype.reduce} <= {own_operation, "skip_connect"}
+    assert find_genotype(str(result.path)) == result.genotype
+    draw_genotype(result.genotype)
+    derived = Network(result.genotype, 4, 3)
+    assert derived(torch.randn(2, 3, 8, 8))[0].shape == (2, 10)
+    assert multiply_adds(derived, (3, 8, 8)) > 0
+    with pytest.raises(KeyboardInterrupt):
+        search(config(tmp_path / "run", **given), stop_after(1))
+    search(config(tmp_path / "run", **given))
+    assert end_of(tmp_path / "run") == end_of(result.path)
+    assert load_search(result.path).config.primitives == tuple(names)
+
+
+def test_the_librarys_operations_are_not_replaced_and_ones_own_is_no_longer_known() -> None:
+    with pytest.raises(ValueError, match=r"'skip_connect' is there already; choose another name"):
+        add_operation("skip_connect", OPERATIONS["none"])
+    with pytest.raises(GenotypeError, match="unknown operation 'relu_conv'; "):
+        find_genotype(CELL.replace("sep_conv_3x3", "relu_conv"))
+    assert OWN_PRIMITIVES == []
+
+
+SOME = {"normal": [["none", "sep_conv_3x3"], ["skip_connect"]]}
+
+
+@pytest.mark.parametrize("supernet", ["fused", "plain"])
+def test_an_edge_never_gets_what_it_may_not_have(supernet: str) -> None:
+    run = Search(config(supernet=supernet, edge_primitives=SOME, madds_weight=1.0))
+    may = [[name in row for name in PRIMITIVES] for row in SOME["normal"]]
+    with torch.no_grad():
+        run.alphas["normal"][torch.tensor(may).logical_not()] = 9.0  # as much as can be wished for
+    before = [alpha.detach().clone() for alpha in run.alphas.values()]
+    for batches in run.batches(torch.Generator().manual_seed(0)):
+        assert torch.isfinite(run.step(*batches)).all()
+    weights = run.mixed(run.alphas)
+    assert torch.equal(weights["normal"] != 0, torch.tensor(may)), "exactly 0"
+    assert bool((weights["reduce"] > 0).all())
+    torch.testing.assert_close(weights["normal"].sum(1), torch.ones(2))
+    moved = (run.alphas["normal"] - before[0])[0, PRIMITIVES.index("sep_conv_3x3")]
+    assert float(moved.detach().abs()) > 0, "what it may have is searched"
+    assert set(run.derived().normal) == {("sep_conv_3x3", 0), ("skip_connect", 1)}
+    full, own = (sum(r.costs["normal"].flatten()) for r in (Search(config()), run))
+    assert float(full) == float(own), "the table is whole; the weights leave out the rest"
+    row = run.begin(0, torch.Generator()) | run.end()
+    sep = run.costs["normal"][0, PRIMITIVES.index("sep_conv_3x3")]
+    expected = float(weights["normal"][0, PRIMITIVES.index("sep_conv_3x3")].detach() * sep)
+    reduce = float((weights["reduce"] * run.costs["reduce"]).sum().detach())
+    assert row["expected_madds"] == pytest.approx(1e6 * (expected + reduce), rel=1e-5)
+    assert 0 < row["entropy_normal"] < math.log(2)
+
+
+def test_the_plain_and_the_fused_supernet_are_searched_alike(tmp_path: Path) -> None:
+    """In float64 the same history to rounding; each goes on as itself."""
+    torch.set_default_dtype(torch.float64)
+    histories = []
+    for supernet in ("fused", "plain"):
+        run = Search(config(supernet=supernet, layers=3, nodes=2))
+        assert isinstance(run.net, FusedSupernet) is (supernet == "fused")
+        histories.append(run.epoch(0))
+    row, other = ({**row, "seconds": 0} for row in histories)
+    assert row.pop("genotype") == other.pop("genotype")
+    assert row == pytest.approx(other, rel=1e-9)
+    torch.set_default_dtype(torch.float32)
+    for name, last in (("straight", 9), ("run", 1)):
+        settings = config(tmp_path / name, supernet="plain")
+        if last == 1:
+            with pytest.raises(KeyboardInterrupt):
+                search(settings, stop_after(last))
         search(settings)
-    assert digest(tmp_path / "run" / "checkpoint.pt") == before
+    assert end_of(tmp_path / "run") == end_of(tmp_path / "straight")
+    with pytest.raises(SettingsError, match="supernet 'plain' there, None here"):
+        search(config(tmp_path / "run"))

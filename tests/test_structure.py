@@ -1,14 +1,11 @@
 """The library's shape, where neither ruff nor import-linter has a rule for it."""
 
 import ast
+import re
 import tomllib
-from pathlib import Path
 
 from setuptools import find_packages
-
-ROOT = Path(__file__).resolve().parent.parent
-LIBRARY = ROOT / "darts_lib"
-MODULES = sorted(LIBRARY.glob("**/*.py"))
+from sources import LIBRARY, MODULES, ROOT
 
 MAX_LINES = 400
 """Of a module; it has one subject."""
@@ -51,3 +48,21 @@ def test_every_package_is_installed_and_says_for_whom_it_is() -> None:
         p for p in packages if not ast.get_docstring(ast.parse((p / "__init__.py").read_text()))
     ]
     assert silent == []
+
+
+OLD = re.compile(r"\btorch\.cuda\.amp\b|\bvolatile=|\basync=|\.data(\[[^\]]*\])? *[-+*/]?=[^=]")
+
+
+def test_no_tensor_is_changed_behind_autograds_back() -> None:
+    """Of quark0/darts#35 and pytorch/pytorch#138957: idioms that a reader would copy."""
+    for line in ("w.data[:] = k", "w.data += g", "torch.cuda.amp.autocast()", "x.cuda(async=True)"):
+        assert OLD.search(line), line
+    assert OLD.search("pixels = part.data") is None
+    assert [path for path in MODULES if OLD.search(path.read_text())] == []
+
+
+def test_no_address_of_data_is_written_down_that_could_die() -> None:
+    """Of pytorch/text#2247: addresses of data died with their hosts. Ours are torchvision's."""
+    pages = [*MODULES, ROOT / "data" / "README.md", ROOT / "environment.yml"]
+    hosts = {host for page in pages for host in re.findall(r"https?://([\w.-]+)", page.read_text())}
+    assert hosts <= {"arxiv.org", "pytorch.org"}

@@ -1,71 +1,343 @@
-"""What chapter 07 takes where nothing is named."""
+"""A cell on ImageNet: the recipe's figures, workers, `val` read once, what chapter 07 takes."""
 
 import json
+import multiprocessing
+import runpy
+import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
+from kind_tools import IMAGENET, end_of, stop_after, write_pictures
+from PIL import Image
+from torch.nn import functional as F
 
+from darts_lib import transfer
+from darts_lib.cost.complexity import count_parameters, multiply_adds
+from darts_lib.data.imagenet_data import PictureFiles, read_batches
 from darts_lib.derivation import random_genotype
+from darts_lib.engine import run as engine_run
+from darts_lib.engine.files import unpack
 from darts_lib.engine.opening import default_folder
+from darts_lib.engine.refusals import SettingsError
+from darts_lib.engine.run_files import read_json
+from darts_lib.formats.network_files import load_network
 from darts_lib.genotype import PUBLISHED, Genotype
-from darts_lib.imagenet_retrain import ImageNetRetrainConfig
+from darts_lib.retrain import RetrainConfig
 from darts_lib.search import SearchConfig
-from darts_lib.transfer import with_defaults
+from darts_lib.tools.checkpoints import main
+from darts_lib.transfer import (
+    ImageNetRetrainConfig,
+    ImageNetRetraining,
+    build_network,
+    retrain,
+    with_defaults,
+)
 
 
-def config(**given: object) -> ImageNetRetrainConfig:
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder of 12 training pictures and 6 test pictures in 3 classes."""
+    return write_pictures(tmp_path_factory.mktemp("pictures"))
+
+
+def config(data: Path, path: Path | str = "", **given: object) -> ImageNetRetrainConfig:
+    places = {"data_root": str(data), "run_dir": str(path)}
+    return ImageNetRetrainConfig.create(**{**IMAGENET, **places, **given})
+
+
+@pytest.fixture(scope="module")
+def straight(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of a retraining that was never stopped."""
+    path = tmp_path_factory.mktemp("imagenet") / "straight"
+    retrain(config(data, path))
+    return path
+
+
+# The recipe -------------------------------------------------------------------------------------
+
+
+def test_the_defaults_are_the_papers() -> None:
+    paper = ImageNetRetrainConfig.create(scale="paper")
+    assert (paper.channels, paper.layers, paper.epochs, paper.batch_size) == (48, 14, 250, 128)
+    assert (paper.learning_rate, paper.schedule, paper.rate_decay) == (0.1, "exponential", 0.97)
+    assert (paper.momentum, paper.weight_decay, paper.gradient_clip) == (0.9, 3e-5, 5.0)
+    assert (paper.label_smoothing, paper.auxiliary, paper.auxiliary_weight) == (0.1, True, 0.4)
+    assert (paper.drop_path, paper.cutout, paper.image_size, paper.seed) == (0, 0, 224, 0)
+
+
+def test_the_rate_falls_by_three_percent_an_epoch(data: Path) -> None:
+    paper = ImageNetRetrainConfig.create(scale="paper")
+    rates = [paper.rate(epoch) for epoch in range(250)]
+    assert rates[0] == 0.1
+    assert f"{rates[249]:.2e}" == "5.08e-05"
+    assert all(b / a == pytest.approx(0.97) for a, b in zip(rates, rates[1:], strict=False))
+    run = ImageNetRetraining(config(data, epochs=250, learning_rate=0.1, max_steps=1))
+    assert run.epoch(249)["learning_rate"] == pytest.approx(0.1 * 0.97**249)
+    assert float(run.optimiser.param_groups[0]["lr"]) == pytest.approx(0.1 * 0.97**249, rel=1e-6)
+    cosine = config(data, schedule="cosine", epochs=4, learning_rate=0.1)
+    assert [cosine.rate(epoch) for epoch in (0, 2)] == pytest.approx([0.1, 0.05])
+    small = RetrainConfig.create(schedule="exponential", rate_decay=0.5, learning_rate=0.1)
+    assert small.rate(3) == pytest.approx(0.0125)
+
+
+def test_the_counts_are_the_papers() -> None:
+    with torch.device("meta"):
+        net = build_network(ImageNetRetrainConfig.create(scale="paper"), 1000)
+    assert count_parameters(net, without="auxiliary_head") == 4_718_752
+    assert count_parameters(net) == 5_979_528
+    assert multiply_adds(net, (3, 224, 224)) == 529_911_552
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"dataset": "cifar10"}, "dataset='cifar10'"),
+        ({"cutout": 16}, "cutout=16"),
+        ({"holdout": 0.5}, "holdout=0.5"),
+        ({"image_size": 32}, "image_size=32"),
+        ({"channels": 7}, "channels=7"),
+        ({"worker": 2}, "did you mean 'workers'"),
+        ({"schedule": "step"}, "'cosine' or 'exponential'"),
+    ],
+)
+def test_wrong_settings_are_refused(given: dict[str, object], words: str, data: Path) -> None:
+    with pytest.raises(SettingsError) as caught:
+        config(data, **given)
+    assert words in str(caught.value)
+
+
+def test_without_a_folder_the_projects_data_are_meant(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("DARTS_LIB_DATA", str(tmp_path))
+    assert ImageNetRetrainConfig.create().data_folder == tmp_path / "imagenet"
+    with pytest.raises(SettingsError, match="imagenet is not there; expected: FOLDER/train"):
+        retrain(ImageNetRetrainConfig.create(scale="laptop"))
+
+
+# The run ----------------------------------------------------------------------------------------
+
+
+def test_the_test_is_of_every_val_picture_and_smooths_nothing(straight: Path, data: Path) -> None:
+    figures = read_json(straight / "result.json")
+    net, _ = load_network(straight / "weights.safetensors")
+    run = ImageNetRetraining(config(data))
+    images, labels = next(read_batches(run.held_out, [torch.arange(6)], 0, run.device))
+    by_hand = F.cross_entropy(net(images)[0], labels)
+    assert figures["test_loss"] == pytest.approx(float(by_hand.detach()), rel=1e-5)
+    assert figures["test_images"] == 6
+    assert 0 <= figures["test_accuracy"] <= figures["test_top5"] == 1, "of three classes"
+    own = build_network(config(data), 3)
+    assert figures["parameters"] == count_parameters(own, without="auxiliary_head")
+    assert figures["parameters"] < figures["parameters_with_auxiliary"]
+
+
+@pytest.mark.deep
+@pytest.mark.parametrize("workers", [0, 2])
+def test_the_number_of_workers_may_change_when_a_run_goes_on(
+    workers: int, tmp_path: Path, straight: Path, data: Path
+) -> None:
+    path = tmp_path / "run"
+    with pytest.raises(KeyboardInterrupt):
+        retrain(config(data, path, workers=workers), stop_after(2))
+    retrain(config(data, path, workers=2 - workers))
+    assert end_of(path) == end_of(straight)
+
+
+def test_the_command_tests_the_weights_on_val(
+    straight: Path, data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["evaluate", str(straight / "weights.safetensors"), "--data", str(data)]
+    assert main([*command, "--size", "64"]) == 0
+    accuracy = read_json(straight / "result.json")["test_accuracy"]
+    said = capsys.readouterr().out
+    assert said.endswith(f"top-1 error {100 * (1 - accuracy):.2f} %\n")
+    assert "top-5" not in said, "of three classes"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--dataset", "digits"], "which is not for --dataset digits"),
+        (["--data", "nowhere"], "--data-root nowhere is not there"),
+        (["--data", "two"], "3 classes apart in images of 3 channels, but two has 2 and 3"),
+    ],
+)
+def test_the_command_says_what_imagenet_weights_are_tested_on(
+    arguments: list[str],
+    words: str,
+    straight: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for file in (Path("two", side, name, "1.png") for side in ("train", "val") for name in "ab"):
+        file.parent.mkdir(parents=True)
+        Image.new("RGB", (70, 70)).save(file)
+    assert main(["evaluate", str(straight / "weights.safetensors"), *arguments]) == 2
+    shown = capsys.readouterr().err
+    assert words in shown
+    assert shown.count("\n") == 1
+
+
+def test_the_val_pictures_are_read_once_and_only_after_the_last_epoch(
+    tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[str] = []
+
+    def spy(files: PictureFiles, *rest: Any) -> Iterator[Any]:
+        seen.append(Path(files.paths[0].decode()).parts[-3])
+        return read_batches(files, *rest)
+
+    monkeypatch.setattr(transfer, "read_batches", spy)
+    settings = config(data, tmp_path / "run")
+    with pytest.raises(KeyboardInterrupt):
+        retrain(settings, stop_after(2))
+    assert set(seen) == {"train"}
+    seen.clear()
+    retrain(settings)
+    retrain(settings)
+    assert seen == ["train", "train", "val"], "a batch for the trial, an epoch, the test"
+
+
+@pytest.mark.deep
+def test_an_error_in_an_epoch_leaves_no_worker_and_keeps_the_checkpoint(
+    tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = config(data, tmp_path / "run", workers=2)
+    with pytest.raises(KeyboardInterrupt):
+        retrain(settings, stop_after(1))
+    monkeypatch.setattr(ImageNetRetraining, "loss", lambda _, logits, *__: logits.sum() * torch.nan)
+    monkeypatch.setattr(engine_run, "EVERY", 1)
+    with pytest.raises(FloatingPointError, match="step 1 of epoch 2") as caught:
+        retrain(settings)
+    assert caught.traceback, "the frames are still held, and yet"
+    assert not multiprocessing.active_children()
+    state: Any = unpack(tmp_path / "run" / "checkpoint.pt")
+    assert len(state["history"]) == 1
+
+
+def test_a_broken_picture_is_named_in_an_epoch(tmp_path: Path) -> None:
+    root = write_pictures(tmp_path / "data")
+    file = root / "train" / "n03" / "n03_2.png"
+    file.write_bytes(file.read_bytes()[:300])
+    with pytest.raises(SettingsError, match=r"n03_2\.png cannot be read as a picture"):
+        retrain(config(root, tmp_path / "run", max_steps=0))
+
+
+@pytest.mark.parametrize(
+    ("workers", "reading", "seconds"), [(0, 3.0, 5.0), (4, 4.0, 2.0), (4, 40.0, 10.0)]
+)
+def test_the_time_is_that_of_reading_too(
+    workers: int, reading: float, seconds: float, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A step of two seconds; workers read meanwhile, each its share."""
+    run = ImageNetRetraining(config(data, workers=workers))
+    run.trial_batches()
+    assert run.reading > 0
+    run.reading = reading
+    monkeypatch.setattr(engine_run.Run, "trial", lambda _: (2.0, 7))
+    assert run.trial() == (seconds, 7)
+
+
+def test_the_command_does_the_same_and_wrong_data_end_it_in_one_line(
+    tmp_path: Path,
+    straight: Path,
+    data: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    file, run = tmp_path / "config.json", tmp_path / "run"
+    file.write_text(json.dumps({**IMAGENET, "data_root": str(data), "run_dir": str(run)}))
+    monkeypatch.setattr(sys, "argv", ["imagenet_retrain", str(file)])
+    runpy.run_module("darts_lib.imagenet_retrain", run_name="__main__")
+    said = capsys.readouterr().out
+    assert "12 training and 6 test pictures in 3 classes" in said
+    assert "epoch 3/3  train_loss" in said
+    assert end_of(run) == end_of(straight)
+    file.write_text(json.dumps({**IMAGENET, "data_root": str(tmp_path)}))
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_module("darts_lib.imagenet_retrain", run_name="__main__")
+    assert ended.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "train has no class folders" in line
+
+
+# What chapter 07 takes where nothing is named ---------------------------------------------------
+
+
+def unnamed(**given: object) -> ImageNetRetrainConfig:
     return ImageNetRetrainConfig.create(**{"scale": "laptop", "genotype": "", **given})
 
 
-def stored_search(cell: Genotype, finished: bool, **given: object) -> None:
+def stored_search(cell: Genotype, finished: bool) -> None:
     """Lay a search's result where chapter 03's default search leaves it."""
-    folder = default_folder(SearchConfig.create(**{"scale": "laptop", **given}))
+    folder = default_folder(SearchConfig.create(scale="laptop"))
     folder.mkdir(parents=True)
     (folder / "genotype.json").write_text(json.dumps(cell.to_dict()))
     if finished:
         (folder / "result.json").write_text("{}")
 
 
-def test_without_a_search_it_is_the_published_cell(capsys: pytest.CaptureFixture[str]) -> None:
-    assert with_defaults(config()).cell == PUBLISHED["DARTS_V2"]
+def test_the_last_searchs_cell_is_taken(capsys: pytest.CaptureFixture[str]) -> None:
+    def cell(**given: object) -> Genotype:
+        return with_defaults(unnamed(data_root="there", **given)).cell
+
+    assert cell() == PUBLISHED["DARTS_V2"]
     assert capsys.readouterr().out == "the cell of DARTS_V2\n"
-
-
-def test_the_last_searchs_cell_is_taken() -> None:
     stored_search(random_genotype(3), finished=True)
-    assert with_defaults(config()).cell == random_genotype(3)
-    assert with_defaults(config(seed=1)).cell == PUBLISHED["DARTS_V2"], "of another seed"
+    assert cell() == random_genotype(3)
+    assert cell(seed=1) == PUBLISHED["DARTS_V2"], "of another seed"
+    assert cell(genotype="NASNet") == PUBLISHED["NASNet"]
 
 
 def test_an_unfinished_search_has_no_cell() -> None:
     stored_search(random_genotype(3), finished=False)
-    assert with_defaults(config()).cell == PUBLISHED["DARTS_V2"]
+    assert with_defaults(unnamed(data_root="there")).cell == PUBLISHED["DARTS_V2"]
 
 
-def test_a_named_cell_stays() -> None:
-    stored_search(random_genotype(3), finished=True)
-    assert with_defaults(config(genotype="NASNet")).cell == PUBLISHED["NASNet"]
-
-
-def test_without_pictures_a_laptop_makes_the_examples(runs_root: Path) -> None:
-    found = with_defaults(config())
-    assert found.data_folder == runs_root / "example-pictures"
-    assert (found.data_folder / "train" / "flower").is_dir()
-    assert found.run_dir == ""
-
-
-def test_the_papers_scale_makes_no_pictures(runs_root: Path) -> None:
-    found = with_defaults(config(scale="paper", device="cpu"))
-    assert (found.data_root, found.data_folder.name) == ("", "imagenet")
+def test_without_pictures_a_laptop_makes_the_examples_and_the_papers_scale_none(
+    runs_root: Path,
+) -> None:
+    paper = with_defaults(unnamed(scale="paper", device="cpu"))
+    assert (paper.data_root, paper.data_folder.name) == ("", "imagenet")
     assert not list(runs_root.iterdir())
+    laptop = with_defaults(unnamed())
+    assert laptop.data_folder == runs_root / "example-pictures"
+    assert (laptop.data_folder / "train" / "flower").is_dir()
+    assert laptop.run_dir == ""
 
 
-def test_other_pictures_stay_and_have_run_folders_of_their_own(tmp_path: Path) -> None:
-    found = [with_defaults(config(data_root=str(tmp_path / name))) for name in "ab"]
-    assert [Path(one.data_root).name for one in found] == ["a", "b"]
-    assert len({default_folder(one) for one in found}) == 2
+def test_named_places_stay_and_other_pictures_have_run_folders_of_their_own(
+    tmp_path: Path,
+) -> None:
+    configs = [with_defaults(unnamed(data_root=str(tmp_path / name))) for name in "ab"]
+    assert [Path(each.data_root).name for each in configs] == ["a", "b"]
+    assert len({default_folder(each) for each in configs}) == 2
+    named = with_defaults(unnamed(data_root=str(tmp_path), run_dir="mine"))
+    assert (named.run_dir, named.data_root) == ("mine", str(tmp_path))
 
 
-def test_a_named_run_folder_stays(tmp_path: Path) -> None:
-    found = with_defaults(config(data_root=str(tmp_path), run_dir="mine"))
-    assert (found.run_dir, found.data_root) == ("mine", str(tmp_path))
+# A real folder ----------------------------------------------------------------------------------
+
+CHANCE, MARGIN = 0.10, 0.08
+"""Of ten classes and 300 pictures: chance is within 0.05 of it in 99 of 100 runs."""
+
+
+@pytest.mark.deep
+@pytest.mark.real_data("imagenette224_subset")
+def test_the_published_cell_learns_from_a_thousand_real_pictures(
+    real_data_root: Path, tmp_path: Path
+) -> None:
+    given = {"scale": "laptop", "genotype": "DARTS_V2", "epochs": 5}
+    places = {"data_root": str(real_data_root / "imagenette224_subset"), "run_dir": str(tmp_path)}
+    result = retrain(ImageNetRetrainConfig.create(**given, **places))
+    figures = result.figures
+    print(f"test {figures['test_accuracy']:.3f}, top-5 {figures['test_top5']:.3f}")
+    assert figures["test_images"] == 300
+    assert result.history[-1]["train_loss"] < result.history[0]["train_loss"]
+    assert figures["test_accuracy"] > CHANCE + MARGIN

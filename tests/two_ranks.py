@@ -1,7 +1,7 @@
 """What a process of test_ranks.py runs, alone or by torchrun.
 
     two_ranks.py steps OUT.pt             some steps in float64, normalised without the batch
-    two_ranks.py search CONFIG.json       a search as its command does it, the cost not told before
+    two_ranks.py search CONFIG.json       a search as its command does it
     two_ranks.py dies CONFIG.json         the same, but the second rank dies after the second epoch
 
 Normalisation looks at one example and channel only (GroupNorm), so that half a batch on each of two
@@ -16,15 +16,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from darts_lib import search as searching
 from darts_lib.engine.command_line import read_config
 from darts_lib.engine.ranks import Ranks, joined
 from darts_lib.engine.run_files import Row
 from darts_lib.fast import fan, separable
-from darts_lib.retrain_epoch import Retraining
-from darts_lib.retrain_step import RetrainConfig
-from darts_lib.search_epoch import Search
-from darts_lib.search_settings import SearchConfig
+from darts_lib.retrain import RetrainConfig, Retraining
+from darts_lib.search import Search, SearchConfig, search
 
 
 def normalise(x: Tensor, gain: Tensor | None = None) -> Tensor:
@@ -73,13 +70,12 @@ def steps(path: str) -> None:
 
 def searches(path: str, dying: bool = False) -> None:
     """Search; if `dying`, the second rank ends after the second epoch."""
-    searching.describe = lambda run: None  # finding what it costs takes longer than the run
 
     def after_epoch(row: Row) -> None:
         if dying and Ranks.current().rank == 1 and row["epoch"] == 2:
             os._exit(9)
 
-    searching.search(read_config(Path(path), SearchConfig), after_epoch)
+    search(read_config(Path(path), SearchConfig), after_epoch)
 
 
 def dies(path: str) -> None:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map
 from torch.utils.flop_counter import FlopCounterMode
 
 from darts_lib.cost.timing import seconds
@@ -40,9 +41,7 @@ def multiply_adds(module: nn.Module, image: Sequence[int], *arguments: object) -
     `image` is the shape (channels, height, width) of one input; further arguments of the module's
     forward follow. torch's counter gives floating-point operations, two a multiply-add.
     """
-    with FlopCounterMode(display=False) as counter:
-        _evaluate(module, image, arguments)
-    return int(counter.get_total_flops()) // 2
+    return int(_counted(module, image, arguments).get_total_flops()) // 2
 
 
 def multiply_adds_by_part(
@@ -52,12 +51,10 @@ def multiply_adds_by_part(
 
     A part counts what its own parts count. Arguments as for `multiply_adds`.
     """
-    with FlopCounterMode(display=False) as counter:
-        _evaluate(module, image, arguments)
-    root = type(module).__name__
+    parts, root = _counted(module, image, arguments).get_flop_counts(), type(module).__name__
     return {
         name.removeprefix(root).removeprefix("."): sum(counts.values()) // 2
-        for name, counts in counter.get_flop_counts().items()
+        for name, counts in parts.items()
         if name != "Global"
     }
 
@@ -71,9 +68,9 @@ def published_flops(module: nn.Module, image: Sequence[int], *arguments: object)
     `multiply_adds`. Source: the counter of MMCV, `get_model_complexity_info`.
     """
     values = _ValueCounter()
-    with FlopCounterMode(display=False) as counter, values:
-        _evaluate(module, image, arguments)
-    return int(counter.get_total_flops()) // 2 + values.total
+    with values:
+        counted = multiply_adds(module, image, *arguments)
+    return counted + values.total
 
 
 class _ValueCounter(TorchDispatchMode):
@@ -95,14 +92,20 @@ class _ValueCounter(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def _evaluate(module: nn.Module, image: Sequence[int], arguments: Sequence[object]) -> None:
-    """Run the module once in evaluation mode, and put the modes of its parts back."""
+def _counted(
+    module: nn.Module, image: Sequence[int], arguments: Sequence[object]
+) -> FlopCounterMode:
+    """Count one pass in evaluation mode; the modes of the module's parts are put back."""
     training = {part: part.training for part in module.modules()}
     device = next((p.device for p in module.parameters()), torch.device("cpu"))
+    # torch's counter fails on a slice, taken without gradients, of what asks for one.
+    given = tree_map(lambda x: x.detach() if isinstance(x, Tensor) else x, list(arguments))
+    counter = FlopCounterMode(display=False)
     try:
         module.eval()
-        with torch.no_grad():
-            module(torch.zeros(1, *image, device=device), *arguments)
+        with torch.no_grad(), counter:
+            module(torch.zeros(1, *image, device=device), *given)
+        return counter
     finally:
         for part, mode in training.items():
             part.training = mode

@@ -1,12 +1,12 @@
 """The expected cost of a relaxed cell: a differentiable sum over its edges and operations.
 
-An edge's softmax is read as the probability of each operation. The expected cost is then linear in
-it, and its gradient says which alpha makes the derived network cheaper. The costs are counted on
+An edge's weights are read as the probability of each operation. The expected cost is then linear in
+them, and its gradient says which alpha makes the derived network cheaper. The costs are counted on
 the candidate operations themselves. Source: Cai et al., ProxylessNAS (2019), section 3.3.1, which
 does so for seconds.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 
 import torch
@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from darts_lib.cost.complexity import multiply_adds
 from darts_lib.operations import build_candidate
-from darts_lib.search_space import INPUTS, KINDS, PRIMITIVES, CellPlan, Stem, edges, plan_cells
+from darts_lib.relaxation import Mix, mix
+from darts_lib.search_space import INPUTS, KINDS, PRIMITIVES, Stem, edges, plan_cells
 
 Size = tuple[int, int]
 """(height, width) in pixels."""
@@ -24,18 +25,24 @@ Count = Callable[[nn.Module, Image], int]
 """Counts what an operation costs on an input of this shape."""
 
 
-def expected_cost(alphas: Mapping[str, Tensor], costs: Mapping[str, Tensor]) -> Tensor:
+def expected_cost(
+    alphas: Mapping[str, Tensor], costs: Mapping[str, Tensor], mix: Mix = mix
+) -> Tensor:
     """Return the expected cost, a 0-dim tensor of the costs' type with a gradient for the alphas.
 
-    For each kind of cell in `costs`, both tensors are `(edges, primitives)`; the sum runs over
-    kinds and edges of softmax(alpha) times cost. `none` takes its share and costs nothing. Raises
-    ValueError where the shapes differ. Source: ProxylessNAS, section 3.3.1.
+        sum over kinds and edges of  mix(alpha) . cost
+
+    For each kind of cell in `costs`, both tensors are `(edges, primitives)`. `none` takes its share
+    and costs nothing. Raises ValueError where the shapes differ. Source: ProxylessNAS, section
+    3.3.1.
     """
-    terms = [_kind_cost(kind, alphas[kind], cost) for kind, cost in costs.items()]
+    wide = {kind: _widened(kind, alphas[kind], cost) for kind, cost in costs.items()}
+    terms = [(weights * costs[kind].to(weights)).sum() for kind, weights in mix(wide).items()]
     return torch.stack(terms).sum()
 
 
-def _kind_cost(kind: str, alpha: Tensor, cost: Tensor) -> Tensor:
+def _widened(kind: str, alpha: Tensor, cost: Tensor) -> Tensor:
+    """Return the alphas in the costs' type, in which the weights are then made."""
     if alpha.shape != cost.shape:
         raise ValueError(
             f"alphas[{kind!r}] has shape {tuple(alpha.shape)} and costs[{kind!r}] "
@@ -43,9 +50,7 @@ def _kind_cost(kind: str, alpha: Tensor, cost: Tensor) -> Tensor:
         )
     # float32 holds whole numbers up to 2**24 only, less than one network's multiply-adds.
     # Apple's GPUs have nothing wider.
-    dtype = torch.float32 if alpha.device.type == "mps" else cost.dtype
-    weights = torch.softmax(alpha, dim=-1, dtype=dtype)
-    return (weights * cost.to(alpha.device, dtype)).sum()
+    return alpha.to(torch.float32 if alpha.device.type == "mps" else cost.dtype)
 
 
 def edge_costs(
@@ -69,44 +74,21 @@ def edge_costs(
     def cost(name: str, stride: int, image: Image) -> int:
         with torch.device("meta"):
             candidate = build_candidate(name, image[0], stride)
-        _let_count_alone(candidate)
+        device = next((weight.device for weight in candidate.parameters()), None)
+        for part in candidate.modules():
+            if isinstance(part, nn.BatchNorm2d):  # one pixel, as it is counted, has no statistics
+                statistics = torch.zeros(2, part.num_features, device=device)
+                part.running_mean, part.running_var = statistics
         return count(candidate, image)
 
-    shape = len(edges(nodes)), len(primitives)
+    shape, size = (len(edges(nodes)), len(primitives)), image_size
     tables = {kind: torch.zeros(shape, dtype=torch.float64) for kind in KINDS}
-    for plan, size in _cells(channels, layers, image_size):
-        for row, (source, _) in enumerate(edges(nodes)):
-            stride, image = _edge_input(plan, size, source)
-            row_costs = [float(cost(name, stride, image)) for name in primitives]
-            tables[plan.kind][row] += torch.tensor(row_costs, dtype=torch.float64)
-    return tables
-
-
-def _let_count_alone(candidate: nn.Module) -> None:
-    """Give normalisations statistics: one pixel of one picture, as it is counted, has none."""
-    device = next((weight.device for weight in candidate.parameters()), None)
-    for part in candidate.modules():
-        if isinstance(part, nn.BatchNorm2d):
-            statistics = torch.zeros(2, part.num_features, device=device)
-            part.running_mean, part.running_var = statistics
-
-
-def _cells(channels: int, layers: int, size: Size) -> Iterator[tuple[CellPlan, Size]]:
     # Edges know the cell's own channels only, so what the stem and the cells put out is all one.
-    plans = plan_cells(channels, layers, dict.fromkeys(KINDS, 1), Stem((channels, channels)))
-    for plan in plans:
-        yield plan, size
-        size = _halved(size) if plan.reduces else size
-
-
-def _edge_input(plan: CellPlan, size: Size, source: int) -> tuple[int, Image]:
-    """Return the stride of an edge and what it reads, in a cell whose inputs have this size."""
-    if not plan.reduces:
-        return 1, (plan.channels, *size)
-    if source < INPUTS:
-        return 2, (plan.channels, *size)
-    return 1, (plan.channels, *_halved(size))
-
-
-def _halved(size: Size) -> Size:
-    return (size[0] + 1) // 2, (size[1] + 1) // 2
+    for plan in plan_cells(channels, layers, dict.fromkeys(KINDS, 1), Stem((channels, channels))):
+        # In a reduction cell the edges from its inputs halve the picture, rounding up.
+        entering, size = size, ((size[0] + 1) // 2, (size[1] + 1) // 2) if plan.reduces else size
+        for row, (source, _) in enumerate(edges(nodes)):
+            read, stride = (entering, 1 + plan.reduces) if source < INPUTS else (size, 1)
+            costs = [float(cost(name, stride, (plan.channels, *read))) for name in primitives]
+            tables[plan.kind][row] += torch.tensor(costs, dtype=torch.float64)
+    return tables

@@ -2,7 +2,6 @@
 
 import statistics
 import time
-from collections import defaultdict
 from collections.abc import Callable, Mapping
 
 import torch
@@ -21,16 +20,12 @@ def medians(kinds: Kinds, repeats: int, device: torch.device) -> dict[str, dict[
     disturbs the machine for a second would else decide its median.
     """
     turns = {what: _turns(steps, device) for what, steps in kinds.items()}
-    found: dict[tuple[str, str], list[float]] = defaultdict(list)
+    taken: dict[str, dict[str, list[float]]] = {w: {n: [] for n in s} for w, s in kinds.items()}
     for _ in range(repeats):
         for what, steps in kinds.items():
             for name, step in steps.items():
-                taken = range(turns[what][name])
-                found[what, name] += [seconds(step, device) for _ in taken]
-    return {
-        what: {name: statistics.median(found[what, name]) for name in steps}
-        for what, steps in kinds.items()
-    }
+                taken[what][name] += [seconds(step, device) for _ in range(turns[what][name])]
+    return {w: {n: statistics.median(s) for n, s in each.items()} for w, each in taken.items()}
 
 
 def _turns(steps: Mapping[str, Step], device: torch.device) -> dict[str, int]:

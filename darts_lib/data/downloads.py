@@ -40,20 +40,16 @@ class DataFile:
     md5: str | None = None
     bytes: int | None = None
 
-    def sound(self, root: Path) -> bool:
-        """Say whether the file is there and is what it should be."""
-        path = root / self.path
-        right_size = self.bytes is None or (path.is_file() and path.stat().st_size == self.bytes)
-        return right_size and bool(utils.check_integrity(path, self.md5))
-
     def fault(self, root: Path) -> str:
-        """Say what is wrong with a file that is not sound: missing, or its size and first bytes."""
+        """Say what is wrong: missing, or its size and first bytes. Empty for a sound file."""
         path = root / self.path
         if not path.is_file():
             return f"{self.path} is missing"
+        size = path.stat().st_size
+        if self.bytes in (None, size) and utils.check_integrity(path, self.md5):
+            return ""
         with path.open("rb") as file:
             start = file.read(15)
-        size = path.stat().st_size
         return f"{self.path} fails its check ({size:,} bytes that begin with {start!r})"
 
 
@@ -71,7 +67,7 @@ class Archive:
 
     def faults(self, root: Path) -> list[DataFile]:
         """Return the members that are missing or damaged."""
-        return [member for member in self.members if not member.sound(root)]
+        return [member for member in self.members if member.fault(root)]
 
 
 def prepare(dataset: str, root: Path, archives: Sequence[Archive]) -> None:
@@ -98,8 +94,8 @@ def prepare(dataset: str, root: Path, archives: Sequence[Archive]) -> None:
 def _complete(dataset: str, root: Path, archive: Archive) -> None:
     """Unpack an archive, after downloading it if it and its members are wholly absent."""
     path = root / archive.file.path
-    if not archive.file.sound(root):
-        _refuse_damaged(dataset, root, archive)
+    if fault := archive.file.fault(root):
+        _refuse_damaged(dataset, root, archive, fault)
         _download(dataset, root, archive)
     if archive.file not in archive.members:
         print(f"Unpacking {path}", flush=True)
@@ -110,8 +106,7 @@ def _complete(dataset: str, root: Path, archive: Archive) -> None:
                 f"{path} cannot be unpacked ({_reason(error)}): put a sound one there, or "
                 f"{OTHER_WAYS}."
             ) from error
-    if faults := archive.faults(root):
-        problems = "; ".join(file.fault(root) for file in faults)
+    if problems := "; ".join(member.fault(root) for member in archive.faults(root)):
         raise SettingsError(f"{dataset} in {root} was unpacked, but {problems}: check the disk.")
 
 
@@ -120,17 +115,17 @@ def _unpack(path: Path, members: Set[Path]) -> None:
 
     Nothing else is written: not what has another name or leads elsewhere, no link and no device.
     """
-    if not path.name.endswith(".tar.gz"):
+    if path.name.endswith(".tar.gz"):
+        with tarfile.open(path) as archive:
+            for entry in archive:
+                member = path.parent / posixpath.normpath(entry.name)
+                file = archive.extractfile(entry) if entry.isreg() else None
+                if file and member in members:
+                    _write(file, member)
+    else:
         (member,) = members
         with gzip.open(path) as content:
             _write(content, member)
-        return
-    with tarfile.open(path) as archive:
-        for entry in archive:
-            member = path.parent / posixpath.normpath(entry.name)
-            file = archive.extractfile(entry) if entry.isreg() else None
-            if file and member in members:
-                _write(file, member)
 
 
 def _write(content: IO[bytes] | gzip.GzipFile, path: Path) -> None:
@@ -145,12 +140,12 @@ def _write(content: IO[bytes] | gzip.GzipFile, path: Path) -> None:
         part.unlink(missing_ok=True)
 
 
-def _refuse_damaged(dataset: str, root: Path, archive: Archive) -> None:
+def _refuse_damaged(dataset: str, root: Path, archive: Archive, fault: str) -> None:
     """Raise SettingsError if a damaged archive or a part of its members lies there."""
     path, problems = root / archive.file.path, []
     way_out = "run again to download it"
     if path.exists():
-        problems.append(f"{archive.file.fault(root)} and is now {_set_aside(path).name}")
+        problems.append(f"{fault} and is now {_set_aside(path).name}")
     if any((root / member.path).exists() for member in archive.members):
         problems += [member.fault(root) for member in archive.faults(root)]
         way_out = "move its unpacked files away and run again to download them"
@@ -167,10 +162,7 @@ def _set_aside(path: Path) -> Path:
 
 
 def _download(dataset: str, root: Path, archive: Archive) -> None:
-    """Fetch an archive under another name, check it and rename it.
-
-    So half of an archive is never taken for the whole.
-    """
+    """Fetch an archive under another name, check it and rename it: half of one is never taken."""
     path = root / archive.file.path
     part = path.with_name(f"{path.name}.part")
     print(
@@ -179,7 +171,7 @@ def _download(dataset: str, root: Path, archive: Archive) -> None:
         flush=True,
     )
     try:
-        with _timeout(TIMEOUT), _told():
+        with _patient():
             utils.download_url(archive.url, str(part.parent), part.name, archive.file.md5)
         part.replace(path)
     except (OSError, RuntimeError, http.client.HTTPException) as error:
@@ -194,24 +186,15 @@ def _download(dataset: str, root: Path, archive: Archive) -> None:
 
 
 @contextmanager
-def _timeout(seconds: float) -> Iterator[None]:
-    """Let a network connection fail after so many seconds of silence; torchvision sets none."""
-    before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(seconds)
-    try:
-        yield
-    finally:
-        socket.setdefaulttimeout(before)
-
-
-@contextmanager
-def _told() -> Iterator[None]:
-    """Let torchvision tell a download in lines where nobody looks on; its bar goes into logs."""
-    bar = utils.tqdm
+def _patient() -> Iterator[None]:
+    """Give torchvision's download what it lacks: a timeout, and lines in place of a bar in logs."""
+    timeout, bar = socket.getdefaulttimeout(), utils.tqdm
+    socket.setdefaulttimeout(TIMEOUT)
     utils.tqdm = bar if watched() else TransferLines
     try:
         yield
     finally:
+        socket.setdefaulttimeout(timeout)
         utils.tqdm = bar
 
 

@@ -5,8 +5,8 @@ each are to train on, crops of the right part to test on, as JPEG files, some of
 folder shows how one is read and trained on. It measures nothing: its two classes are two pictures.
 """
 
-import io
 import shutil
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +15,7 @@ from PIL import Image
 from sklearn.datasets import load_sample_image
 
 from darts_lib.engine.refusals import SettingsError
-from darts_lib.engine.files import locked, write_whole
+from darts_lib.engine.files import locked
 
 PHOTOGRAPHS = {"flower": "flower.jpg", "temple": "china.jpg"}
 """The classes, and the file of scikit-learn that each is cut from."""
@@ -39,13 +39,12 @@ def example_pictures(root: Path) -> Path:
     time. Raises SettingsError where nothing can be written.
     """
     folder = root / "example-pictures"
-    if folder.is_dir():
-        return folder
     try:
-        root.mkdir(parents=True, exist_ok=True)
-        with locked(root / f".{folder.name}.lock", f"the folder {folder}"):
-            if not folder.is_dir():  # another process may have been first
-                _write(folder)
+        if not folder.is_dir():
+            root.mkdir(parents=True, exist_ok=True)
+            with locked(root / f".{folder.name}.lock", f"the folder {folder}"):
+                if not folder.is_dir():  # another process may have been first
+                    _write(folder)
     except OSError as error:
         raise SettingsError(
             f"{folder} was not written ({error.strerror}); set DARTS_LIB_RUNS to a folder that can "
@@ -58,12 +57,11 @@ def _write(folder: Path) -> None:
     beside = folder.with_name(f".{folder.name}.part")
     shutil.rmtree(beside, ignore_errors=True)  # of a writer that was killed; we hold the lock
     try:
-        for split, count in CROPS.items():
-            for label, name in PHOTOGRAPHS.items():
-                (beside / split / label).mkdir(parents=True)
-                for number, crop in enumerate(crops(load_sample_image(name), split, count)):
-                    file = beside / split / label / f"{label}_{number:03}.JPEG"
-                    write_whole(file, _jpeg(crop, grey=number % GREY == 0))
+        for (split, count), (label, name) in product(CROPS.items(), PHOTOGRAPHS.items()):
+            (beside / split / label).mkdir(parents=True)
+            for number, crop in enumerate(crops(load_sample_image(name), split, count)):
+                picture = Image.fromarray(crop).convert("RGB" if number % GREY else "L")
+                picture.save(beside / split / label / f"{label}_{number:03}.JPEG", quality=90)
         beside.rename(folder)
     finally:  # after Ctrl-C too; nothing is left there once it was renamed
         shutil.rmtree(beside, ignore_errors=True)
@@ -76,15 +74,8 @@ def crops(photograph: Pixels, split: str, count: int) -> list[Pixels]:
     """
     height, width = photograph.shape[:2]
     border = round(TRAINING_SHARE * width)
-    first, last = (0, border) if split == "train" else (border, width)
-    rng = np.random.RandomState(0 if split == "train" else 1)
+    seed, first, last = (0, 0, border) if split == "train" else (1, border, width)
+    rng = np.random.RandomState(seed)
     tops = rng.randint(0, height - SIDE + 1, count)
     lefts = rng.randint(first, last - SIDE + 1, count)
-    places = zip(tops, lefts, strict=True)
-    return [photograph[top : top + SIDE, left : left + SIDE] for top, left in places]
-
-
-def _jpeg(crop: Pixels, grey: bool) -> bytes:
-    picture, buffer = Image.fromarray(crop), io.BytesIO()
-    (picture.convert("L") if grey else picture).save(buffer, "JPEG", quality=90)
-    return buffer.getvalue()
+    return [photograph[y : y + SIDE, x : x + SIDE] for y, x in zip(tops, lefts, strict=True)]

@@ -6,22 +6,22 @@ section 3.2, and its code.
 """
 
 import os
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from PIL import Image
+from scipy.io import loadmat
+from scipy.io.matlab import MatReadError
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from darts_lib.data.images import normalise
 from darts_lib.data import picture_folder
-from darts_lib.data.imagenet_labels import find_labels, labelled
-from darts_lib.data.picture_folder import Labelled
+from darts_lib.data.images import normalise
+from darts_lib.data.picture_folder import EXTENSIONS, Labelled, Pictures
 from darts_lib.engine.refusals import SettingsError
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -31,8 +31,6 @@ LAYOUT = (
     " and its labels, where data_root is FOLDER"
 )
 
-Pictures = tuple[Tensor, Tensor]
-"""Images `(batch, 3, height, width)` and labels `(batch,)`."""
 Transform = Callable[[Image.Image], Tensor]
 """From a picture of any size to uint8 `(3, size, size)`."""
 
@@ -73,10 +71,10 @@ def find_pictures(
     root = Path(os.path.realpath(os.path.expanduser(root)))
     if not os.path.isdir(root):
         raise SettingsError(f"the folder of pictures {root} is not there; expected: {LAYOUT}.")
-    classes, paths = picture_folder.class_files(root / "train", LAYOUT)
-    train = picture_folder.interleave(paths, np.random.RandomState(0))
+    files = picture_folder.class_files(root / "train", LAYOUT)
+    classes = tuple(files)
+    train = picture_folder.interleave(files, np.random.RandomState(0))[: max_images or None]
     test, source = _held_out(root, classes)
-    train = train[: max_images or None]
     print(
         f"{root}: {len(train)} training and {len(test)} test pictures in {len(classes)} classes, "
         f"read at {size}x{size} pixels; labels of val from {source}.",
@@ -89,38 +87,30 @@ def _held_out(root: Path, classes: tuple[str, ...]) -> tuple[Labelled, str]:
     """Return the labelled files of `root/val`, in either form, and where their labels are from."""
     folder = root / "val"
     if {each.name for each in picture_folder.subfolders(folder)} & set(classes):
-        names, paths = picture_folder.class_files(folder, LAYOUT)
-        picture_folder.check_same_classes(root / "train", classes, folder, names)
-        files = [(path, label) for label, found in enumerate(paths) for path in found]
-        return files, "its class folders"
+        files = picture_folder.class_files(folder, LAYOUT)
+        picture_folder.check_same_classes(root / "train", classes, folder, files)
+        pairs = [(path, label) for label, name in enumerate(files) for path in files[name]]
+        return pairs, "its class folders"
     if not (flat := picture_folder.pictures(folder)):
         raise SettingsError(f"{folder} has no pictures to test on; expected: {LAYOUT}.")
     labels, source = find_labels(root)
     return labelled(flat, labels, source, classes), str(source)
 
 
-def training_transform(size: int) -> Transform:
-    """Return the published augmentation."""
+def transform(size: int, augmented: bool) -> Transform:
+    """Return the published augmentation, or what test pictures go through.
+
+    For 224 pixels that is the smaller side resized to 256 and the centre cut out.
+    """
     from torchvision.transforms import v2  # slow to load, and only needed for reading
 
-    transform: Transform = v2.Compose(
-        [
-            v2.RandomResizedCrop(size),
-            v2.RandomHorizontalFlip(),
-            v2.ColorJitter(brightness=0.4, contrast=0.4, saturation=0.4, hue=0.2),
-            v2.PILToTensor(),
-        ]
-    )
-    return transform
-
-
-def clean_transform(size: int) -> Transform:
-    """Return what test pictures go through: for 224 pixels the smaller side to 256, the centre."""
-    from torchvision.transforms import v2
-
-    steps = [v2.Resize(round(size * 256 / 224)), v2.CenterCrop(size), v2.PILToTensor()]
-    transform: Transform = v2.Compose(steps)
-    return transform
+    if augmented:
+        jitter = v2.ColorJitter(brightness=0.4, contrast=0.4, saturation=0.4, hue=0.2)
+        steps = [v2.RandomResizedCrop(size), v2.RandomHorizontalFlip(), jitter]
+    else:
+        steps = [v2.Resize(round(size * 256 / 224)), v2.CenterCrop(size)]
+    composed: Transform = v2.Compose([*steps, v2.PILToTensor()])
+    return composed
 
 
 class Reader(Dataset[Pictures | SettingsError]):
@@ -133,8 +123,7 @@ class Reader(Dataset[Pictures | SettingsError]):
 
     def __init__(self, files: PictureFiles, epoch_seed: int | None) -> None:
         self.files, self.epoch_seed = files, epoch_seed
-        chosen = clean_transform if epoch_seed is None else training_transform
-        self.transform = chosen(files.size[0])
+        self.transform = transform(files.size[0], augmented=epoch_seed is not None)
 
     def __getitem__(self, indices: Tensor) -> Pictures | SettingsError:
         """Return the batch of these indices, or the error."""
@@ -146,22 +135,17 @@ class Reader(Dataset[Pictures | SettingsError]):
 
     def _picture(self, index: int) -> Tensor:
         path = Path(os.fsdecode(self.files.paths[index]))
-        try:
-            with Image.open(path) as opened:
-                # Not turned by its EXIF: published figures are of pictures as they are stored.
-                picture = picture_folder.in_channels(opened, 3)
-        except picture_folder.BROKEN as error:
-            raise picture_folder.unreadable(path, error) from error
+        with picture_folder.naming(path), Image.open(path) as file:
+            # Not turned by its EXIF: published figures are of pictures as they are stored.
+            picture = picture_folder.in_channels(file, 3)
         if self.epoch_seed is None:
-            image: Tensor = self.transform(picture)
-            return image
+            return self.transform(picture)
         # torch's generator takes 32 bits of a seed; this mixes both numbers into them. The CPU's
         # alone is seeded and put back: in the training process others draw from it too.
         seed = np.random.SeedSequence((self.epoch_seed, index)).generate_state(1)
         with torch.random.fork_rng(devices=()):
             torch.default_generator.manual_seed(int(seed[0]))
-            augmented: Tensor = self.transform(picture)
-        return augmented
+            return self.transform(picture)
 
 
 def read_batches(
@@ -180,22 +164,119 @@ def read_batches(
         Reader(files, epoch_seed),
         sampler=batches,
         batch_size=None,
-        collate_fn=_as_it_is,
         num_workers=workers,
         pin_memory=device.type == "cuda",
         generator=torch.Generator(),  # else it draws from the one that training draws from
     )
     iterator = iter(loader)
     try:
-        for found in iterator:
-            if isinstance(found, SettingsError):
-                raise found
-            images, labels = (part.to(device, non_blocking=True) for part in found)
+        for batch in iterator:
+            if isinstance(batch, SettingsError):
+                raise batch
+            images, labels = (part.to(device, non_blocking=True) for part in batch)
             yield normalise(images, MEAN, STD), labels
     finally:
         if workers:  # not left to the collector: an error's traceback keeps the iterator alive
             iterator._shutdown_workers()  # type: ignore[attr-defined]
 
 
-def _as_it_is(found: Any) -> Any:
-    return found
+# --- the labels of a flat folder of validation pictures, in the forms in which they are handed out
+
+TRUTH = "ILSVRC2012_validation_ground_truth.txt"
+TEXTS = ("val_labels.txt", "LOC_val_solution.csv", "val_annotations.txt")
+"""Our own plain form, Kaggle's and Tiny ImageNet's: a line a picture, its file and its class."""
+KIT = "ILSVRC2012_devkit_t12/data"
+UNREADABLE = (OSError, ValueError, LookupError, TypeError, NotImplementedError, MatReadError)
+"""What SciPy raises for a file that is no meta.mat."""
+
+Labels = dict[str, str]
+"""The class of each picture, by its file's name without the extension."""
+
+
+def find_labels(root: Path) -> tuple[Labels, Path]:
+    """Return the labels of `root/val`'s pictures, and the file that they come from.
+
+    It is looked for in `root`, `root/val` and the three folders above `root`, also in an unpacked
+    development kit there. Raises SettingsError if there is none.
+    """
+    for place in (root / "val", root, *root.parents[:3]):
+        for name in (*TEXTS, TRUTH, f"{KIT}/{TRUTH}"):
+            if (file := place / name).is_file():
+                read = _text_labels if name in TEXTS else _kit_labels
+                return read(file), file
+    raise SettingsError(
+        f"{root / 'val'} has neither the class folders of {root / 'train'} nor labels: put "
+        f"{TRUTH} with meta.mat (from the development kit), {', '.join(TEXTS[:-1])} or "
+        f"{TEXTS[-1]} into {root}, or sort the pictures into val/<class>."
+    )
+
+
+def labelled(
+    pictures: Sequence[Path], labels: Mapping[str, str], source: Path, classes: Sequence[str]
+) -> list[tuple[Path, int]]:
+    """Return each picture with its class's place in `classes`, after checking each against each.
+
+    Raises SettingsError for a picture without a label, a label without a picture, a class of only
+    one side.
+    """
+    names = {_stem(path.name) for path in pictures}
+    bare, spare = sorted(names - set(labels)), sorted(set(labels) - names)
+    if bare or spare:
+        first = f"{bare[0]} has no label" if bare else f"{spare[0]} has no picture"
+        raise SettingsError(
+            f"{source} labels {len(labels)} pictures, but there are {len(names)} (for example, "
+            f"{first}): add or remove pictures until both are the same."
+        )
+    if odd := sorted(set(labels.values()) ^ set(classes)):
+        raise SettingsError(
+            f"the classes of the training pictures and of {source} differ in {len(odd)}, "
+            f"{', '.join(odd[:5])}: train/ needs a folder a class, named as the labels are."
+        )
+    place = {name: index for index, name in enumerate(classes)}
+    return [(path, place[labels[_stem(path.name)]]) for path in pictures]
+
+
+def _stem(name: str) -> str:
+    stem, dot, extension = name.rpartition(".")
+    return stem if dot + extension.lower() in EXTENSIONS else name
+
+
+def _text_labels(file: Path) -> Labels:
+    """Read lines of `file class`, with a comma or blanks between; what follows is left out."""
+    labels = {}
+    for number, line in enumerate(_lines(file), 1):
+        fields = line.replace(",", " ").split()
+        if len(fields) < 2:
+            raise SettingsError(f"{file}, line {number}: {line!r} is not 'file class'; repair it.")
+        if fields[0] != "ImageId":  # the head of Kaggle's table
+            labels[_stem(fields[0])] = fields[1]
+    return labels
+
+
+def _kit_labels(truth: Path) -> Labels:
+    """Read the kit's numbers, one for each picture in order; meta.mat tells what they stand for."""
+    meta = truth.with_name("meta.mat")
+    try:  # the WNID of each ILSVRC2012_ID, which counts from 1
+        synsets = np.atleast_1d(loadmat(meta, squeeze_me=True)["synsets"])
+        classes = {str(int(each["ILSVRC2012_ID"])): str(each["WNID"]) for each in synsets}
+    except UNREADABLE as error:
+        raise SettingsError(
+            f"{meta}, which says what the numbers of {TRUTH} stand for, cannot be read "
+            f"({type(error).__name__}: {error}); take it from the development kit."
+        ) from error
+    labels = {}
+    for number, line in enumerate(_lines(truth), 1):
+        if line not in classes:
+            raise SettingsError(
+                f"{truth}, line {number}: {line!r} is no ILSVRC2012_ID of meta.mat beside it; "
+                "unpack the development kit again."
+            )
+        labels[f"ILSVRC2012_val_{number:08}"] = classes[line]
+    return labels
+
+
+def _lines(file: Path) -> list[str]:
+    try:
+        return [line.strip() for line in file.read_text(encoding="utf-8-sig").splitlines() if line]
+    except (OSError, ValueError) as error:
+        raise SettingsError(f"{file} cannot be read as text ({error}); get it again.") from error

@@ -6,19 +6,20 @@ to seed, and a resumed run sees the same pictures as one that never stopped. Non
 the device: what comes from the CPU is sent there beforehand.
 """
 
-import dataclasses
-import difflib
 import os
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from darts_lib.data import picture_folder
-from darts_lib.engine.refusals import SettingsError
+from darts_lib.engine.batches import check_batch_size
+from darts_lib.data.picture_folder import Splits
+from darts_lib.engine.refusals import SettingsError, unknown
 from darts_lib.engine.settings import DATASETS, DOWNLOADED
 
 FLIPPED = ("cifar10", "cifar100", "fashion_mnist", "folder")
@@ -27,7 +28,8 @@ CIFAR10_MEAN = (0.49139968, 0.48215827, 0.44653124)
 CIFAR10_STD = (0.24703233, 0.24348505, 0.26158768)
 
 Split = Literal["train", "test"]
-Pictures = tuple[Tensor, Tensor]
+Batch = tuple[Tensor, Tensor]
+"""Images `(batch, channels, height, width)`, float32 and normalised, with labels `(batch,)`."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,15 +65,13 @@ class ImageSet:
 
     def to(self, device: torch.device | str) -> "ImageSet":
         """Return the set with images and labels on `device`."""
-        images, labels = self.images.to(device), self.labels.to(device)
-        return dataclasses.replace(self, images=images, labels=labels)
+        return replace(self, images=self.images.to(device), labels=self.labels.to(device))
 
     def select(self, indices: Tensor | slice) -> "ImageSet":
         """Return the set with only these pictures, in this order."""
         if isinstance(indices, Tensor):
             indices = indices.to(self.images.device, non_blocking=True)
-        images, labels = self.images[indices], self.labels[indices]
-        return dataclasses.replace(self, images=images, labels=labels)
+        return replace(self, images=self.images[indices], labels=self.labels[indices])
 
 
 def load_images(
@@ -85,24 +85,8 @@ def load_images(
     Raises SettingsError for an unknown data set, a size it does not have, or data that are
     missing, broken or cannot be downloaded.
     """
-    _check_request(dataset, size, max_images)
-    train, test, classes = _read(dataset, Path(os.path.expanduser(data_root)), size)
-    mean, std = (CIFAR10_MEAN, CIFAR10_STD) if dataset == "cifar10" else statistics(train[0])
-    images, labels = train if split == "train" else test
-    # Four pixels for CIFAR and its like, an eighth of the side elsewhere: as much in proportion.
-    pad = 4 if dataset in DOWNLOADED else max(1, train[0].shape[-1] // 8)
-    loaded = ImageSet(dataset, images, labels, classes, mean, std, pad, dataset in FLIPPED)
-    return loaded.select(slice(max_images)) if max_images else loaded
-
-
-def _check_request(dataset: str, size: int, max_images: int) -> None:
-    """Raise SettingsError unless the data set is known and the figures make sense for it."""
     if dataset not in DATASETS:
-        near = difflib.get_close_matches(str(dataset), DATASETS, n=1, cutoff=0.3)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
-        raise SettingsError(
-            f"dataset is {dataset!r}, which is not known.{hint} Known: {', '.join(DATASETS)}."
-        )
+        raise SettingsError(unknown("dataset", str(dataset), DATASETS))
     if size < 0 or (size and dataset != "folder"):
         raise SettingsError(
             f"image_size is {size} for dataset {dataset}: only the pictures of a "
@@ -110,19 +94,25 @@ def _check_request(dataset: str, size: int, max_images: int) -> None:
         )
     if max_images < 0:
         raise SettingsError(f"max_images is {max_images}: use 0 (all pictures) or more.")
+    train, test, classes = _read(dataset, Path(os.path.expanduser(data_root)), size)
+    mean, std = (CIFAR10_MEAN, CIFAR10_STD) if dataset == "cifar10" else statistics(train[0])
+    images, labels = train if split == "train" else test
+    # Four pixels for CIFAR and its like, an eighth of the side elsewhere: as much in proportion.
+    pad = 4 if dataset in DOWNLOADED else max(1, train[0].shape[-1] // 8)
+    chosen = slice(max_images or None)
+    flip = dataset in FLIPPED
+    return ImageSet(dataset, images[chosen], labels[chosen], classes, mean, std, pad, flip)
 
 
-def _read(dataset: str, root: Path, size: int) -> tuple[Pictures, Pictures, tuple[str, ...]]:
-    """Return the training pictures, the test pictures and the names of the classes."""
+def _read(dataset: str, root: Path, size: int) -> Splits:
     if dataset == "folder":
         return picture_folder.read(root, size)
     # Only here: scikit-learn and torchvision take as long to load as torch itself, and `--help`
     # or a refused setting needs neither.
     from darts_lib.data import data_sets
 
-    if dataset == "digits":
-        return data_sets.read_digits()
-    return data_sets.read_downloaded(dataset, root)
+    digits = dataset == "digits"
+    return data_sets.read_digits() if digits else data_sets.read_downloaded(dataset, root)
 
 
 def statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -153,9 +143,7 @@ def halves(images: ImageSet) -> tuple[ImageSet, ImageSet]:
             "use at least 4 (more pictures, or a larger max_images)."
         )
     first, second = images.select(slice(middle)), images.select(slice(middle, None))
-    counts = [
-        half.labels.bincount(minlength=len(half.classes)).tolist() for half in (first, second)
-    ]
+    counts = (half.labels.bincount(minlength=len(images.classes)) for half in (first, second))
     for name, in_first, in_second in zip(images.classes, *counts, strict=True):
         if not (in_first and in_second):
             raise SettingsError(
@@ -186,30 +174,14 @@ def augment(batch: Tensor, like: ImageSet, cutout: int, generator: torch.Generat
         return drawn.to(batch.device)
 
     shifts = 2 * like.pad + 1
-    mirrored = draw(2).bool() if like.flip else None
-    images = crop_and_flip(batch, like.pad, draw(shifts), draw(shifts), mirrored)
+    mirrored = draw(2).bool().view(-1, 1, 1, 1) if like.flip else None
+    windows = F.pad(batch, 4 * (like.pad,)).unfold(2, height, 1).unfold(3, width, 1)
+    every = torch.arange(count, device=batch.device)
+    images = windows[every, :, draw(shifts), draw(shifts)]
+    if mirrored is not None:
+        images = torch.where(mirrored, images.flip(-1), images)
     images = normalise(images, like.mean, like.std)
     return cut_out(images, draw(height), draw(width), cutout) if cutout else images
-
-
-def crop_and_flip(
-    batch: Tensor, pad: int, top: Tensor, left: Tensor, mirrored: Tensor | None
-) -> Tensor:
-    """Return a crop at (`top`, `left`) of each zero-padded picture, some of them mirrored.
-
-    `top`, `left` (0 to 2 * pad) and `mirrored` (bool) have a figure a picture.
-    """
-    count, channels, height, width = batch.shape
-    device = batch.device
-    rows = top[:, None] + torch.arange(height, device=device)
-    columns = torch.arange(width, device=device).expand(count, width)
-    if mirrored is not None:
-        columns = torch.where(mirrored[:, None], width - 1 - columns, columns)
-    columns = left[:, None] + columns
-    picture = torch.arange(count, device=device)[:, None, None, None]
-    channel = torch.arange(channels, device=device)[:, None, None]
-    padded = F.pad(batch, 4 * (pad,))
-    return padded[picture, channel, rows[:, None, :, None], columns[:, None, None, :]]
 
 
 def cut_out(images: Tensor, rows: Tensor, columns: Tensor, length: int) -> Tensor:
@@ -225,10 +197,6 @@ def cut_out(images: Tensor, rows: Tensor, columns: Tensor, length: int) -> Tenso
 
     box = inside(rows, images.shape[2])[:, :, None] & inside(columns, images.shape[3])[:, None]
     return images.masked_fill(box[:, None], 0.0)
-
-
-Batch = tuple[Tensor, Tensor]
-"""Images `(batch, channels, height, width)`, float32 and normalised, with labels `(batch,)`."""
 
 
 def augmented_batch(
@@ -250,3 +218,46 @@ def a_class(labels: Tensor, classes: int) -> str:
     counts = labels.bincount(minlength=classes)
     fewest, most = int(counts.min()), int(counts.max())
     return f"{most} a class" if fewest == most else f"{fewest} to {most} a class"
+
+
+def sums(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return (summed cross-entropy, correct, count) on the device, without waiting for it.
+
+    Sums, not means: batches of different sizes are then weighted rightly.
+    """
+    loss = F.cross_entropy(logits, labels, reduction="sum")
+    correct = (logits.argmax(dim=1) == labels).sum()
+    return torch.stack([loss, correct.to(loss), torch.full_like(loss, len(labels))])
+
+
+def figures(split: str, sums: Sequence[float]) -> dict[str, Any]:
+    """Return loss and accuracy (0 to 1) of a split from such sums."""
+    loss, correct, count = sums
+    return {f"{split}_loss": loss / count, f"{split}_accuracy": correct / count}
+
+
+def check_half(batch_size: int, count: int) -> None:
+    """Raise SettingsError if half of `count` training pictures is less than a batch."""
+    which = f"pictures for the weights, half of the {count} that are not for the test"
+    check_batch_size(batch_size, count // 2, which)
+
+
+def held_out(images: ImageSet, holdout: float) -> tuple[ImageSet, ImageSet]:
+    """Return what is learnt from and a share that is held out, the last ones, in file order.
+
+    Raises SettingsError when one of them has too few images, or no image of a class is learnt from.
+    """
+    kept = len(images) - round(holdout * len(images))
+    first, last = images.select(slice(kept)), images.select(slice(kept, None))
+    if holdout and (kept < 2 or not len(last)):
+        raise SettingsError(
+            f"holdout={holdout} leaves {kept} of the {len(images)} pictures to learn from and "
+            f"{len(last)} to judge by; choose another share, or more pictures."
+        )
+    missing = sorted(set(range(len(first.classes))) - set(first.labels.tolist()))
+    if holdout and missing:
+        raise SettingsError(
+            f"holdout={holdout} leaves no picture of class {first.classes[missing[0]]!r} of "
+            f"{images.name} to learn from; choose a smaller share."
+        )
+    return first, last

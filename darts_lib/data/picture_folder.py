@@ -1,8 +1,8 @@
 """A folder of your own pictures as a data set: a subfolder a class, any size, grey or colour."""
 
 import os
-import statistics
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -27,25 +27,27 @@ LAYOUT = (
 BROKEN = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 """What Pillow raises for a file that is cut off, is no picture, or is absurdly large."""
 
-Paths = list[list[Path]]
-"""The picture files of every class."""
+ClassFiles = dict[str, list[Path]]
+"""The picture files of every class, by its name, in order of it."""
 Labelled = list[tuple[Path, int]]
 Pictures = tuple[Tensor, Tensor]
+"""Images uint8 `(n, channels, height, width)` and labels int64 `(n,)`."""
+Splits = tuple[Pictures, Pictures, tuple[str, ...]]
+"""Training pictures, test pictures, names of the classes."""
 
 
-def read(root: Path, size: int = 0) -> tuple[Pictures, Pictures, tuple[str, ...]]:
-    """Return training (images, labels), test (images, labels) and the names of the classes.
+def read(root: Path, size: int = 0) -> Splits:
+    """Return a folder's pictures: the smaller side resized to `size`, the centre cut out.
 
-    Images are uint8 `(n, channels, size, size)`: the smaller side resized to `size`, then the
-    centre cut out. Size 0 is the median of the training pictures' smaller sides, at most 64. One
-    channel if all pictures are grey, else three. Without a test folder a fixed fifth of every
-    class is the test split. The order is mixed, the same each time, with every class spread
-    evenly over it. Raises SettingsError naming the folder or the file at fault.
+    Size 0 is the median of the training pictures' smaller sides, at most 64. One channel if all
+    pictures are grey, else three. Without a test folder a fixed fifth of every class is the test
+    split. The order is mixed, the same each time, with every class spread evenly over it. Raises
+    SettingsError naming the folder or the file at fault.
     """
     train, test, classes = _find(root)
     shapes = [_shape(path) for path, _ in train + test]
     channels = max(channels for channels, _ in shapes)
-    median = int(statistics.median(side for _, side in shapes[: len(train)]))
+    median = int(np.median([side for _, side in shapes[: len(train)]]))
     size = size or min(median, LARGEST)
     print(
         f"{root}: {len(train)} training and {len(test)} test pictures in {len(classes)} classes, "
@@ -69,18 +71,24 @@ def _find(root: Path) -> tuple[Labelled, Labelled, tuple[str, ...]]:
     if not os.path.isdir(root):  # unlike its own is_dir, for a name of any length
         raise SettingsError(f"the folder of pictures {root} is not there; expected: {LAYOUT}.")
     rng = np.random.RandomState(0)  # its numbers are the same in every version of NumPy
-    if not subfolders(root / "train"):
-        classes, paths = class_files(root)
-        train, test = _split(paths, classes, root, rng)
-        return interleave(train, rng), interleave(test, rng), classes
-    held_out = next((root / name for name in ("test", "val") if subfolders(root / name)), None)
-    classes, paths = class_files(root / "train")
-    if held_out is None:
-        train, test = _split(paths, classes, root / "train", rng)
-    else:
-        train, (test_classes, test) = paths, class_files(held_out)
-        check_same_classes(root / "train", classes, held_out, test_classes)
-    return interleave(train, rng), interleave(test, rng), classes
+    folder = root / "train" if subfolders(root / "train") else root
+    train, test = class_files(folder), {}
+    test_folders = [root / name for name in ("test", "val") if subfolders(root / name)]
+    if folder != root and test_folders:
+        test = class_files(test_folders[0])
+        check_same_classes(folder, train, test_folders[0], test)
+    else:  # a fixed random fifth of every class, at least one picture
+        for name, files in train.items():
+            if len(files) < 2:
+                raise SettingsError(
+                    f"class {name!r} in {folder} has one picture, too few to train and to test: "
+                    "add more or give a test folder."
+                )
+            order = rng.permutation(len(files))
+            held_out = max(1, round(len(files) / TEST_SHARE))
+            test[name] = [files[i] for i in sorted(order[:held_out])]
+            train[name] = [files[i] for i in sorted(order[held_out:])]
+    return interleave(train, rng), interleave(test, rng), tuple(train)
 
 
 def check_same_classes(
@@ -96,97 +104,72 @@ def check_same_classes(
 
 def subfolders(folder: Path) -> list[Path]:
     """Return the folders in a folder in order of name, hidden ones left out."""
-    if not os.path.isdir(folder):
-        return []
-    found = (path for path in folder.iterdir() if path.is_dir())
-    return sorted(path for path in found if not path.name.startswith((".", "__MACOSX")))
+    folders = (path for path in folder.iterdir() if path.is_dir()) if os.path.isdir(folder) else ()
+    return sorted(path for path in folders if not path.name.startswith((".", "__MACOSX")))
 
 
-def class_files(folder: Path, layout: str = LAYOUT) -> tuple[tuple[str, ...], Paths]:
-    """Return the names of the classes and their picture files; every class must have one."""
-    folders = subfolders(folder)
-    if not folders:
+def class_files(folder: Path, layout: str = LAYOUT) -> ClassFiles:
+    """Return the picture files of every class, by its name; every class must have one."""
+    files = {each.name: pictures(each) for each in subfolders(folder)}
+    if not files:
         raise SettingsError(f"{folder} has no class folders; expected: {layout}.")
-    paths = [pictures(each) for each in folders]
-    for each, found in zip(folders, paths, strict=True):
-        if not found:
+    for name in files:
+        if not files[name]:
             raise SettingsError(
-                f"the class folder {each} has no pictures: add some ({', '.join(EXTENSIONS)}) "
-                f"or remove it; expected: {layout}."
+                f"the class folder {folder / name} has no pictures: add some "
+                f"({', '.join(EXTENSIONS)}) or remove it; expected: {layout}."
             )
-    return tuple(each.name for each in folders), paths
+    return files
 
 
 def pictures(folder: Path) -> list[Path]:
     """Return the picture files below a folder, in order of their path."""
-    found = (path for path in folder.rglob("*") if path.suffix.lower() in EXTENSIONS)
-    return sorted(path for path in found if path.is_file() and not path.name.startswith("."))
+    paths = (path for path in folder.rglob("*") if path.suffix.lower() in EXTENSIONS)
+    return sorted(path for path in paths if path.is_file() and not path.name.startswith("."))
 
 
-def _split(
-    paths: Paths, classes: tuple[str, ...], folder: Path, rng: np.random.RandomState
-) -> tuple[Paths, Paths]:
-    """Take a fixed random fifth of every class, at least one picture, as test pictures."""
-    train: Paths = []
-    test: Paths = []
-    for name, files in zip(classes, paths, strict=True):
-        if len(files) < 2:
-            raise SettingsError(
-                f"class {name!r} in {folder} has one picture, too few to train and to test: add "
-                "more or give a test folder."
-            )
-        order = rng.permutation(len(files))
-        held_out = max(1, round(len(files) / TEST_SHARE))
-        test.append([files[i] for i in sorted(order[:held_out])])
-        train.append([files[i] for i in sorted(order[held_out:])])
-    return train, test
-
-
-def interleave(paths: Paths, rng: np.random.RandomState) -> Labelled:
+def interleave(classes: ClassFiles, rng: np.random.RandomState) -> Labelled:
     """Mix all classes so that every stretch of the list has its share of each.
 
     The i-th of a class's n pictures stands at (i + 1/2) / n of the way. So each half of the list,
     and its start, has all classes: a class of two pictures has one in each half.
     """
     placed = []
-    for label, files in enumerate(paths):
+    for label, files in enumerate(classes.values()):
         for rank, index in enumerate(rng.permutation(len(files))):
             place = (2 * rank + 1) / (2 * len(files))
             placed.append((place, rng.random_sample(), files[index], label))
     return [(path, label) for _, _, path, label in sorted(placed)]
 
 
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Raise SettingsError, which names the file, where it cannot be read as a picture."""
+    try:
+        yield
+    except BROKEN as error:
+        raise SettingsError(
+            f"{path} cannot be read as a picture ({one_line(error)}): repair or remove it."
+        ) from error
+
+
 def _shape(path: Path) -> tuple[int, int]:
     """Return (channels, smaller side) of a picture from its header."""
-    try:
-        with Image.open(path) as picture:
-            return (1 if picture.mode in GREY_MODES else 3), min(picture.size)
-    except BROKEN as error:
-        raise unreadable(path, error) from error
+    with naming(path), Image.open(path) as picture:
+        return (1 if picture.mode in GREY_MODES else 3), min(picture.size)
 
 
 def _load(files: Labelled, channels: int, size: int) -> Pictures:
-    """Return images uint8 `(n, channels, size, size)` and labels int64 `(n,)`."""
-    images = torch.empty(len(files), channels, size, size, dtype=torch.uint8)
-    for image, (path, _) in zip(images, files, strict=True):
-        try:
-            pixels = np.array(_square(path, channels, size))
-        except BROKEN as error:
-            raise unreadable(path, error) from error
-        image.copy_(torch.from_numpy(pixels).view(size, size, channels).permute(2, 0, 1))
-    return images, torch.tensor([label for _, label in files])
-
-
-def _square(path: Path, channels: int, size: int) -> Image.Image:
-    """Return the centre of a picture, smaller side resized to `size`, grey or in colour."""
+    """Read the centre of each picture, smaller side resized to `size`, grey or in colour."""
     from torchvision.transforms import functional  # slow to load, and only needed for reading
 
-    with Image.open(path) as opened:
-        upright = ImageOps.exif_transpose(opened)  # as the camera was held
-        picture = in_channels(upright, channels)
-        resized = functional.resize(picture, [size])
-        square: Image.Image = functional.center_crop(resized, [size, size])
-        return square
+    images = torch.empty(len(files), channels, size, size, dtype=torch.uint8)
+    for image, (path, _) in zip(images, files, strict=True):
+        with naming(path), Image.open(path) as file:
+            upright = ImageOps.exif_transpose(file)  # as the camera was held
+            resized = functional.resize(in_channels(upright, channels), [size])
+            image.copy_(functional.pil_to_tensor(functional.center_crop(resized, [size, size])))
+    return images, torch.tensor([label for _, label in files])
 
 
 def in_channels(picture: Image.Image, channels: int) -> Image.Image:
@@ -196,10 +179,3 @@ def in_channels(picture: Image.Image, channels: int) -> Image.Image:
     if picture.mode == "P":  # a palette's transparent colour has no place in RGB
         picture = picture.convert("RGBA")
     return picture.convert("L" if channels == 1 else "RGB")
-
-
-def unreadable(path: Path, error: Exception) -> SettingsError:
-    """Return the error for a file that cannot be read as a picture."""
-    return SettingsError(
-        f"{path} cannot be read as a picture ({one_line(error)}): repair or remove it."
-    )

@@ -30,33 +30,18 @@ TOPIC_TOKENS = (48_000, 6_000, 6_000)
 TOPIC_WORDS = 2_000
 """So many commonest words of the help texts have a number of their own; `<unk>` is one more."""
 
-SHORTEST = 5
-"""Rows of the shortest segment whose length is drawn."""
-
 Segment = tuple[int, int]
 """First row and number of rows of a segment."""
 
 
-@dataclass(frozen=True)
-class Known:
-    """What a published corpus must hold: tokens by split, words, and where people find it."""
-
-    tokens: tuple[int, int, int]
-    words: int
-    names: str
-
-
 KNOWN = {
-    "penn": Known(
-        (929_589, 73_760, 82_430), 10_000, "ptb.train.txt, ptb.valid.txt and ptb.test.txt"
-    ),
-    "wikitext-2": Known(
-        (2_088_628, 217_646, 245_569),
-        33_278,
-        "wiki.train.tokens, wiki.valid.tokens and wiki.test.tokens",
-    ),
+    "penn": ((929_589, 73_760, 82_430), 10_000, "ptb.{}.txt"),
+    "wikitext-2": ((2_088_628, 217_646, 245_569), 33_278, "wiki.{}.tokens"),
 }
-"""Tokens include one `<eos>` a line; words are counted over the three files."""
+"""What a published corpus must hold: tokens by split and words; and its files' usual names.
+
+Tokens include one `<eos>` a line; words are counted over the three files.
+"""
 
 
 @dataclass(frozen=True)
@@ -86,7 +71,7 @@ def load_text(dataset: str, root: Path) -> Corpus:
     texts = [_read(folder / f"{split}.txt", dataset) for split in SPLITS]
     corpus = _numbered(texts, dict.fromkeys(word for text in texts for word in text))
     if dataset in KNOWN:
-        _check(corpus, folder, KNOWN[dataset])
+        _check(corpus, folder)
     return corpus
 
 
@@ -94,14 +79,13 @@ def _read(file: Path, dataset: str) -> list[str]:
     """Return the words of a file with `<eos>` at the end of each line, an empty one included."""
     try:
         content = file.read_text(encoding="utf-8-sig")  # some editors put a mark before the text
-    except UnicodeDecodeError as error:
+        if "\0" in content:
+            raise UnicodeError("NUL, as in UTF-16")
+    except UnicodeError as error:
         raise SettingsError(f"{file} is not UTF-8 text ({error}); save it as UTF-8.") from None
     except OSError as error:
-        raise SettingsError(
-            f"{file} cannot be read ({error.strerror}): {_way_out(dataset)}."
-        ) from None
-    if "\0" in content:
-        raise SettingsError(f"{file} is not UTF-8 text (NUL, as in UTF-16); save it as UTF-8.")
+        problem = f"{file} cannot be read ({error.strerror})"
+        raise SettingsError(f"{problem}: {_way_out(dataset)}.") from None
     lines = content.split("\n")
     if not lines[-1].strip():
         lines.pop()  # what follows the last line's end
@@ -113,29 +97,28 @@ def _read(file: Path, dataset: str) -> list[str]:
 
 def _way_out(dataset: str) -> str:
     if dataset in KNOWN:
+        train, valid, test = map(KNOWN[dataset][2].format, SPLITS)
         return (
             f"put train.txt, valid.txt and test.txt into {dataset} of the data folder, known "
-            f"elsewhere as {KNOWN[dataset].names} (data/README.md says where to get them), or use "
-            "dataset='topics', which needs no files"
+            f"elsewhere as {train}, {valid} and {test} (data/README.md says where to get them), "
+            "or use dataset='topics', which needs no files"
         )
     return (
         "data_root must name a folder with train.txt, valid.txt and test.txt, words between spaces"
     )
 
 
-def _check(corpus: Corpus, folder: Path, known: Known) -> None:
-    for split, expected in zip(SPLITS, known.tokens, strict=True):
-        found = len(getattr(corpus, split))
-        if found != expected:
+def _check(corpus: Corpus, folder: Path) -> None:
+    """Refuse another edition of a published corpus than the one that others measure on."""
+    tokens, words, _ = KNOWN[folder.name]
+    counts = [(f"{folder / split}.txt", split, n) for split, n in zip(SPLITS, tokens, strict=True)]
+    for place, what, count in [*counts, (folder, "words", words)]:
+        if (there := len(getattr(corpus, what))) != count:
+            noun = "different words" if what == "words" else "tokens"
             raise SettingsError(
-                f"{folder / split}.txt has {found:,} tokens, not {expected:,}: it is cut short or "
-                f"another edition; {_way_out(folder.name)}."
+                f"{place} has {there:,} {noun}, not {count:,}: it is cut short or another edition; "
+                f"{_way_out(folder.name)}."
             )
-    if len(corpus.words) != known.words:
-        raise SettingsError(
-            f"{folder} has {len(corpus.words):,} different words, not {known.words:,}: it is "
-            f"another edition; {_way_out(folder.name)}."
-        )
 
 
 def _numbered(texts: Sequence[Sequence[str]], words: Iterable[str]) -> Corpus:
@@ -143,8 +126,8 @@ def _numbered(texts: Sequence[Sequence[str]], words: Iterable[str]) -> Corpus:
     names = tuple(words)
     numbers = {word: number for number, word in enumerate(names)}
     unknown = numbers.get(UNKNOWN, -1)
-    splits = [torch.tensor([numbers.get(word, unknown) for word in text]) for text in texts]
-    return Corpus(splits[0], splits[1], splits[2], names)
+    train, valid, test = (torch.tensor([numbers.get(w, unknown) for w in text]) for text in texts)
+    return Corpus(train, valid, test, names)
 
 
 def _read_topics() -> Corpus:
@@ -154,23 +137,15 @@ def _read_topics() -> Corpus:
     for its size.
     """
     texts: list[list[str]] = [[] for _ in SPLITS]
+    pattern = re.compile(r"\w+|([^\w\s])\1*")  # words, and runs of one mark
     for topic in sorted(topics):
         shares = [len(text) / size for text, size in zip(texts, TOPIC_TOKENS, strict=True)]
-        texts[shares.index(min(shares))] += _tokens(topics[topic])
+        emptiest = texts[shares.index(min(shares))]
+        for line in filter(str.strip, topics[topic].lower().splitlines()):
+            emptiest += [*(match[0] for match in pattern.finditer(line)), END]
     texts = [text[:size] for text, size in zip(texts, TOPIC_TOKENS, strict=True)]
     counts = sorted(Counter(texts[0]).items(), key=lambda item: (-item[1], item[0]))
     return _numbered(texts, [UNKNOWN, *(word for word, _ in counts[:TOPIC_WORDS])])
-
-
-def _tokens(text: str) -> list[str]:
-    """Split prose into lower-case words and runs of one mark, with `<eos>` after each line."""
-    found = []
-    for line in filter(str.strip, text.lower().splitlines()):
-        found += [match[0] for match in re.finditer(r"\w+|([^\w\s])\1*", line)] + [END]
-    return found
-
-
-# Columns and segments ----------------------------------------------------------------------------
 
 
 def batchify(tokens: Tensor, batch: int, setting: str = "batch_size") -> Tensor:
@@ -198,20 +173,17 @@ def segments(
     same words in every epoch. Without one, all have `bptt` rows; the last has what is left.
     Source: the original code, after Merity et al., 2017.
     """
-    found, start = [], 0
+    parts, start = [], 0
     while start < rows - 1:
-        length = bptt if generator is None else _length(bptt, generator, spread)
-        length = min(length, rows - 1 - start)
-        found.append((start, length))
+        length = bptt
+        if generator is not None:
+            uniform = float(torch.rand((), generator=generator))
+            normal = float(torch.randn((), generator=generator))
+            middle = bptt if uniform < 0.95 else bptt / 2
+            length = int(min(max(5, middle + spread * normal), bptt + 20))
+        parts.append((start, min(length, rows - 1 - start)))
         start += length
-    return found
-
-
-def _length(bptt: int, generator: torch.Generator, spread: float) -> int:
-    uniform = float(torch.rand((), generator=generator))
-    normal = float(torch.randn((), generator=generator))
-    middle = bptt if uniform < 0.95 else bptt / 2
-    return int(min(max(SHORTEST, middle + spread * normal), bptt + 20))
+    return parts
 
 
 def inputs_and_targets(columns: Tensor, segment: Segment) -> tuple[Tensor, Tensor]:

@@ -8,12 +8,18 @@ found by moving one item at a time for as long as wires get shorter or cross les
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import combinations, pairwise
 
 from darts_lib.genotype import Pair
 from darts_lib.search_space import INPUTS
 
 Point = tuple[float, float]
+Route = tuple[Point, ...]
+Item = int | tuple[int, int]
+"""What stands in a column: a state, or the lane of a wire, which is (wire, column)."""
+
+OUTPUT = -1
+"""The output among the targets of wires; it stands in a column of its own, after all others."""
 
 INPUT_WIDTH, OUTPUT_WIDTH = 0.56, 0.40
 NODE_RADIUS = 0.15
@@ -27,22 +33,14 @@ LANE, TIGHT_LANE = 0.18, 0.10
 
 
 @dataclass(frozen=True)
-class Wire:
-    """A line from a state to a node, or to the output, whose `target` is -1."""
-
-    source: int
-    target: int
-
-
-@dataclass(frozen=True)
 class CellLayout:
     """Positions of a cell's parts, in inches; a route is the points a wire passes, in order."""
 
     states: dict[int, Point]
     output: Point
     names: tuple[Point, ...]
-    routes: tuple[tuple[Point, ...], ...]
-    output_routes: dict[int, tuple[Point, ...]]
+    routes: tuple[Route, ...]
+    output_routes: dict[int, Route]
 
 
 def depths(pairs: Sequence[Pair]) -> tuple[int, ...]:
@@ -74,82 +72,83 @@ class _Columns:
     """The order of nodes and lanes in each column, and how good it is. Heights are in inches."""
 
     def __init__(
-        self, wires: Sequence[Wire], column: Sequence[int], node: float, anchored: bool
+        self,
+        pairs: Sequence[Pair],
+        concat: Sequence[int],
+        node_height: float,
+        columns: Sequence[int] | None,
     ) -> None:
-        self.wires, self.column, self.anchored = wires, column, anchored
-        self.sizes = (node, TIGHT_LANE if anchored else LANE)
-        self.last = max(column) + 1
-        # An item is a state (0 and up) or the lane of wire w (-1 - w).
-        self.items: list[list[int]] = [[] for _ in range(self.last)]
-        for state, place in enumerate(column):
+        self.wires = [(source, i // 2 + INPUTS) for i, (_, source) in enumerate(pairs)]
+        self.wires += [(state, OUTPUT) for state in sorted(concat)]
+        self.column = dict(enumerate(columns or depths(pairs)))
+        self.last = self.column[OUTPUT] = max(self.column.values()) + 1
+        self.anchored = columns is not None
+        self.node_height, self.lane_height = node_height, TIGHT_LANE if self.anchored else LANE
+        self.items: list[list[Item]] = [[] for _ in range(self.last + 1)]
+        for state, place in self.column.items():
             self.items[place].append(state)
-        for number, wire in enumerate(wires):
-            for place in range(column[wire.source] + 1, self._end(wire)):
-                self.items[place].append(-1 - number)
+        for wire in range(len(self.wires)):
+            for lane in self.lanes(wire):
+                self.items[lane[1]].append(lane)
 
-    def _end(self, wire: Wire) -> int:
-        return self.last if wire.target < 0 else self.column[wire.target]
+    def lanes(self, wire: int) -> list[tuple[int, int]]:
+        """Return a wire's lanes: one in each column between its two ends."""
+        source, target = self.wires[wire]
+        return [(wire, place) for place in range(self.column[source] + 1, self.column[target])]
 
-    def size(self, item: int) -> float:
-        """Return the height of a state's block or of a lane."""
-        return self.sizes[item < 0]
+    def height(self, item: Item) -> float:
+        """Return the height of a node with its two names, or of a lane."""
+        return self.node_height if isinstance(item, int) else self.lane_height
 
-    def stack(self, items: Sequence[int]) -> dict[int, float]:
-        """Return each item's height above the middle."""
-        at, y = {}, 0.0
-        for item in items:
-            at[item] = y - self.size(item) / 2
-            y -= self.size(item)
-        nodes = [height for item, height in at.items() if item >= 0]
-        middle = nodes[0] if self.anchored and len(nodes) == 1 else y / 2
-        return {item: height - middle for item, height in at.items()}
+    def middles(self) -> dict[Item, float]:
+        """Return how high above the cell's middle each item has its own."""
+        middles: dict[Item, float] = {}
+        for items in self.items:
+            at, y = {}, 0.0
+            for item in items:
+                at[item] = y - self.height(item) / 2
+                y -= self.height(item)
+            nodes = [at[item] for item in items if isinstance(item, int)]
+            middle = nodes[0] if self.anchored and len(nodes) == 1 else y / 2
+            middles |= {item: height - middle for item, height in at.items()}
+        return middles
 
-    def stops(self, number: int, heights: Sequence[dict[int, float]]) -> list[float]:
-        """Return the heights a wire passes, from its source to its end, one a column."""
-        wire = self.wires[number]
-        start, end = self.column[wire.source], self._end(wire)
-        lanes = [heights[place][-1 - number] for place in range(start + 1, end)]
-        finish = 0.0 if wire.target < 0 else heights[end][wire.target]
-        return [heights[start][wire.source], *lanes, finish]
+    def stops(self, wire: int, middles: dict[Item, float]) -> list[float]:
+        """Return the heights a wire passes, from its source to its target, one a column."""
+        source, target = self.wires[wire]
+        passed: list[Item] = [source, *self.lanes(wire), target]
+        return [middles[item] for item in passed]
 
     def cost(self) -> float:
         """Return crossings plus squared climbs; lower reads better."""
-        heights = [self.stack(items) for items in self.items]
+        middles = self.middles()
         spans: dict[int, list[Point]] = {}
-        for number, wire in enumerate(self.wires):
-            stops = self.stops(number, heights)
-            for step, span in enumerate(zip(stops, stops[1:], strict=False)):
-                spans.setdefault(self.column[wire.source] + step, []).append(span)
-        return sum(map(_tangle, spans.values()))
+        for wire, (source, _) in enumerate(self.wires):
+            for step, span in enumerate(pairwise(self.stops(wire, middles))):
+                spans.setdefault(self.column[source] + step, []).append(span)
+        pairs = (pair for column in spans.values() for pair in combinations(column, 2))
+        crossings = sum((a[0] - b[0]) * (a[1] - b[1]) < -1e-9 for a, b in pairs)
+        climbs = sum((start - end) ** 2 for column in spans.values() for start, end in column)
+        return crossings + 0.6 * climbs
 
     def improve(self) -> None:
         """Move single items while that helps; the inputs stay where they are."""
-        best, improved = self.cost(), True
-        while improved:
-            improved = False
+        before = math.inf
+        while (cost := self.cost()) < before - 1e-9:
+            before = cost
             for items in self.items[1:]:
                 for item in list(items):
-                    cost = self._best_place(items, item)
-                    improved |= cost < best - 1e-9
-                    best = cost
+                    self._settle(items, item)
 
-    def _best_place(self, items: list[int], item: int) -> float:
-        home = items.index(item)
-        costs = []
-        for place in range(len(items)):
-            items.remove(item)
-            items.insert(place, item)
-            costs.append((round(self.cost(), 9), abs(place - home), place))
-        cost, _, place = min(costs)
-        items.remove(item)
-        items.insert(place, item)
-        return cost
+    def _settle(self, items: list[Item], item: Item) -> None:
+        """Move an item to the best place of its column, of equally good ones to the nearest."""
+        home, others = items.index(item), [other for other in items if other != item]
 
+        def cost(place: int) -> tuple[float, int]:
+            items[:] = [*others[:place], item, *others[place:]]
+            return round(self.cost(), 9), abs(place - home)
 
-def _tangle(spans: Sequence[Point]) -> float:
-    pairs = combinations(spans, 2)
-    crossings = sum((a[0] - b[0]) * (a[1] - b[1]) < -1e-9 for a, b in pairs)
-    return crossings + 0.6 * sum((start - end) ** 2 for start, end in spans)
+        cost(min(range(len(items)), key=cost))
 
 
 def layout_cell(
@@ -163,88 +162,47 @@ def layout_cell(
 
     `columns` gives each state's column; without it a node stands right after what it hears.
     """
-    wires = [Wire(source, i // 2 + INPUTS) for i, (_, source) in enumerate(pairs)]
-    wires += [Wire(state, -1) for state in sorted(concat)]
-    node = 2 * name_size[1] + NODE_GAP
-    places = _Columns(wires, columns or depths(pairs), node, anchored=columns is not None)
-    places.improve()
-    return _Placer(places, size, name_size).place(len(pairs))
+    order = _Columns(pairs, concat, 2 * name_size[1] + NODE_GAP, columns)
+    order.improve()
+    block = name_size[0] + ARROW + NODE_RADIUS
+    # The gaps before the columns of nodes are all alike.
+    start, end, count = MARGIN + INPUT_WIDTH, size[0] - MARGIN - OUTPUT_WIDTH, order.last - 1
+    gap = (end - OUTPUT_ARROW - start - count * (block + NODE_RADIUS)) / (count + OUTPUT_GAP)
+    nodes = [start + i * (gap + block) + (i - 1) * NODE_RADIUS for i in range(1, order.last)]
+    xs = [start - INPUT_WIDTH / 2, *nodes, end + OUTPUT_WIDTH / 2]
+    middles = order.middles()
+    scale, middle = 1.0, size[1] / 2
+    if not order.anchored:  # all columns fill the height
+        items = [item for column in order.items[1:-1] for item in column]
+        low = min(middles[item] - order.height(item) / 2 for item in items)
+        high = max(middles[item] + order.height(item) / 2 for item in items)
+        scale = min(1.3, (size[1] - 2 * MARGIN) / (high - low))
+        middle -= scale * (low + high) / 2
+    ys = {item: middle + scale * height for item, height in middles.items()}
+    for state in range(INPUTS):
+        ys[state] = middle + (0.5 - state) * min(1.6, 0.6 * size[1])
+    states = {state: (xs[place], ys[state]) for state, place in order.column.items()}
 
-
-class _Placer:
-    """Turns the order within columns into positions."""
-
-    def __init__(
-        self, places: _Columns, size: tuple[float, float], name_size: tuple[float, float]
-    ) -> None:
-        self.places, self.name_size, self.height = places, name_size, size[1]
-        self.heights = [places.stack(items) for items in places.items]
-        self.input_x = MARGIN + INPUT_WIDTH / 2
-        self.output_x = size[0] - MARGIN - OUTPUT_WIDTH / 2
-        self.block = name_size[0] + ARROW + NODE_RADIUS
-        low, high = self._extremes()
-        self.scale, self.middle = 1.0, size[1] / 2
-        if not places.anchored:
-            self.scale = min(1.3, (size[1] - 2 * MARGIN) / (high - low))
-            self.middle -= self.scale * (low + high) / 2
-
-    def _extremes(self) -> tuple[float, float]:
-        edges = [
-            height + sign * self.places.size(item) / 2
-            for sign in (-1, 1)
-            for column in self.heights[1:]
-            for item, height in column.items()
-        ]
-        return min(edges), max(edges)
-
-    def x(self, column: int) -> float:
-        """Return the middle of a column's nodes; the gaps before the columns are all alike."""
-        if column == 0:
-            return self.input_x
-        left = self.input_x + INPUT_WIDTH / 2
-        room = self.output_x - OUTPUT_WIDTH / 2 - OUTPUT_ARROW - left
-        count = self.places.last - 1
-        gap = (room - count * (self.block + NODE_RADIUS)) / (count + OUTPUT_GAP)
-        return left + column * (gap + self.block) + (column - 1) * NODE_RADIUS
-
-    def y(self, height: float) -> float:
-        """Return inches from the bottom for a height above the middle."""
-        return self.middle + self.scale * height
-
-    def place(self, pair_count: int) -> CellLayout:
-        """Return all positions."""
-        states = {
-            state: (self.x(place), self.y(self.heights[place][state]))
-            for state, place in enumerate(self.places.column)
-        }
-        for state in range(INPUTS):
-            spread = (0.5 - state) * min(1.6, 0.6 * self.height)
-            states[state] = (self.input_x, self.middle + spread)
-        names = self._names(pair_count, states)
-        output = (self.output_x, self.y(0.0))
-        before = (output[0] - OUTPUT_WIDTH / 2 - OUTPUT_ARROW, output[1])
-        half = self.name_size[0] / 2
-        routes = [self._route(i, states, (x - half, y)) for i, (x, y) in enumerate(names)]
-        wires = list(enumerate(self.places.wires))[pair_count:]
-        outputs = {wire.source: self._route(i, states, before) for i, wire in wires}
-        return CellLayout(states, output, tuple(names), tuple(routes), outputs)
-
-    def _names(self, pair_count: int, states: dict[int, Point]) -> list[Point]:
-        """Put a node's two names left of it, the wire from higher up above the other."""
-        names: list[Point] = [(0.0, 0.0)] * pair_count
-        for first in range(0, pair_count, 2):
-            x, y = states[first // 2 + INPUTS]
-            left = x - self.block + self.name_size[0] / 2
-            arrivals = [self.places.stops(i, self.heights)[-2] for i in (first, first + 1)]
-            away = math.copysign(self.name_size[1] / 2 + 0.02, arrivals[0] - arrivals[1])
-            names[first : first + 2] = [(left, y + away), (left, y - away)]
-        return names
-
-    def _route(self, number: int, states: dict[int, Point], end: Point) -> tuple[Point, ...]:
-        wire = self.places.wires[number]
-        points = [states[wire.source]]
-        start = self.places.column[wire.source]
-        for step, height in enumerate(self.places.stops(number, self.heights)[1:-1], start + 1):
-            x = self.x(step)
-            points += [(x - self.block, self.y(height)), (x + NODE_RADIUS, self.y(height))]
+    def route(wire: int, end: Point) -> Route:
+        points = [states[order.wires[wire][0]]]
+        for lane in order.lanes(wire):
+            x, y = xs[lane[1]], ys[lane]
+            points += [(x - block, y), (x + NODE_RADIUS, y)]
         return (*points, end)
+
+    names: list[Point] = []
+    for first in range(0, len(pairs), 2):  # left of the node, the wire from higher up on top
+        x, y = states[first // 2 + INPUTS]
+        arrivals = [order.stops(wire, middles)[-2] for wire in (first, first + 1)]
+        away = math.copysign(name_size[1] / 2 + 0.02, arrivals[0] - arrivals[1])
+        left = x - block + name_size[0] / 2
+        names += [(left, y + away), (left, y - away)]
+    output = states.pop(OUTPUT)
+    before = (output[0] - OUTPUT_WIDTH / 2 - OUTPUT_ARROW, output[1])
+    return CellLayout(
+        states,
+        output,
+        tuple(names),
+        tuple(route(i, (x - name_size[0] / 2, y)) for i, (x, y) in enumerate(names)),
+        {state: route(i, before) for i, state in enumerate(sorted(concat), len(pairs))},
+    )

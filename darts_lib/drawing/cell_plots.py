@@ -1,18 +1,24 @@
-"""Pictures of cells in matplotlib. The alternative text of a picture is `describe_cell`.
+"""Pictures of cells in matplotlib, and as files. `describe_cell` is a picture's alternative text.
 
-A function that returns a Figure leaves none open in pyplot. Files are written by `cell_pictures`.
+A function that returns a Figure leaves none open in pyplot.
 """
 
+import io
 import math
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Literal
 
+import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, PathPatch
 from matplotlib.path import Path as Curve
 from matplotlib.typing import HashableList
+from PIL import Image
 
 from darts_lib.drawing.cell_layout import (
     NODE_RADIUS,
@@ -21,11 +27,13 @@ from darts_lib.drawing.cell_layout import (
     depths,
     layout_cell,
     least_width,
+    one_a_column,
     tall,
 )
 from darts_lib.drawing.plot_style import (
     GREY,
     HEIGHT,
+    OPERATION_STROKES,
     STROKES,
     WIDTH,
     Stroke,
@@ -34,11 +42,9 @@ from darts_lib.drawing.plot_style import (
     new_figure,
     stroke_of,
 )
+from darts_lib.engine.files import check_target, write_whole
 from darts_lib.genotype import Genotype, Pair
 from darts_lib.search_space import INPUTS, KINDS, edges
-
-FIRST_NODE = 0
-"""The number written in the first node, as in the paper's figures."""
 
 INPUT_NAMES = ("c_{k-2}", "c_{k-1}")
 HEADINGS = {"normal": "Normal cell", "reduce": "Reduction cell"}
@@ -48,18 +54,14 @@ ONE_LINE, TWO_LINES = (1.10, 0.22), (0.74, 0.38)
 PLAIN = Stroke(GREY)
 
 
-def node_name(state: int) -> str:
-    """Return what a state is called in the description of a picture."""
-    return f"input {state}" if state < INPUTS else f"node {state - INPUTS + FIRST_NODE}"
-
-
 def describe_cell(pairs: Sequence[Pair]) -> str:
     """Say a cell in words, a sentence a node: the alternative text of its picture."""
+    names = [f"input {i}" for i in range(INPUTS)] + [f"node {i}" for i in range(len(pairs) // 2)]
     sentences = []
-    for first in range(0, len(pairs), 2):
-        terms = [f"{name} of {node_name(source)}" for name, source in pairs[first : first + 2]]
-        sentences.append(f"{node_name(first // 2 + INPUTS)} adds {' and '.join(terms)}.")
-    return " ".join(sentence.capitalize() for sentence in sentences)
+    for first, node in zip(range(0, len(pairs), 2), names[INPUTS:], strict=True):
+        terms = [f"{name} of {names[source]}" for name, source in pairs[first : first + 2]]
+        sentences.append(f"{node.capitalize()} adds {' and '.join(terms)}.")
+    return " ".join(sentences)
 
 
 # --- one cell ---------------------------------------------------------------------------------
@@ -70,14 +72,13 @@ def draw_cell(
     concat: Sequence[int],
     ax: Axes | None = None,
     title: str = "",
-    output: str = "c_{k}",
     columns: Sequence[int] | None = None,
 ) -> Axes:
     """Draw one cell: inputs left, output right, each edge with its operation's name on it.
 
-    `pairs` and `concat` as in a genotype; `output` is the output's name in TeX's notation. Grey
-    lines lead to the output, which joins the channels of the nodes in `concat`. `columns` gives
-    each state's column, for an animation; without it a node stands right after what it hears.
+    `pairs` and `concat` as in a genotype. Grey lines lead to the output, which joins the channels
+    of the nodes in `concat`. `columns` gives each state's column, for an animation; without it a
+    node stands right after what it hears.
     """
     ax = axes_or_new(ax, WIDTH, HEIGHT)
     ax.set_title(title)
@@ -90,66 +91,70 @@ def draw_cell(
     layout = layout_cell(pairs, concat, (width, height), name_size, columns)
     ax.set(xlim=(0, width), ylim=(0, height))
     for state, route in layout.output_routes.items():
-        _wire(ax, route, PLAIN, f"wire to output {state}")
+        draw_wire(ax, route, PLAIN, f"wire to output {state}")
         end = (layout.output[0] - OUTPUT_WIDTH / 2, layout.output[1])
-        _arrow(ax, route[-1], end, PLAIN, f"output {state}")
+        draw_arrow(ax, route[-1], end, PLAIN, gid=f"output {state}")
     for i, (name, _) in enumerate(pairs):
-        stroke = stroke_of(name)
+        stroke, place = stroke_of(name), layout.names[i]
         # The name hides the wire's last part, so names of any length meet their wire.
-        _wire(ax, (*layout.routes[i], layout.names[i]), stroke, f"wire {i}")
-        _arrow(ax, layout.names[i], layout.states[i // 2 + INPUTS], stroke, f"edge {i}")
-        _operation(ax, layout.names[i], name, two_lines)
-    _draw_states(ax, layout.states, layout.output, output)
+        draw_wire(ax, (*layout.routes[i], place), stroke, f"wire {i}")
+        draw_arrow(ax, place, layout.states[i // 2 + INPUTS], stroke, gid=f"edge {i}")
+        text = "\n".join(name.rsplit("_", 1)) if two_lines else name
+        draw_name(ax, place, text, stroke, "operation")
+    _draw_states(ax, layout.states, layout.output)
     return ax
 
 
-def _wire(ax: Axes, route: Sequence[Point], stroke: Stroke, gid: str) -> None:
+def _draw_states(ax: Axes, states: Mapping[int, Point], output: Point) -> None:
+    for state, place in states.items():
+        if state < INPUTS:
+            draw_box(ax, place, INPUT_NAMES[state], "input")
+        else:
+            draw_node(ax, place, str(state - INPUTS), "node")
+    draw_box(ax, (output[0] - OUTPUT_WIDTH / 2 + 0.04, output[1]), "c_{k}", "output", "left")
+
+
+# --- its parts, for recurrent cells too -------------------------------------------------------
+
+
+def draw_wire(ax: Axes, route: Sequence[Point], stroke: Stroke, gid: str) -> None:
     """Draw a smooth line through the points; it leaves and enters each level."""
     points, codes = [route[0]], [Curve.MOVETO]
-    for number, ((x0, y0), (x1, y1)) in enumerate(zip(route, route[1:], strict=False)):
-        if number % 2:  # along a lane
-            points.append((x1, y1))
-            codes.append(Curve.LINETO)
-        else:
-            middle = (x0 + x1) / 2
-            points += [(middle, y0), (middle, y1), (x1, y1)]
-            codes += [Curve.CURVE4] * 3
+    for number, ((x0, y0), (x1, y1)) in enumerate(pairwise(route)):
+        middle = (x0 + x1) / 2
+        along = number % 2  # a lane
+        points += [(x1, y1)] if along else [(middle, y0), (middle, y1), (x1, y1)]
+        codes += [Curve.LINETO] if along else [Curve.CURVE4] * 3
     width = 1.1 if stroke is PLAIN else 1.7
-    curve = Curve(np.asarray(points), codes)
     style = {"ec": stroke.colour, "ls": stroke.line, "lw": width, "zorder": 1, "gid": gid}
-    ax.add_patch(PathPatch(curve, fill=False, **style))
+    ax.add_patch(PathPatch(Curve(np.asarray(points), codes), fill=False, **style))
 
 
-def _arrow(ax: Axes, start: Point, end: Point, stroke: Stroke, gid: str) -> None:
-    """Draw the arrow that ends an edge; nodes and names lie above it."""
-    radius = 0 if stroke is PLAIN else 72 * NODE_RADIUS
-    arrow = FancyArrowPatch(
-        start, end, arrowstyle="-|>", mutation_scale=9, shrinkA=0, shrinkB=radius,
-        color=stroke.colour, lw=1.1 if stroke is PLAIN else 1.7, zorder=2, gid=gid,
-    )  # fmt: skip
-    ax.add_patch(arrow)
+def draw_arrow(ax: Axes, start: Point, end: Point, stroke: Stroke, **style: Any) -> None:
+    """Draw the arrow that ends an edge at a node, or at the output if `stroke` is `PLAIN`."""
+    width, radius = (1.1, 0) if stroke is PLAIN else (1.7, NODE_RADIUS)
+    usual = {"mutation_scale": 9, "shrinkA": 0, "shrinkB": 72 * radius, "lw": width, "zorder": 2}
+    style = {"arrowstyle": "-|>", "color": stroke.colour, **usual, **style}
+    ax.add_patch(FancyArrowPatch(start, end, **style))
 
 
-def _operation(ax: Axes, place: Point, name: str, two_lines: bool) -> None:
-    head, _, tail = name.rpartition("_")
-    text = f"{head}\n{tail}" if two_lines and head else name
-    box = {"boxstyle": "round,pad=0.2", "fc": "white", "ec": stroke_of(name).colour, "lw": 1.2}
+def draw_name(ax: Axes, place: Point, text: str, stroke: Stroke, gid: str) -> None:
+    """Draw an operation's name in a frame of its colour; it lies above all wires."""
+    box = {"boxstyle": "round,pad=0.2", "fc": "white", "ec": stroke.colour, "lw": 1.2}
     ax.text(*place, text, ha="center", va="center", fontsize=10, linespacing=1.0, bbox=box,
-            zorder=4, gid="operation")  # fmt: skip
+            zorder=4, gid=gid)  # fmt: skip
 
 
-def _draw_states(ax: Axes, states: Mapping[int, Point], output: Point, name: str) -> None:
-    for state, (x, y) in states.items():
-        if state < INPUTS:
-            _box(ax, (x, y), INPUT_NAMES[state], "center", "input")
-        else:
-            ax.plot(x, y, "o", ms=2 * 72 * NODE_RADIUS, mfc="white", mec="black", zorder=3)
-            number = str(state - INPUTS + FIRST_NODE)
-            ax.text(x, y, number, ha="center", va="center", fontsize=11, zorder=4, gid="node")
-    _box(ax, (output[0] - OUTPUT_WIDTH / 2 + 0.04, output[1]), name, "left", "output")
+def draw_node(ax: Axes, place: Point, text: str, gid: str, face: str = "white") -> None:
+    """Draw a node: a circle with its number."""
+    ax.plot(*place, "o", ms=2 * 72 * NODE_RADIUS, mfc=face, mec="black", zorder=3)
+    ax.text(*place, text, ha="center", va="center", fontsize=11, zorder=4, gid=gid)
 
 
-def _box(ax: Axes, place: Point, name: str, align: Literal["left", "center"], gid: str) -> None:
+def draw_box(
+    ax: Axes, place: Point, name: str, gid: str, align: Literal["left", "center"] = "center"
+) -> None:
+    """Draw an input or the output: its name, in TeX's notation, in a grey box."""
     box = {"boxstyle": "round,pad=0.25", "fc": "#EEEEEE", "ec": GREY}
     ax.text(*place, f"${name}$", ha=align, va="center", fontsize=11, bbox=box, zorder=4, gid=gid)
 
@@ -166,12 +171,8 @@ def draw_genotype(genotype: Genotype) -> Figure:
     else:
         grid = figure.subplots(1, 2, width_ratios=[max(depths(pairs)) + 0.6 for pairs in cells])
     for kind, ax in zip(KINDS, grid, strict=True):
-        _draw_kind(genotype, kind, ax, HEADINGS[kind])
+        draw_cell(genotype.pairs(kind), genotype.concat(kind), ax, HEADINGS[kind])
     return figure
-
-
-def _draw_kind(genotype: Genotype, kind: str, ax: Axes, title: str) -> Axes:
-    return draw_cell(genotype.pairs(kind), genotype.concat(kind), ax, title)
 
 
 def compare_cells(genotypes: Mapping[str, Genotype], kind: str = "normal") -> Figure:
@@ -182,18 +183,15 @@ def compare_cells(genotypes: Mapping[str, Genotype], kind: str = "normal") -> Fi
     deep = [name for name, cell in genotypes.items() if max(depths(cell.pairs(kind))) > 2]
     flat = [name for name in genotypes if name not in deep]
     rows = [flat[i : i + 2] for i in range(0, len(flat), 2)] + [[name, name] for name in deep]
-    heights = [max(_row_height(genotypes[name].pairs(kind)) for name in row) for row in rows]
+    heights = []
+    for row in rows:  # names take two lines where two nodes share half the width
+        cells = [genotypes[name].pairs(kind) for name in row]
+        heights.append(max(0.7 + (0.92 if max(depths(c)) == 2 else 0.58) * tall(c) for c in cells))
     mosaic: list[HashableList[str]] = [[row[0], row[1] if row[1:] else "."] for row in rows]
     figure = new_figure(10.0, sum(heights))
     for name, ax in figure.subplot_mosaic(mosaic, height_ratios=heights).items():
-        _draw_kind(genotypes[name], kind, ax, name)
+        draw_cell(genotypes[name].pairs(kind), genotypes[name].concat(kind), ax, name)
     return figure
-
-
-def _row_height(pairs: Sequence[Pair]) -> float:
-    """Return inches for a cell and its title: names take two lines where two nodes share half."""
-    node = 0.92 if max(depths(pairs)) == 2 else 0.58
-    return 0.7 + node * tall(pairs)
 
 
 def draw_supercell(nodes: int = 4, by: str = "target", ax: Axes | None = None) -> Axes:
@@ -205,37 +203,83 @@ def draw_supercell(nodes: int = 4, by: str = "target", ax: Axes | None = None) -
     ax = axes_or_new(ax, WIDTH, HEIGHT)
     ax.set_axis_off()
     width, height = axes_size(ax)
-    states = _on_ellipse(nodes, width, height)
-    output = (width - 0.3, height / 2)
-    for source, target in edges(nodes):
-        number = {"target": target - INPUTS, "source": source}[by]
-        stroke = STROKES[number % len(STROKES)]
-        _straight(ax, states[source], states[target], stroke, f"edge {source} {target}")
-    for state in range(INPUTS, INPUTS + nodes):
-        _straight(ax, states[state], output, Stroke(GREY, ":"), f"output {state}")
-    ax.set(xlim=(0, width), ylim=(0, height))
-    _draw_states(ax, states, output, "c_{k}")
-    return ax
-
-
-def _on_ellipse(nodes: int, width: float, height: float) -> dict[int, Point]:
-    """Place inputs at the left and nodes alternately above and below, from left to right."""
-    places = {}
-    for state in range(INPUTS + nodes):
+    states, output = {}, (width - 0.3, height / 2)
+    for state in range(INPUTS + nodes):  # nodes alternately above and below, from left to right
         along = -0.86 if state < INPUTS else -0.5 + 1.25 * (state - INPUTS) / max(nodes - 0.5, 1)
-        side = 1 if state % 2 == 0 else -1
-        up = side * math.sqrt(1 - along**2)
-        places[state] = (
+        up = math.copysign(math.sqrt(1 - along**2), -(state % 2) or 1)
+        states[state] = (
             0.1 + (width - 0.4) * (along + 1) / 2,
             height / 2 + up * (height / 2 - 0.2),
         )
-    return places
+    style = {"mutation_scale": 11, "shrinkA": 72 * NODE_RADIUS, "shrinkB": 72 * NODE_RADIUS + 1}
+    style |= {"lw": 1.5, "zorder": 1}
+    for source, target in edges(nodes):
+        stroke = STROKES[{"target": target - INPUTS, "source": source}[by] % len(STROKES)]
+        end, gid = states[target], f"edge {source} {target}"
+        draw_arrow(ax, states[source], end, stroke, ls=stroke.line, gid=gid, **style)
+    for state in range(INPUTS, INPUTS + nodes):
+        draw_arrow(ax, states[state], output, PLAIN, ls=":", gid=f"output {state}", **style)
+    ax.set(xlim=(0, width), ylim=(0, height))
+    _draw_states(ax, states, output)
+    return ax
 
 
-def _straight(ax: Axes, start: Point, end: Point, stroke: Stroke, gid: str) -> None:
-    shrink = 72 * NODE_RADIUS
-    arrow = FancyArrowPatch(
-        start, end, arrowstyle="-|>", mutation_scale=11, shrinkA=shrink, shrinkB=shrink + 1,
-        color=stroke.colour, ls=stroke.line, lw=1.5, zorder=1, gid=gid,
-    )  # fmt: skip
-    ax.add_patch(arrow)
+def cell_picture(genotype: Genotype, path: Path | str | None = None) -> bytes:
+    """Return both cells as a picture: PNG, or what the suffix of `path` says (`.png`, `.svg`).
+
+    The picture is also written to `path`. The same cell gives the same bytes. Raises ValueError on
+    another suffix, and where no file can be written.
+    """
+    file = Path(path) if path else Path("cell.png")
+    kind = file.suffix.lower().lstrip(".")
+    if kind not in ("png", "svg"):
+        raise ValueError(f"{path}: a picture's name must end in .png or .svg.")
+    if path:
+        check_target(file)
+    target = io.BytesIO()
+    metadata = {"png": {"Software": None}, "svg": {"Date": None, "Creator": None}}[kind]
+    with mpl.rc_context({"svg.hashsalt": "darts_lib"}):
+        draw_genotype(genotype).savefig(target, format=kind, dpi=100, metadata=metadata)
+    if path:
+        write_whole(file, target.getvalue())
+    return target.getvalue()
+
+
+def search_gif(genotypes: Sequence[Genotype], path: Path, first: int = 0) -> Path:
+    """Write the cells of a search, epoch by epoch, as a GIF that loops; nodes keep their places.
+
+    `first` is the epoch of `genotypes[0]`; 0 is the start, before any step. The last frame is held
+    longer. The same genotypes give the same bytes. Raises ValueError if there is none.
+    """
+    if not genotypes:
+        raise ValueError("search_gif needs at least one genotype; did the search run an epoch?")
+    frames = [_frame(genotype, epoch) for epoch, genotype in enumerate(genotypes, first)]
+    times = [700] * (len(frames) - 1) + [3000]
+    frames[0].save(
+        path, format="GIF", save_all=True, append_images=frames[1:], duration=times, loop=0
+    )
+    return path
+
+
+def _frame(genotype: Genotype, epoch: int) -> Image.Image:
+    figure = new_figure(9.0, 4.5)
+    figure.suptitle(f"Epoch {epoch}")
+    grid = figure.subplots(2, 1)
+    for kind, ax in zip(KINDS, grid, strict=True):
+        pairs = genotype.pairs(kind)
+        columns = one_a_column(pairs)
+        draw_cell(pairs, genotype.concat(kind), ax, HEADINGS[kind], columns=columns)
+    target = io.BytesIO()
+    figure.savefig(target, format="png", dpi=100)
+    pixels = Image.open(target).convert("RGB")
+    return pixels.quantize(palette=_palette(), dither=Image.Dither.NONE)
+
+
+def _palette() -> Image.Image:
+    """Return the colours of all frames: each stroke's, in eight steps from white."""
+    colours = sorted({stroke.colour for stroke in OPERATION_STROKES.values()} | {GREY})
+    steps = np.linspace(0, 1, 8)[:, None]
+    tints = [steps * to_rgb(colour) + (1 - steps) for colour in colours]
+    image = Image.new("P", (1, 1))
+    image.putpalette((255 * np.concatenate(tints)).round().astype(np.uint8).tobytes())
+    return image

@@ -4,6 +4,7 @@ Importing this changes nothing; `use_style()` does. Colours: the Okabe-Ito palet
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import matplotlib.pyplot as plt
 from cycler import cycler
@@ -25,6 +26,11 @@ class Stroke:
     colour: str
     line: str = "-"
     marker: str = "o"
+
+    @property
+    def style(self) -> dict[str, Any]:
+        """Return what `Axes.plot` is given."""
+        return {"color": self.colour, "ls": self.line, "marker": self.marker}
 
 
 STROKES = (
@@ -102,9 +108,7 @@ def axes_size(ax: Axes) -> tuple[float, float]:
     """Return width and height of the axes in inches, once its figure's layout has settled."""
     figure = ax.get_figure(root=True)
     assert figure is not None, "axes outside a figure have no size"
-    engine = figure.get_layout_engine()
-    if engine is not None:
+    if engine := figure.get_layout_engine():
         engine.execute(figure)
-    width, height = figure.get_size_inches()
-    box = ax.get_position()
-    return float(box.width * width), float(box.height * height)
+    width, height = ax.get_position().size * figure.get_size_inches()
+    return float(width), float(height)

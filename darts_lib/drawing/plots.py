@@ -1,16 +1,18 @@
-"""Curves over epochs, alphas and bars: each function takes data and axes, and returns the axes.
+"""Curves over epochs, alphas and bars; grids of images and the paths of the bilevel toy.
 
-Without `ax` it opens a figure of its own, which a notebook then shows. `use_style()` sets the look.
-Cells are in `cell_plots`, pictures and the bilevel toy in `image_plots`.
+Each function takes data and axes, and returns the axes; without `ax` it opens a figure of its own,
+which a notebook then shows. `use_style()` sets the look. Cells are in `cell_plots`.
 """
 
 import itertools
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from numpy.typing import NDArray
 from torch import Tensor
@@ -20,28 +22,17 @@ from darts_lib.drawing.plot_style import (
     BLUE,
     GREY,
     STROKES,
+    VERMILION,
     WIDTH,
+    Stroke,
     axes_or_new,
+    new_figure,
     stroke_of,
-    use_style,
 )
+from darts_lib.drawing.plot_style import use_style as use_style
 from darts_lib.search_space import PRIMITIVES, edges, nodes_of
 
-__all__ = [
-    "accuracy_curves",
-    "alpha_heat_map",
-    "alpha_history",
-    "bars",
-    "curves",
-    "edge_names",
-    "entropy_curve",
-    "learning_rates",
-    "loss_curves",
-    "skip_counts",
-    "use_style",
-]
-
-History = Sequence[Mapping[str, object]]
+History = Sequence[Mapping[str, Any]]
 """One mapping an epoch, as in a run's `history.jsonl`."""
 
 Values = Tensor | NDArray[np.floating]
@@ -53,88 +44,71 @@ Values = Tensor | NDArray[np.floating]
 def curves(history: History, keys: Sequence[str], ylabel: str, ax: Axes | None = None) -> Axes:
     """Draw the given keys of a history over its epochs; an epoch without a key is left out.
 
-    Raises ValueError for a key that no epoch has.
+    Raises ValueError for a key that no epoch has, and for a value that is no number.
     """
     ax = axes_or_new(ax)
     for key, stroke in zip(keys, itertools.cycle(STROKES), strict=False):
-        epochs, values = _series(history, key)
-        ax.plot(epochs, values, color=stroke.colour, ls=stroke.line, marker=stroke.marker,
-                ms=5, markevery=_sparse(len(epochs)), label=key.replace("_", " "))  # fmt: skip
-    ax.set(xlabel="epoch", ylabel=ylabel)
-    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+        rows = [(i, row) for i, row in enumerate(history) if row.get(key) is not None]
+        if not rows:
+            known = sorted({name for row in history for name in row})
+            raise ValueError(f"no epoch of the history has {key!r}; it has {', '.join(known)}.")
+        values = [row[key] for _, row in rows]
+        if wrong := [value for value in values if not isinstance(value, int | float)]:
+            raise ValueError(f"{key} must be a number to be drawn, not {wrong[0]!r}.")
+        epochs = [row.get("epoch", i) for i, row in rows]
+        _curve(ax, epochs, values, stroke, key.replace("_", " "))
+    ax.set_ylabel(ylabel)
     ax.legend()
     return ax
 
 
-def _series(history: History, key: str) -> tuple[list[float], list[float]]:
-    rows = [(row.get("epoch", i), row[key]) for i, row in enumerate(history) if key in row]
-    points = [(_number("epoch", x), _number(key, y)) for x, y in rows if y is not None]
-    if not points:
-        known = sorted({name for row in history for name in row})
-        raise ValueError(f"no epoch of the history has {key!r}; it has {', '.join(known)}.")
-    return [x for x, _ in points], [y for _, y in points]
+def _curve(ax: Axes, epochs: Sequence[int], values: Any, stroke: Stroke, label: str) -> None:
+    """Draw one curve over epochs, with some twenty markers on it."""
+    every = max(1, len(epochs) // 20)
+    ax.plot(epochs, values, ms=5, markevery=every, label=label, **stroke.style)
+    ax.set_xlabel("epoch")
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
-def _number(key: str, value: object) -> float:
-    if not isinstance(value, int | float):
-        raise ValueError(f"{key} must be a number to be drawn, not {value!r}.")
-    return float(value)
+def _level(ax: Axes, height: float, label: str) -> None:
+    """Draw a dashed line across, and name it in the legend."""
+    ax.axhline(height, color=GREY, ls=(0, (6, 4)), lw=1.2, label=label)
+    ax.legend()
 
 
-def _sparse(count: int) -> int:
-    """Return how many points apart markers stand, so that some twenty are drawn."""
-    return max(1, count // 20)
+def loss_curves(history: History, ax: Axes | None = None) -> Axes:
+    """Draw the losses of both splits, the cross-entropy in nats, over epochs."""
+    return curves(history, ["train_loss", "valid_loss"], "loss (nats)", ax)
 
 
-def loss_curves(
-    history: History,
-    keys: Sequence[str] = ("train_loss", "valid_loss"),
-    ax: Axes | None = None,
-) -> Axes:
-    """Draw losses, the cross-entropy in nats, over epochs."""
-    return curves(history, keys, "loss (nats)", ax)
-
-
-def accuracy_curves(
-    history: History,
-    keys: Sequence[str] = ("train_accuracy", "valid_accuracy"),
-    ax: Axes | None = None,
-) -> Axes:
-    """Draw accuracies, given as fractions of 1, in percent over epochs."""
-    ax = curves(history, keys, "accuracy (%)", ax)
+def accuracy_curves(history: History, ax: Axes | None = None) -> Axes:
+    """Draw the accuracies of both splits, given as fractions of 1, in percent over epochs."""
+    ax = curves(history, ["train_accuracy", "valid_accuracy"], "accuracy (%)", ax)
     ax.yaxis.set_major_formatter(PercentFormatter(1.0, symbol=""))
     return ax
 
 
 def entropy_curve(
-    history: History,
-    keys: Sequence[str] = ("entropy_normal", "entropy_reduce"),
-    primitives: int = len(PRIMITIVES),
-    ax: Axes | None = None,
+    history: History, primitives: int = len(PRIMITIVES), ax: Axes | None = None
 ) -> Axes:
     """Draw the mean entropy of the edges' weights in nats, with the uniform mixture's above it."""
-    ax = curves(history, keys, "entropy (nats)", ax)
-    label = f"uniform: ln {primitives}"
-    ax.axhline(math.log(primitives), color=GREY, ls=(0, (6, 4)), lw=1.2, label=label)
-    ax.legend()
+    ax = curves(history, ["entropy_normal", "entropy_reduce"], "entropy (nats)", ax)
+    _level(ax, math.log(primitives), f"uniform: ln {primitives}")
     return ax
 
 
-def skip_counts(history: History, keys: Sequence[str] = ("skips",), ax: Axes | None = None) -> Axes:
+def skip_counts(history: History, ax: Axes | None = None) -> Axes:
     """Draw the skip connections in each epoch's normal cell; three or more are called collapse."""
-    ax = curves(history, keys, "skip connections", ax)
-    ax.axhline(3, color=GREY, ls=(0, (6, 4)), lw=1.2, label="collapse: 3 or more")
+    ax = curves(history, ["skips"], "skip connections", ax)
+    _level(ax, 3, "collapse: 3 or more")
     ax.yaxis.set_major_locator(MaxNLocator(integer=True))
     ax.set_ylim(bottom=-0.2)
-    ax.legend()
     return ax
 
 
-def learning_rates(
-    history: History, keys: Sequence[str] = ("learning_rate",), ax: Axes | None = None
-) -> Axes:
+def learning_rates(history: History, ax: Axes | None = None) -> Axes:
     """Draw learning rates, on an axis that begins at zero."""
-    ax = curves(history, keys, "learning rate", ax)
+    ax = curves(history, ["learning_rate"], "learning rate", ax)
     ax.set_ylim(bottom=0)
     return ax
 
@@ -164,13 +138,17 @@ def alpha_heat_map(
     data = _as_tensor(alphas, 2, primitives)
     ax = axes_or_new(ax, 5.6, 1.7 + 0.17 * len(data))
     if values == "softmax":
-        shown = torch.softmax(data, dim=-1)
+        shown, label = torch.softmax(data, dim=-1), "softmax weight"
         image = ax.imshow(shown.numpy(), cmap="cividis", vmin=0.0, aspect="auto")
     else:
-        top = float(data.abs().max()) or 1.0
+        top, label = float(data.abs().max()) or 1.0, "value"
         image = ax.imshow(data.numpy(), cmap="PuOr", vmin=-top, vmax=top, aspect="auto")
-    _label_heat_map(ax, edge_names(len(data)), primitives, title)
-    ax.figure.colorbar(image, ax=ax, label="softmax weight" if values == "softmax" else "value")
+    columns = range(len(primitives))
+    ax.set_xticks(columns, primitives, rotation=40, ha="right", rotation_mode="anchor")
+    ax.set_yticks(range(len(data)), edge_names(len(data)))
+    ax.set(title=title, ylabel="edge (source→node)")
+    ax.grid(visible=False)
+    ax.figure.colorbar(image, ax=ax, label=label)
     return ax
 
 
@@ -182,13 +160,6 @@ def _as_tensor(values: Values, dimensions: int, primitives: Sequence[str]) -> Te
             f"shape {tuple(tensor.shape)}."
         )
     return tensor
-
-
-def _label_heat_map(ax: Axes, rows: Sequence[str], columns: Sequence[str], title: str) -> None:
-    ax.set_xticks(range(len(columns)), columns, rotation=40, ha="right", rotation_mode="anchor")
-    ax.set_yticks(range(len(rows)), rows)
-    ax.set(title=title, ylabel="edge (source→node)")
-    ax.grid(visible=False)
 
 
 def alpha_history(
@@ -204,13 +175,10 @@ def alpha_history(
     weights = torch.softmax(_as_tensor(history, 3, primitives), dim=-1)
     shown = weights.mean(dim=1) if edge is None else weights[:, edge]
     ax = axes_or_new(ax, WIDTH, 3.8)
-    for column, name in enumerate(primitives):
-        stroke = stroke_of(name)
-        ax.plot(shown[:, column].numpy(), color=stroke.colour, ls=stroke.line, ms=5,
-                marker=stroke.marker, markevery=_sparse(len(shown)), label=name)  # fmt: skip
+    for name, values in zip(primitives, shown.unbind(1), strict=True):
+        _curve(ax, range(len(values)), values.numpy(), stroke_of(name), name)
     where = "mean of all edges" if edge is None else f"edge {edge_names(history.shape[1])[edge]}"
-    ax.set(xlabel="epoch", ylabel="softmax weight", title=where, ylim=(0, None))
-    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    ax.set(ylabel="softmax weight", title=where, ylim=(0, None))
     ax.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
     return ax
 
@@ -223,15 +191,17 @@ def bars(
 ) -> Axes:
     """Draw horizontal bars, the first on top, with error bars where `errors` has the name.
 
-    `ylabel` says what is measured and in which unit; it stands below, along the bars.
+    `ylabel` says what is measured and in which unit; it stands below, along the bars. A number of
+    a thousand or more is written in full, a smaller one with the four digits that count.
     """
     ax = axes_or_new(ax, 6.4, min(4.0, 0.9 + 0.36 * len(values)))
     names, sizes = list(values), list(values.values())
     spans = [errors.get(name, math.nan) for name in names] if errors else None
     drawn = ax.barh(names, sizes, xerr=spans, color=BLUE, height=0.6, capsize=3, ecolor=BLACK)
+    texts = [f"{size:,.0f}" if abs(size) >= 1000 else f"{size:.4g}" for size in sizes]
     # On a patch of its own, so that a line that a caller draws ends at the number.
     patch = {"facecolor": "white", "edgecolor": "none", "pad": 1}
-    ax.bar_label(drawn, [_grouped(size) for size in sizes], padding=4, bbox=patch)
+    ax.bar_label(drawn, texts, padding=4, bbox=patch)
     if not ax.yaxis_inverted():  # axes that share theirs are turned once
         ax.invert_yaxis()
     ax.set_axisbelow(True)
@@ -241,6 +211,71 @@ def bars(
     return ax
 
 
-def _grouped(size: float) -> str:
-    """Write 1,234,567 in full, and a small number with four digits that count."""
-    return f"{size:,.0f}" if abs(size) >= 1000 else f"{size:.4g}"
+Pixels = Tensor | NDArray[np.floating] | NDArray[np.integer]
+
+
+def image_grid(images: Pixels, titles: Sequence[str] | None = None, columns: int = 8) -> Figure:
+    """Draw images `(n, channels, height, width)`: uint8, or floats stretched to their own range.
+
+    Three channels are a colour picture. One channel is a feature map in viridis, or grey if uint8.
+    Raises ValueError for another number of channels.
+    """
+    pictures = torch.as_tensor(images).detach().cpu()
+    if pictures.ndim != 4 or pictures.shape[1] not in (1, 3) or len(pictures) == 0:
+        raise ValueError(
+            f"images must be (n, 1 or 3 channels, height, width), not {tuple(pictures.shape)}."
+        )
+    columns = min(columns, len(pictures))
+    rows = math.ceil(len(pictures) / columns)
+    side, room = min(WIDTH / columns, 2.4), 0.25 if titles else 0.05
+    ratio = pictures.shape[2] / pictures.shape[3]
+    figure = new_figure(side * columns, rows * (side * ratio + room))
+    axes = list(figure.subplots(rows, columns, squeeze=False).flat)
+    for i, picture in enumerate(pictures):
+        top, colours = 255, "gray"
+        if picture.is_floating_point():
+            spread = picture - picture.min()
+            picture, top, colours = spread / spread.max().clamp(min=1e-12), 1, "viridis"
+        pixels = picture[0] if len(picture) == 1 else picture.permute(1, 2, 0)
+        axes[i].imshow(pixels.numpy(), cmap=colours, vmin=0, vmax=top)
+        axes[i].set_title(titles[i] if titles else "", fontsize=10)
+    for ax in axes:
+        ax.set_axis_off()
+    return figure
+
+
+def path_on_contours(paths: Mapping[str, Pixels], ax: Axes | None = None) -> Axes:
+    """Draw paths of (alpha, w), each `(steps, 2)`, on the paper's bilevel toy (figure 2).
+
+    The contours are the validation loss alpha·w - 2·alpha + 1. On the line w = alpha the weights
+    are the best for the training loss; the bilevel optimum on it is (1, 1).
+    """
+    ax = axes_or_new(ax, 6.4, 4.0)
+    points = {name: torch.as_tensor(path).detach().cpu().double() for name, path in paths.items()}
+    shown = torch.cat([*points.values(), torch.ones(1, 2).double()])
+    low, high = shown.amin(dim=0), shown.amax(dim=0)
+    margin = 0.12 * (high - low).clamp(min=0.5)
+    _draw_toy(ax, (low - margin).tolist(), (high + margin).tolist())
+    for (name, path), stroke in zip(points.items(), itertools.cycle(STROKES), strict=False):
+        # Markers are as far apart on the paper, not in steps.
+        ax.plot(*path.unbind(dim=1), ms=4, markevery=0.08, label=name, **stroke.style)
+    start = next(iter(points.values()))[0]
+    ax.plot(*start, "o", ms=9, mfc="white", mec=BLACK, label="start", zorder=5, ls="")
+    ax.plot(1, 1, "*", ms=15, mfc="white", mec=VERMILION, label="optimum", zorder=5, ls="")
+    ax.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+    return ax
+
+
+def _draw_toy(ax: Axes, low: Sequence[float], high: Sequence[float]) -> None:
+    """Draw the contours, each with its number at the right of it, and the line of best weights."""
+    (left, bottom), (right, top) = low, high
+    alpha, weight = np.meshgrid(np.linspace(left, right, 80), np.linspace(bottom, top, 80))
+    loss = alpha * weight - 2 * alpha + 1
+    contours = ax.contour(alpha, weight, loss, 12, cmap="cividis", linewidths=0.8, alpha=0.7)
+    at, room = right - 0.06 * (right - left), 0.04 * (top - bottom)
+    heights = [2 + (level - 1) / at for level in contours.levels]
+    places = [(at, height) for height in heights if bottom + room < height < top - room]
+    ax.clabel(contours, fontsize=10, colors=GREY, manual=places)
+    ends = [min(low), max(high)]
+    ax.plot(ends, ends, color=GREY, ls=(0, (6, 4)), lw=1.4, label="w*(α) = α")
+    ax.set(xlabel="α", ylabel="w", xlim=(left, right), ylim=(bottom, top))

@@ -5,9 +5,9 @@ has a row of its own or that of its first child: no line can meet a name or anot
 """
 
 from matplotlib.axes import Axes
-from matplotlib.patches import FancyArrowPatch, PathPatch
-from matplotlib.path import Path as Curve
 
+from darts_lib.drawing.cell_layout import ARROW, NODE_RADIUS, Point
+from darts_lib.drawing.cell_plots import draw_arrow, draw_box, draw_name, draw_node, draw_wire
 from darts_lib.drawing.plot_style import (
     BLACK,
     BLUE,
@@ -29,13 +29,10 @@ ACTIVATION_STROKES = {
 }
 """An activation looks the same in every figure: by colour, by line and by marker."""
 
-Point = tuple[float, float]
-
-RADIUS = 0.15
 INPUT, FIRST, COLUMN, ROW = 0.36, 1.05, 1.42, 0.44
 """Inches: centre of the inputs, of state 0; least distance of two columns and of two rows."""
 
-NAME_WIDTH, ARROW, MARGIN, NOTE = 0.74, 0.24, 0.08, 0.42
+NAME_WIDTH, MARGIN, NOTE = 0.74, 0.08, 0.42
 
 
 def describe_recurrent_cell(genotype: RecurrentGenotype) -> str:
@@ -55,10 +52,10 @@ def _listed(states: tuple[int, ...]) -> str:
 
 def depths(genotype: RecurrentGenotype) -> list[int]:
     """Return how many nodes lie between each state and state 0, the node itself counted."""
-    found = [0]
+    columns = [0]
     for _, source in genotype.recurrent:
-        found.append(found[source] + 1)
-    return found
+        columns.append(columns[source] + 1)
+    return columns
 
 
 def rows(genotype: RecurrentGenotype) -> list[int]:
@@ -66,19 +63,19 @@ def rows(genotype: RecurrentGenotype) -> list[int]:
     children: list[list[int]] = [[] for _ in range(genotype.nodes + 1)]
     for node, (_, source) in enumerate(genotype.recurrent, 1):
         children[source].append(node)
-    found, free, waiting = [0] * len(children), 0, [0]
+    taken, free, waiting = [0] * len(children), 0, [0]
     while waiting:
         state = waiting.pop()
-        found[state] = free
+        taken[state] = free
         if not children[state]:
             free += 1
         waiting += reversed(children[state])
-    return found
+    return taken
 
 
 def least_size(genotype: RecurrentGenotype) -> tuple[float, float]:
     """Return the least width and height, in inches, in which nothing of a cell overlaps."""
-    width = FIRST + COLUMN * max(depths(genotype)) + RADIUS + MARGIN
+    width = FIRST + COLUMN * max(depths(genotype)) + NODE_RADIUS + MARGIN
     height = max(ROW * (max(rows(genotype)) + 1), 2 * ROW) + NOTE
     return max(width, 4.0), height
 
@@ -102,56 +99,31 @@ def draw_recurrent_cell(
             f"{least[0]:.1f} x {least[1]:.1f}; give a larger figure, or no axes."
         )
     ax.set(xlim=(0, width), ylim=(0, height))
-    states = _places(genotype, width, height)
+    column, row = depths(genotype), rows(genotype)
+    wide = min((width - FIRST - NODE_RADIUS - MARGIN) / max(column), 1.5 * COLUMN)
+    tall = (height - NOTE) / (max(row) + 1)
+    places = zip(column, row, strict=True)
+    states = [(FIRST + wide * c, height - tall * (r + 0.5)) for c, r in places]
     for node, (name, source) in enumerate(genotype.recurrent, 1):
         _edge(ax, states[source], states[node], name)
-    _inputs(ax, states[0])
-    for state, (x, y) in enumerate(states):
+    # Both inputs of state 0, one above the other where the room allows it.
+    middle = min(max(states[0][1], NOTE + ROW), height - ROW)
+    for name, y in (("x_t", middle + ROW / 2), ("h_{t-1}", middle - ROW / 2)):
+        draw_box(ax, (INPUT, y), name, "input")
+        draw_arrow(ax, (INPUT, y), states[0], Stroke(GREY))
+    for state, place in enumerate(states):
         face = "#DDDDDD" if state in genotype.concat else "white"
-        ax.plot(x, y, "o", ms=2 * 72 * RADIUS, mfc=face, mec=BLACK, zorder=3)
-        ax.text(x, y, str(state), ha="center", va="center", fontsize=11, zorder=4, gid="state")
+        draw_node(ax, place, str(state), "state", face)
     note = f"output: mean of {_listed(genotype.concat)} (shaded)"
     ax.text(width / 2, 0.16, note, ha="center", va="center", fontsize=10, gid="output")
     return ax
 
 
-def _places(genotype: RecurrentGenotype, width: float, height: float) -> list[Point]:
-    column, row = depths(genotype), rows(genotype)
-    wide = min((width - FIRST - RADIUS - MARGIN) / max(column), 1.5 * COLUMN)
-    tall = (height - NOTE) / (max(row) + 1)
-    return [(FIRST + wide * c, height - tall * (r + 0.5)) for c, r in zip(column, row, strict=True)]
-
-
 def _edge(ax: Axes, start: Point, end: Point, name: str) -> None:
     """Draw a line from a state to the name before the node, and an arrow from there."""
     stroke = ACTIVATION_STROKES[name]
-    place = (end[0] - RADIUS - ARROW - NAME_WIDTH / 2, end[1])
-    left, right = start[0] + RADIUS, place[0] - NAME_WIDTH / 2 + 0.05
-    middle = (left + right) / 2
-    points = [(left, start[1]), (middle, start[1]), (middle, end[1]), (right, end[1]), place]
-    codes = [Curve.MOVETO, Curve.CURVE4, Curve.CURVE4, Curve.CURVE4, Curve.LINETO]
-    style = {"ec": stroke.colour, "ls": stroke.line, "lw": 1.7, "zorder": 1, "gid": "wire"}
-    ax.add_patch(PathPatch(Curve(points, codes), fill=False, **style))
-    _arrow(ax, place, end, stroke.colour)
-    box = {"boxstyle": "round,pad=0.2", "fc": "white", "ec": stroke.colour, "lw": 1.2}
-    ax.text(*place, name, ha="center", va="center", fontsize=10, bbox=box, zorder=4,
-            gid="activation")  # fmt: skip
-
-
-def _arrow(ax: Axes, start: Point, end: Point, colour: str) -> None:
-    arrow = FancyArrowPatch(
-        start, end, arrowstyle="-|>", mutation_scale=9, shrinkA=0, shrinkB=72 * RADIUS,
-        color=colour, lw=1.7, zorder=2, gid="arrow",
-    )  # fmt: skip
-    ax.add_patch(arrow)
-
-
-def _inputs(ax: Axes, first: Point) -> None:
-    """Draw the two inputs of state 0, one above the other where the room allows it."""
-    box = {"boxstyle": "round,pad=0.25", "fc": "#EEEEEE", "ec": GREY}
-    top = ax.get_ylim()[1]
-    middle = min(max(first[1], NOTE + ROW), top - ROW)
-    for name, y in (("x_t", middle + ROW / 2), ("h_{t-1}", middle - ROW / 2)):
-        ax.text(INPUT, y, f"${name}$", ha="center", va="center", fontsize=11, bbox=box, zorder=4,
-                gid="input")  # fmt: skip
-        _arrow(ax, (INPUT, y), first, GREY)
+    place = (end[0] - NODE_RADIUS - ARROW - NAME_WIDTH / 2, end[1])
+    left, right = start[0] + NODE_RADIUS, place[0] - NAME_WIDTH / 2 + 0.05
+    draw_wire(ax, [(left, start[1]), (right, end[1]), place], stroke, "wire")
+    draw_arrow(ax, place, end, stroke)
+    draw_name(ax, place, name, stroke, "activation")

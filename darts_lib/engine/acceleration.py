@@ -4,12 +4,10 @@
 name: they take minutes to compile, and the graph alone removes the launches.
 """
 
-import copy
 import shutil
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +19,7 @@ from darts_lib.engine.settings import RunConfig
 WARM_UPS = 3
 """Steps before a graph is recorded, so that libraries have chosen their kernels; torch's advice."""
 
-Shapes = tuple[torch.Size, ...]
+Shapes = tuple[tuple[torch.Size, ...], ...]
 
 RECORDINGS = 3
 """How many shapes of a step are recorded: a search's whole batches, and its last of either half."""
@@ -44,10 +42,11 @@ class Acceleration:
         """Resolve `auto`; the configuration has refused what cannot be."""
         cuda = device.type == "cuda"
         alone = Ranks.current().count == 1  # messages between ranks are left out of graphs
-        fitting = cuda and alone and config.capturable
+        fitting = cuda and alone and config.capturable and "graph" in config.AUTOMATIC
         graph = config.graph == "on" or (config.graph == "auto" and fitting)
         bfloat16 = cuda and torch.cuda.is_bf16_supported(including_emulation=False)
-        amp = config.amp == "on" or (config.amp == "auto" and bfloat16)
+        fitting = bfloat16 and "amp" in config.AUTOMATIC
+        amp = config.amp == "on" or (config.amp == "auto" and fitting)
         return cls(device, amp, config.compile == "on", graph)
 
     def autocast(self) -> torch.autocast:
@@ -105,10 +104,10 @@ class Recording:
 class Captured:
     """A step on CUDA, recorded as a graph and replayed: one launch in place of thousands.
 
-    `step` takes tensors and returns one; `state` lists every tensor that it changes. Shapes that
-    come a second time are recorded, up to `RECORDINGS` of them; all others run eagerly. Raises
-    SettingsError where a step cannot be recorded: after a recording that broke off torch's
-    generator and allocator may still be in it, so no eager step is safe there.
+    `step` takes batches, each a tuple of tensors, and returns a tensor; `state` lists every tensor
+    that it changes. Shapes that come a second time are recorded, up to `RECORDINGS` of them; all
+    others run eagerly. Raises SettingsError where a step cannot be recorded: after a recording that
+    broke off torch's generator and allocator may still be in it, so no eager step is safe there.
     """
 
     def __init__(self, step: Callable[..., Tensor], state: Callable[[], Sequence[Tensor]]) -> None:
@@ -116,30 +115,27 @@ class Captured:
         self.seen: set[Shapes] = set()
         self.recordings: dict[Shapes, Recording] = {}
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> "Captured":
-        """Return the copy's own step, not recorded yet: a graph writes to one run's tensors."""
-        return Captured(copy.deepcopy(self.step, memo), copy.deepcopy(self.state, memo))
-
-    def __call__(self, *inputs: Tensor) -> Tensor:
+    def __call__(self, *batches: tuple[Tensor, ...]) -> Tensor:
         """Take the step; the first of a shape is eager, so that the optimisers make their state."""
-        shapes = tuple(x.shape for x in inputs)
+        inputs = [x for batch in batches for x in batch]
+        shapes = tuple(tuple(x.shape for x in batch) for batch in batches)
         known = shapes in self.recordings
         if not known and shapes in self.seen and len(self.recordings) < RECORDINGS:
-            self.recordings[shapes] = self._recorded(inputs)
+            self.recordings[shapes] = self._recorded(batches)
         if shapes in self.recordings:
             return self.recordings[shapes].replay(inputs)
         self.seen.add(shapes)
         with warnings.catch_warnings():  # Adam, that it is not being recorded
             warnings.filterwarnings("ignore", "This instance was constructed with capturable")
-            return self.step(*inputs)
+            return self.step(*batches)
 
-    def _recorded(self, inputs: Sequence[Tensor]) -> Recording:
+    def _recorded(self, batches: Sequence[tuple[Tensor, ...]]) -> Recording:
         """Return a graph of one step, and put back what warming up has changed."""
-        own = [x.detach().clone() for x in inputs]
+        own = [tuple(x.detach().clone() for x in batch) for batch in batches]
         # Detached: a clone's history would hold the weights' nodes of the outer stream alive, and
         # a backward pass that meets them leaves the recording.
         before = [tensor.detach().clone() for tensor in self.state()]
-        device = inputs[0].device
+        device = own[0][0].device
         random = torch.cuda.get_rng_state(device)  # a drop path draws in the step
         try:
             with torch.cuda.device(device):  # streams are the current device's, not the tensors'
@@ -155,21 +151,23 @@ class Captured:
         with torch.no_grad():
             for tensor, value in zip(self.state(), before, strict=True):
                 tensor.copy_(value)
-        return Recording(graph, own, output)
+        return Recording(graph, [x for batch in own for x in batch], output)
 
-    def _warmed_up_and_recorded(self, inputs: list[Tensor]) -> tuple[torch.cuda.CUDAGraph, Tensor]:
+    def _warmed_up_and_recorded(
+        self, batches: list[tuple[Tensor, ...]]
+    ) -> tuple[torch.cuda.CUDAGraph, Tensor]:
         side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):
             for _ in range(WARM_UPS):
-                self.step(*inputs)
+                self.step(*batches)
         torch.cuda.current_stream().wait_stream(side)
         graph = torch.cuda.CUDAGraph()
         # Graphs that never run at the same time may work in the same memory.
         pool = next((one.graph.pool() for one in self.recordings.values()), None)
         # Only this thread is recorded: a loader's may ask CUDA for pinned memory meanwhile.
         with torch.cuda.graph(graph, pool, side, capture_error_mode="thread_local"):
-            output = self.step(*inputs)
+            output = self.step(*batches)
         return graph, output
 
 

@@ -35,10 +35,10 @@ def tidy_end(path: Path) -> Iterator[None]:
 def _empty_frames(error: BaseException) -> None:
     """Clear the variables of all functions that an error has left, and of the errors before it."""
     chain = [error]
-    for found in chain:
-        traceback.clear_frames(found.__traceback__)
-        before = (found.__cause__, found.__context__)
-        chain += [one for one in before if one and all(one is not other for other in chain)]
+    for link in chain:
+        traceback.clear_frames(link.__traceback__)
+        before = (link.__cause__, link.__context__)
+        chain += [each for each in before if each and all(each is not other for other in chain)]
 
 
 def _stopped(path: Path) -> KeyboardInterrupt:

@@ -1,6 +1,6 @@
 """The run folder: the truth of a run, and how a run that was killed goes on.
 
-config.json               kind, library version, settings
+config.json               kind, library version, settings; with the first checkpoint
 checkpoint.pt             all state after the last finished epoch; the one truth
 checkpoint.previous.pt    the one before it, should the last be damaged
 history.jsonl             scalars and the genotype, a line an epoch   (from the checkpoint)
@@ -55,6 +55,7 @@ class RunFolder:
     """An open run folder; `opened` makes one. Of several ranks only the first writes."""
 
     path: Path
+    settings: Row = field(default_factory=dict)
     ranks: Ranks = field(default_factory=Ranks.current)
 
     def load(self) -> tuple[dict[str, Any], Progress] | None:
@@ -97,6 +98,9 @@ class RunFolder:
             "state": dict(state),
         }
         newest, previous = (self.path / name for name in CHECKPOINTS)
+        if not newest.exists():
+            settings = {"format": FORMAT, "library": __version__, "settings": self.settings}
+            write_json(self.path / "config.json", settings)
         write_whole(self.path / "checkpoint.next.pt", pack(content))
         if newest.exists():
             os.replace(newest, previous)

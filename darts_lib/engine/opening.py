@@ -7,17 +7,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
-from darts_lib import __version__
 from darts_lib.engine.acceleration import warn_of_unused_gpu
 from darts_lib.engine.determinism import deterministic_algorithms
 from darts_lib.engine.devices import resolve_device
 from darts_lib.engine.ending import tidy_end
 from darts_lib.engine.files import locked, sweep
-from darts_lib.engine.folder import CHECKPOINTS, FORMAT, RunFolder, check_format
+from darts_lib.engine.folder import CHECKPOINTS, RunFolder, check_format
 from darts_lib.engine.places import runs_root
 from darts_lib.engine.ranks import Ranks
 from darts_lib.engine.refusals import SettingsError
-from darts_lib.engine.run_files import Row, read_json, write_json
+from darts_lib.engine.run_files import Row, read_json
 from darts_lib.engine.settings import RunConfig
 
 Config = TypeVar("Config", bound=RunConfig)
@@ -41,8 +40,10 @@ def opened(config: RunConfig) -> Iterator[RunFolder]:
             yield RunFolder(path)
             return
         try:
-            path.mkdir(parents=True, exist_ok=True)
+            path.parent.mkdir(parents=True, exist_ok=True)
             stack.enter_context(locked(path.parent / f".{path.name}.lock", f"run folder {path}"))
+            path.mkdir(exist_ok=True)
+            stack.callback(_remove_if_empty, path)
             if not config.resume:
                 _move_aside(path)
         except OSError as error:
@@ -51,11 +52,11 @@ def opened(config: RunConfig) -> Iterator[RunFolder]:
             ) from error
         sweep(path)
         _warn_of_other_files(path)
-        _claim(path, config)
-        stack.enter_context(_nothing_left_of_a_refusal(path))
+        settings = {"kind": config.KIND, **config.settings_that_matter()}
+        _check_settings(path, settings)
         warn_of_unused_gpu(config.device)
         ranks.wait()
-        yield RunFolder(path)
+        yield RunFolder(path, settings)
 
 
 def run_path(config: RunConfig) -> Path:
@@ -81,17 +82,10 @@ def _warn_of_other_files(path: Path) -> None:
         )
 
 
-@contextlib.contextmanager
-def _nothing_left_of_a_refusal(path: Path) -> Iterator[None]:
-    """Remove a folder that holds no more than its config.json when the run in it is refused."""
-    try:
-        yield
-    except SettingsError:
-        with contextlib.suppress(OSError):
-            if [file.name for file in path.iterdir()] == ["config.json"]:
-                (path / "config.json").unlink()
-                path.rmdir()
-        raise
+def _remove_if_empty(path: Path) -> None:
+    """Leave no folder where a run was refused, or ended before its first checkpoint."""
+    with contextlib.suppress(OSError):
+        path.rmdir()
 
 
 def stored_settings(path: Path) -> Row:
@@ -152,19 +146,15 @@ def default_folder(config: RunConfig) -> Path:
     return runs_root() / f"{config.KIND}-{config.dataset}-{digest}"
 
 
-def _claim(path: Path, config: RunConfig) -> None:
-    """Check that the folder is that of this run; write config.json if no epoch was finished yet."""
-    file, wanted = path / "config.json", {"kind": config.KIND, **config.settings_that_matter()}
-    started = any((path / name).exists() for name in (*CHECKPOINTS, "result.json"))
+def _check_settings(path: Path, wanted: Row) -> None:
+    """Check that a folder which holds a run holds this one."""
+    file = path / "config.json"
     if file.exists():
         content = read_json(file)
         check_format(file, content.get("format"))
-        if started:
-            _check_same(path, content.get("settings", {}), wanted)
-    elif started:
+        _check_same(path, content.get("settings", {}), wanted)
+    elif any((path / name).exists() for name in (*CHECKPOINTS, "result.json")):
         raise SettingsError(f"{path} has a checkpoint but no config.json; use another run_dir.")
-    if not started:
-        write_json(file, {"format": FORMAT, "library": __version__, "settings": wanted})
 
 
 def _check_same(path: Path, found: Row, wanted: Row) -> None:

@@ -3,7 +3,7 @@
 import difflib
 import os
 import reprlib
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator
@@ -66,10 +66,17 @@ def one_line(error: Exception) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Return the known name that was perhaps meant, capitals aside, or an empty text."""
+    table = {each.lower(): each for each in known}
+    near = difflib.get_close_matches(name.lower(), table, n=1)
+    return table[near[0]] if near else ""
+
+
 def unknown(what: str, name: str, known: Collection[str]) -> str:
     """Say that a name is not known, and which was meant or which there are."""
-    near = difflib.get_close_matches(name, known, n=1)
-    hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
+    near = nearest(name, known)
+    hint = f"did you mean {near!r}?" if near else f"known: {', '.join(known)}"
     return f"unknown {what} {show(name)}; {hint}"
 
 

@@ -1,7 +1,6 @@
 """The files of a run folder, written whole and read with care."""
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,13 +44,6 @@ def read_history(path: Path) -> list[Row]:
         return [dict(json.loads(line)) for line in file.read_text(encoding="utf-8").splitlines()]
     except (ValueError, TypeError, RecursionError) as error:
         raise _damaged(file, error) from error
-
-
-def last_row(path: Path, history: Sequence[Row]) -> Row:
-    """Return the last row of a run folder's history; one without an epoch is named."""
-    if not history:
-        raise SettingsError(f"{path} has no finished epoch: run it again.")
-    return history[-1]
 
 
 def read_alphas(path: Path) -> dict[str, Tensor]:

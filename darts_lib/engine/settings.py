@@ -1,6 +1,5 @@
 """The base configuration: the settings that every run shares."""
 
-import difflib
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,7 +11,7 @@ from pydantic import Field, model_validator
 from darts_lib.engine.devices import auto_scale, resolve_device
 from darts_lib.engine.heap import keep_freed_memory
 from darts_lib.engine.places import data_root
-from darts_lib.engine.refusals import StrictModel, is_unset, show, unknown
+from darts_lib.engine.refusals import StrictModel, is_unset, unknown
 
 DATASETS = ("digits", "cifar10", "cifar100", "fashion_mnist", "svhn", "folder")
 """The image data sets: `digits` ships with scikit-learn, `folder` is a folder of your pictures."""
@@ -49,11 +48,13 @@ class RunConfig(StrictModel):
     """
 
     KIND: ClassVar[str] = "run"  # how its folders are named and told apart
+    AUTOMATIC: ClassVar[tuple[str, ...]] = ("amp", "graph")  # what `auto` may switch on
     LAPTOP: ClassVar[dict[str, Any]] = {}
     FILLED_BY_SCALE: ClassVar[tuple[str, ...]] = ("epochs", "dataset", "batch_size")
     NO_EFFECT_ON_RESULT: ClassVar[frozenset[str]] = frozenset(
         {"data_root", "run_dir", "resume", "device"}
     )
+    NAMED_WHERE_CHANGED: ClassVar[frozenset[str]] = frozenset({"deterministic"})
 
     scale: Literal["auto", "laptop", "paper"] = "auto"
     dataset: str = "cifar10"
@@ -88,11 +89,13 @@ class RunConfig(StrictModel):
         return {**(cls.LAPTOP if named == "laptop" else {}), **kept, "scale": scale}
 
     @model_validator(mode="after")
-    def _check_dataset_and_device(self) -> Self:
+    def _check_dataset(self) -> Self:
         if self.dataset not in DATASETS:
-            near = difflib.get_close_matches(self.dataset, DATASETS, n=1) or DATASETS
-            given = show(self.dataset)
-            raise ValueError(f"unknown dataset {given}; did you mean {' or '.join(near)}?")
+            raise ValueError(unknown("dataset", self.dataset, DATASETS))
+        return self
+
+    @model_validator(mode="after")
+    def _check_device(self) -> Self:
         device = resolve_device(self.device)  # refuses what is absent
         if self.graph == "on" and device.type != "cuda":
             raise ValueError(f"graph='on' needs CUDA, not {device.type!r}; use 'auto' or 'off'")
@@ -132,7 +135,9 @@ class RunConfig(StrictModel):
     def settings_that_matter(self) -> dict[str, Any]:
         """Return the settings that change the result; two runs with equal ones are the same run.
 
-        `deterministic` is one of them only where it is on: so runs from before that switch go on.
+        Those of `NAMED_WHERE_CHANGED` are among them only where they are not the default: so runs
+        from before such a setting go on.
         """
-        off = [] if self.deterministic else ["deterministic"]
-        return self.model_dump(mode="json", exclude={*self.NO_EFFECT_ON_RESULT, *off})
+        fields = type(self).model_fields
+        usual = {n for n in self.NAMED_WHERE_CHANGED if getattr(self, n) == fields[n].default}
+        return self.model_dump(mode="json", exclude={*self.NO_EFFECT_ON_RESULT, *usual})

@@ -17,7 +17,8 @@ from torch.nn import functional as F
 from darts_lib.fast.separable import SEPARABLE, Separables, state_of_each_edge, states_of, summed
 from darts_lib.kernels.branches import side_by_side
 from darts_lib.kernels.pointwise import fast_form, pointwise
-from darts_lib.operations import build_candidate, every_second_pixel, normalise
+from darts_lib.operations import every_second_pixel, normalise
+from darts_lib.relaxation import MixedOp
 
 POOLED = ("max_pool_3x3", "avg_pool_3x3")
 JOINED = (*SEPARABLE, *POOLED, "skip_connect", "none")
@@ -43,32 +44,38 @@ class _Contiguous(torch.autograd.Function):
 class Fan(nn.Module):
     """The mixed operations of all edges from some states of equal shape to the same targets.
 
-    The states come side by side; the edges are ordered by state, then by target.
+    It is made of the plain `edges`, by alpha's row, ordered by state, then by target. The
+    states come side by side.
     """
 
     same_channel: Tensor
 
     def __init__(
-        self, channels: int, sources: int, targets: int, stride: int, primitives: Sequence[str]
+        self,
+        channels: int,
+        sources: int,
+        stride: int,
+        primitives: Sequence[str],
+        edges: Mapping[int, MixedOp],
     ) -> None:
         super().__init__()
-        self.channels, self.stride = channels, stride
-        self.sources, self.targets = sources, targets
-        self.edges = edges = sources * targets
+        self.channels, self.stride, self.sources = channels, stride, sources
+        self.rows, self.targets = list(edges), len(edges) // sources
         self.column = {name: column for column, name in enumerate(primitives)}
         separable = [name for name in primitives if name in SEPARABLE]
-        self.separable = Separables(channels, sources, targets, stride, separable)
+        self.separable = Separables(channels, sources, self.targets, stride, separable)
         self.pools = [name for name in POOLED if name in self.column]
         self.skips = "skip_connect" in self.column
         if self.skips and stride == 2:
-            shape = (edges * channels // 2, channels, 1, 1)
+            shape = (len(edges) * channels // 2, channels, 1, 1)
             self.conv_1, self.conv_2 = (nn.Parameter(torch.empty(shape)) for _ in range(2))
-        same = torch.eye(channels).repeat(edges, 1)  # 1 where a channel of an edge is the state's
+        # 1 where a channel of an edge is the state's
+        same = torch.eye(channels).repeat(len(edges), 1)
         self.register_buffer("same_channel", same, persistent=False)
         self.other = nn.ModuleDict(
             {
-                name: nn.ModuleList(build_candidate(name, channels, stride) for _ in range(edges))
-                for name in primitives
+                name: nn.ModuleList(edge.operations[column] for edge in edges.values())
+                for name, column in self.column.items()
                 if name not in JOINED
             }
         )
@@ -76,7 +83,7 @@ class Fan(nn.Module):
     def forward(self, state: Tensor, gains: Mapping[str, Tensor]) -> Tensor:
         """Return what each target hears, side by side: `(batch, targets * channels, h', w')`.
 
-        `state` is `(batch, sources * channels, h, w)`. `gains` has each candidate's softmax weights
+        `state` is `(batch, sources * channels, h, w)`. `gains` has each candidate's weights
         on the edges, each spread over the channels of its edge: `(edges * channels,)`, contiguous.
         """
         rectified = F.relu(state)
@@ -131,34 +138,27 @@ class Fan(nn.Module):
         even, odd = every_second_pixel(rectified)
         mixings = fast_form([self.conv_1, self.conv_2], self.sources)
         halves = map(pointwise, (even, odd), mixings)
-        split = [torch.unflatten(half, 1, (self.edges, self.channels // 2)) for half in halves]
+        split = [torch.unflatten(half, 1, (len(self.rows), self.channels // 2)) for half in halves]
         joined = torch.stack(split, dim=2).flatten(1, 3)
         return normalise(joined.contiguous(memory_format=torch.channels_last), gain)
 
     def plain_names(self) -> dict[str, list[str]]:
-        """Name, for each joined weight, the plain operations' weights it stacks, in order.
-
-        A plain name is `{edge}.operations.{column}.{...}`, edge counted within the fan.
-        """
-        names: dict[str, list[str]] = {}
-
-        def stacked(own: str, candidate: str, tail: str) -> None:
-            column = self.column[candidate]
-            names[own] = [f"{edge}.operations.{column}.{tail}" for edge in range(self.edges)]
-
+        """Name, for each weight of the fan, the plain cell's weights that it stacks, in order."""
+        parts: dict[str, tuple[str, str]] = {}
         for name in self.separable:
-            for number, position in zip(
-                range(len(self.separable.rounds(name))), (1, 5), strict=False
-            ):
-                own = f"separable.{name}.{number}"
-                stacked(f"{own}.depthwise", name, f"op.{position}.weight")
-                stacked(f"{own}.pointwise", name, f"op.{position + 1}.weight")
+            for number in range(len(self.separable.rounds(name))):
+                for kind, position in (("depthwise", 1), ("pointwise", 2)):
+                    part = f"op.{4 * number + position}.weight"
+                    parts[f"separable.{name}.{number}.{kind}"] = name, part
         if self.skips and self.stride == 2:
-            for conv in ("conv_1", "conv_2"):
-                stacked(conv, "skip_connect", f"{conv}.weight")
+            parts |= {conv: ("skip_connect", f"{conv}.weight") for conv in ("conv_1", "conv_2")}
+        names = {
+            stacked: [f"edges.{row}.operations.{self.column[name]}.{part}" for row in self.rows]
+            for stacked, (name, part) in parts.items()
+        }
         for name, operations in self.other.items():
-            for tail in operations.state_dict():
-                edge, _, rest = tail.partition(".")
-                plain = f"{edge}.operations.{self.column[name]}.{rest}"
-                names[f"other.{name}.{tail}"] = [plain]
+            for key in operations.state_dict():
+                edge, _, part = key.partition(".")
+                row, column = self.rows[int(edge)], self.column[name]
+                names[f"other.{name}.{key}"] = [f"edges.{row}.operations.{column}.{part}"]
         return names

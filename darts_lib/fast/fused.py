@@ -8,7 +8,7 @@ is the same function, in value and in both gradients.
 
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -18,26 +18,35 @@ from torch.utils.checkpoint import checkpoint
 from darts_lib.fast.fan import Fan
 from darts_lib.fast.separable import states_of
 from darts_lib.kernels.branches import in_turn, side_by_side
-from darts_lib.relaxation import SearchCell, Supernet
+from darts_lib.relaxation import MixedOp, SearchCell, Supernet
 from darts_lib.search_space import INPUTS, CellPlan, row_offset
 
 
-class FusedCell(SearchCell):
-    """A search cell made of fans: one for its two inputs, one for each node that edges leave."""
+class FusedCell(nn.Module):
+    """A plain search cell made into fans: one for its two inputs, one for each later source."""
 
     by_source: Tensor
 
-    def __init__(self, plan: CellPlan, nodes: int, primitives: Sequence[str]) -> None:
-        super().__init__(plan, nodes, ())
-        del self.edges
-        self.channels, self.primitives = plan.channels, primitives
-        fans = [Fan(plan.channels, INPUTS, nodes, 2 if plan.reduces else 1, primitives)]
-        fans += [Fan(plan.channels, 1, nodes - node, 1, primitives) for node in range(1, nodes)]
-        self.widths = [fan.edges * plan.channels for fan in fans]
-        self.fans = nn.ModuleList(fans)
-        rows = [row for fan in range(nodes) for row in self._rows(fan)]
+    def __init__(self, cell: SearchCell, plan: CellPlan, primitives: Sequence[str]) -> None:
+        super().__init__()
+        self.preprocess0, self.preprocess1 = cell.preprocess0, cell.preprocess1
+        self.nodes, self.channels, self.primitives = cell.nodes, plan.channels, primitives
+        strides = [2 if plan.reduces else 1] + [1] * (self.nodes - 1)
+        rows = [self._rows(fan) for fan in range(self.nodes)]
+        self.fans = nn.ModuleList(
+            Fan(
+                plan.channels,
+                1 if fan else INPUTS,
+                stride,
+                primitives,
+                {row: cast("MixedOp", cell.edges[row]) for row in rows[fan]},
+            )
+            for fan, stride in enumerate(strides)
+        )
+        self.widths = [len(edges) * plan.channels for edges in rows]
         # On the device: indexing must not wait.
-        self.register_buffer("by_source", torch.tensor(rows), persistent=False)
+        self.register_buffer("by_source", torch.tensor(sum(rows, [])), persistent=False)
+        self.load_state_dict(stacked(cell.state_dict(), self.plain_names()))
 
     def _rows(self, fan: int) -> list[int]:
         """Return alpha's rows in the order of a fan's edges."""
@@ -69,17 +78,20 @@ class FusedCell(SearchCell):
         return [dict(zip(self.primitives, parts[i::fans], strict=True)) for i in range(fans)]
 
     def plain_names(self) -> dict[str, list[str]]:
-        """Name, for each of the fans' weights, the plain cell's weights it stacks."""
-        names = {}
+        """Name, for each weight of this cell, the plain cell's weights that it stacks."""
+        names = {name: [name] for name in self.state_dict()}
         for number, fan in enumerate(self.fans):
-            assert isinstance(fan, Fan)
-            rows = self._rows(number)
-            for own, plain in fan.plain_names().items():
-                split = [name.split(".", 1) for name in plain]
-                names[f"fans.{number}.{own}"] = [
-                    f"edges.{rows[int(edge)]}.{rest}" for edge, rest in split
-                ]
+            fans = cast("Fan", fan).plain_names()
+            names |= {f"fans.{number}.{name}": plain for name, plain in fans.items()}
         return names
+
+
+def stacked(plain: Mapping[str, Tensor], names: Mapping[str, Sequence[str]]) -> dict[str, Tensor]:
+    """Return tensors of a plain network stacked as `names` says."""
+    return {
+        name: torch.cat([plain[part] for part in parts]) if len(parts) > 1 else plain[parts[0]]
+        for name, parts in names.items()
+    }
 
 
 class FusedSupernet(Supernet):
@@ -92,65 +104,51 @@ class FusedSupernet(Supernet):
     recompute = False
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
-        plain = Supernet(*arguments, **options)
-        with torch.random.fork_rng(devices=[]):
-            super().__init__(*arguments, **options)
-        self.load_plain(plain.state_dict())
+        super().__init__(*arguments, **options)
         self.to(memory_format=torch.channels_last)
 
-    def build_cell(self, plan: CellPlan) -> FusedCell:
-        """Return one cell, made of fans."""
-        return FusedCell(plan, self.nodes, self.primitives)
+    def build_cell(self, plan: CellPlan) -> nn.Module:
+        """Return one cell: the plain one, its edges made into fans."""
+        cell = cast("SearchCell", super().build_cell(plan))
+        return FusedCell(cell, plan, self.primitives)
 
     def run_cell(self, cell: nn.Module, *states_and_weights: Tensor) -> Tensor:
         """Run one cell; with `recompute`, keep only what it is given."""
         if not (self.recompute and torch.is_grad_enabled()):
             return super().run_cell(cell, *states_and_weights)
         # Kept too, since a pass may bring weights other than the module's own (`functional_call`).
-        own: dict[str, Tensor] = dict(cell.named_parameters())
+        weights: dict[str, Tensor] = dict(cell.named_parameters())
 
-        def compute(*given: Tensor) -> Tensor:
+        def compute(*states_and_weights: Tensor) -> Tensor:
             with in_turn():
-                out: Tensor = functional_call(cell, own, given)
-            return out
+                return functional_call(cell, weights, states_and_weights)  # type: ignore[no-any-return]
 
         out: Tensor = checkpoint(
             compute, *states_and_weights, use_reentrant=False, preserve_rng_state=False
         )
         return out
 
-    def forward(self, images: Tensor, alphas: Mapping[str, Tensor]) -> Tensor:
+    def forward(self, images: Tensor, weights: Mapping[str, Tensor]) -> Tensor:
         """Return logits `(batch, classes)` for images `(batch, in_channels, height, width)`."""
-        return super().forward(images.contiguous(memory_format=torch.channels_last), alphas)
+        return super().forward(images.contiguous(memory_format=torch.channels_last), weights)
 
     def plain_names(self) -> dict[str, list[str]]:
-        """Name, for each weight of this network, the plain supernet's weights it stacks."""
+        """Name, for each weight of this network, the plain supernet's weights that it stacks."""
         names = {name: [name] for name in self.state_dict()}
         for index, cell in enumerate(self.cells):
-            assert isinstance(cell, FusedCell)
-            names |= {
-                f"cells.{index}.{own}": [f"cells.{index}.{name}" for name in plain]
-                for own, plain in cell.plain_names().items()
-            }
+            for name, plain in cast("FusedCell", cell).plain_names().items():
+                names[f"cells.{index}.{name}"] = [f"cells.{index}.{part}" for part in plain]
         return names
 
     def load_plain(self, state: Mapping[str, Tensor]) -> None:
         """Take over the weights of a plain supernet of the same shape."""
-        self.load_state_dict(
-            {
-                own: torch.cat([state[name] for name in plain])
-                if len(plain) > 1
-                else state[plain[0]]
-                for own, plain in self.plain_names().items()
-            }
-        )
+        self.load_state_dict(stacked(state, self.plain_names()))
 
     def to_plain(self, tensors: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
         """Return the plain supernet's state; or any tensors named like ours, such as gradients."""
-        own_tensors = self.state_dict() if tensors is None else tensors
-        plain_state: dict[str, Tensor] = {}
-        for own, plain in self.plain_names().items():
-            value = own_tensors[own]
-            parts = value.chunk(len(plain)) if len(plain) > 1 else (value,)
-            plain_state.update(zip(plain, parts, strict=True))
-        return plain_state
+        ours = self.state_dict() if tensors is None else tensors
+        plain: dict[str, Tensor] = {}
+        for name, parts in self.plain_names().items():
+            values = ours[name].chunk(len(parts)) if len(parts) > 1 else (ours[name],)
+            plain.update(zip(parts, values, strict=True))
+        return plain

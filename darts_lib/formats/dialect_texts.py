@@ -1,7 +1,7 @@
 """JSON and yaml from other projects as plain data: nothing is run, errors name line or field.
 
 Both parsers keep the last of two equal names in silence, and yaml builds objects from tags and
-copies from anchors. A cell needs none of that, so it is refused here.
+copies from anchors. A cell needs none of that, so it is refused here: by GenotypeError, in a line.
 """
 
 import json
@@ -15,25 +15,21 @@ from darts_lib.engine.refusals import show
 from darts_lib.genotype import GenotypeError
 
 
-class DialectError(GenotypeError):
-    """A text that is no cell in its dialect, or a cell that a dialect cannot hold; one line."""
-
-
 def load_json(text: str) -> dict[str, object]:
     """Return the object of a JSON text.
 
-    Raises DialectError, which names the line, or the field that is there twice.
+    Raises GenotypeError, which names the line, or the field that is there twice.
     """
     try:
         content = json.loads(text, object_pairs_hook=_without_repeats)
-    except DialectError:
+    except GenotypeError:
         raise
     except json.JSONDecodeError as error:
-        raise DialectError(f"line {error.lineno}: {error.msg}; correct the JSON there.") from None
+        raise GenotypeError(f"line {error.lineno}: {error.msg}; correct the JSON there.") from None
     except (ValueError, RecursionError) as error:
-        raise DialectError(f"line 1 or later: {error}; write short lists and numbers.") from None
+        raise GenotypeError(f"line 1 or later: {error}; write short lists and numbers.") from None
     if not isinstance(content, dict):
-        raise DialectError(f"line 1: found {show(content)}; write a JSON object, {{...}}.")
+        raise GenotypeError(f"line 1: found {show(content)}; write a JSON object, {{...}}.")
     return content
 
 
@@ -41,7 +37,7 @@ def _without_repeats(items: list[tuple[str, object]]) -> dict[str, object]:
     table: dict[str, object] = {}
     for name, value in items:
         if name in table:
-            raise DialectError(f"field {show(name)} is there more than once; keep one.")
+            raise GenotypeError(f"field {show(name)} is there more than once; keep one.")
         table[name] = value
     return table
 
@@ -57,7 +53,7 @@ class _PlainLoader(yaml.SafeLoader):
             name, line = self.construct_object(key, deep=True), key.start_mark.line + 1
             if name in first:
                 where = f"first on line {first[name]}"
-                raise DialectError(f"line {line}: {show(name)} is there again, {where}; keep one.")
+                raise GenotypeError(f"line {line}: {show(name)} is there again, {where}; keep one.")
             first[name] = line
         return table
 
@@ -65,23 +61,23 @@ class _PlainLoader(yaml.SafeLoader):
 def load_yaml(text: str) -> dict[object, object]:
     """Return the mapping of a yaml text.
 
-    Raises DialectError, which names the line, also for tags, anchors and names given twice.
+    Raises GenotypeError, which names the line, also for tags, anchors and names given twice.
     """
     _check_lines(text)
     try:
         content = yaml.load(text, _PlainLoader)
-    except DialectError:
+    except GenotypeError:
         raise
     except yaml.MarkedYAMLError as error:
-        raise DialectError(f"{_place(error)}: {error.problem}; correct the yaml there.") from None
+        raise GenotypeError(f"{_place(error)}: {error.problem}; correct the yaml there.") from None
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
-        raise DialectError(f"line {line}: {error.reason}; delete that character.") from None
+        raise GenotypeError(f"line {line}: {error.reason}; delete that character.") from None
     except Exception as error:  # its readers of numbers and dates let all kinds of error out
         problem = f"{type(error).__name__}: {error}"
-        raise DialectError(f"line 1 or later: {problem}; write names and lists only.") from None
+        raise GenotypeError(f"line 1 or later: {problem}; write names and lists only.") from None
     if not isinstance(content, dict):
-        raise DialectError(f"line 1: found {show(content)}; write a mapping, `name:` and so on.")
+        raise GenotypeError(f"line 1: found {show(content)}; write a mapping, `name:` and so on.")
     return content
 
 
@@ -101,4 +97,6 @@ def _check_lines(text: str) -> None:
         after_quotes = max(line.rfind("'"), line.rfind('"')) + 1  # before it # may be no comment
         comment = _COMMENT.search(line, after_quotes)
         if odd := re.search(r"[!&*<]", line[: comment.start()] if comment else line):
-            raise DialectError(f"line {number}: {odd[0]!r} has no place in this format; remove it.")
+            raise GenotypeError(
+                f"line {number}: {odd[0]!r} has no place in this format; remove it."
+            )

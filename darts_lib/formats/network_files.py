@@ -1,51 +1,26 @@
 """Networks from files of weights: the shape is read off the weights, the names are made ours.
 
 Known files: the original's CIFAR-10 and ImageNet state dicts, MMRazor's subnets, and what `retrain`
-writes.
+writes. MMRazor names an operation by its edge, `normal_n3_p1` (node 3 hears state 1), where the
+original counts operations, so the genotype is needed. Two layouts are known: that of its main
+branch, and that of version 0.1.0, known from its source only.
 """
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
 from darts_lib.engine.refusals import SettingsError
-from darts_lib.formats.mmrazor_names import as_main, mmrazor_names
 from darts_lib.formats.weight_files import load_weights, read_weights
 from darts_lib.genotype import Genotype
-from darts_lib.imagenet_network import ImageNetNetwork
-from darts_lib.network import CellStack, Network
+from darts_lib.network import CellStack, ImageNetNetwork, Network
+from darts_lib.search_space import INPUTS, reductions
 
-
-@dataclass(frozen=True)
-class Shape:
-    """What a network's weights say of it."""
-
-    channels: int
-    layers: int
-    classes: int
-    in_channels: int
-    auxiliary: bool
-    pool_norm: bool
-    imagenet: bool
-
-    def build(self, genotype: Genotype) -> CellStack:
-        """Return an untrained network of this shape."""
-        if self.imagenet:
-            return ImageNetNetwork(
-                genotype, self.channels, self.layers, self.classes, self.auxiliary
-            )
-        return Network(
-            genotype,
-            self.channels,
-            self.layers,
-            self.classes,
-            self.in_channels,
-            self.auxiliary,
-            pool_norm=self.pool_norm,
-        )
+IMAGENET_STEM = "stem0.0.weight"
+"""The first weight of the ImageNet form."""
 
 
 def load_network(
@@ -64,42 +39,97 @@ def load_network(
     mmrazor = any(name.startswith("backbone.") for name in tensors)
     shape = _shape_of(path, tensors, mmrazor)
     for name, value in expected.items():
-        if value is not None and value != getattr(shape, name):
-            raise SettingsError(f"{path} has {name}={getattr(shape, name)}, not {value}.")
-    net = shape.build(cell)
+        if value is not None and value != shape[name]:
+            raise SettingsError(f"{path} has {name}={shape[name]}, not {value}.")
+    kind = ImageNetNetwork if IMAGENET_STEM in tensors else Network
+    net: CellStack = kind(cell, **shape)
     if mmrazor:
-        names = mmrazor_names(net.state_dict(), cell, shape.layers)
-        own = {theirs: ours for ours, theirs in names.items()}
-        tensors = {own.get(name, name): value for name, value in tensors.items()}
+        names = mmrazor_names(net.state_dict(), cell, shape["layers"])
+        ours = {theirs: name for name, theirs in names.items()}
+        tensors = {ours.get(name, name): value for name, value in tensors.items()}
     load_weights(net, tensors, path)
     return net.eval(), cell
 
 
-def _shape_of(path: Path, tensors: Mapping[str, Tensor], mmrazor: bool) -> Shape:
-    """Read channels, layers and classes off the weights."""
+def _shape_of(path: Path, tensors: Mapping[str, Tensor], mmrazor: bool) -> dict[str, Any]:
+    """Read what a network takes besides its genotype off the weights."""
     stem = "backbone.stem.0.weight" if mmrazor else "stem.0.weight"
     classifier = "head.fc.weight" if mmrazor else "classifier.weight"
-    imagenet = "stem0.0.weight" in tensors
-    cells = [int(found[1]) for name in tensors if (found := re.search(r"\bcells\.(\d+)\.", name))]
-    first = tensors.get("stem0.0.weight" if imagenet else stem)
+    imagenet = IMAGENET_STEM in tensors
+    cells = [int(cell) for name in tensors for cell in re.findall(r"\bcells\.(\d+)\.", name)]
+    first = tensors.get(IMAGENET_STEM if imagenet else stem)
     if first is None or first.dim() != 4 or classifier not in tensors or not cells:
         raise SettingsError(
-            f"{path} holds no derived network: it lacks {stem!r} (or 'stem0.0.weight'), "
+            f"{path} holds no derived network: it lacks {stem!r} (or {IMAGENET_STEM!r}), "
             f"{classifier!r} or any cell; a supernet's weights are read by load_search."
         )
     if max(cells) >= len(tensors):  # else a name alone would make us build any number of cells
         raise SettingsError(f"{path} names cell {max(cells)} but holds {len(tensors)} weights.")
-    return Shape(
-        channels=2 * len(first) if imagenet else len(first) // 3,
-        layers=1 + max(cells),
-        classes=len(tensors[classifier]),
-        in_channels=first.shape[1],
-        auxiliary=any("aux" in name for name in tensors),
-        pool_norm=any("pool" in name for name in tensors) or _has_pool_norm(tensors),
-        imagenet=imagenet,
+    shape = {"layers": 1 + max(cells), "classes": len(tensors[classifier])}
+    shape["auxiliary"] = any("aux" in name for name in tensors)
+    if imagenet:
+        return {**shape, "channels": 2 * len(first)}
+    # Among our own names a normalisation right inside an operation is that of a pool.
+    pooled = any("pool" in name or re.search(r"_ops\.\d+\.1\.weight", name) for name in tensors)
+    channels = len(first) // 3
+    return {**shape, "channels": channels, "in_channels": first.shape[1], "pool_norm": pooled}
+
+
+# --- what MMRazor calls the weights -----------------------------------------------------------
+
+PREFIXES = ("architecture.model.", "architecture.", "module.")
+"""What checkpoints put before all names."""
+
+WHOLE = (
+    (r"stem\.(.+)", r"backbone.stem.\1"),
+    (r"classifier\.(.+)", r"head.fc.\1"),
+    (r"auxiliary_head\.classifier\.(.+)", r"head.aux_linear.\1"),
+    # The spelling is that of the source.
+    (r"auxiliary_head\.features\.(.+)", r"backbone.auxliary_module.net.\1"),
+    (r"(cells\.\d+)\.preprocess(\d)\.op\.(.+)", r"backbone.\1.preproc\2.net.\3"),
+    (r"(cells\.\d+)\.preprocess(\d)\.conv_(\d)\.(.+)", r"backbone.\1.preproc\2.conv\3.\4"),
+    (r"(cells\.\d+)\.preprocess(\d)\.bn\.(.+)", r"backbone.\1.preproc\2.bn.\3"),
+)
+INSIDE = (
+    (r"op\.([123])\.(.+)", r"conv1.\1.\2"),
+    (r"op\.5\.(.+)", r"conv2.1.\1"),
+    (r"op\.6\.(.+)", r"conv2.2.\1"),
+    (r"op\.7\.(.+)", r"conv2.3.\1"),
+    (r"conv_(\d)\.(.+)", r"conv\1.\2"),
+    (r"bn\.(.+)", r"bn.\1"),
+    (r"1\.(.+)", r"bn.\1"),  # the normalisation after a pool
+)
+OPERATION = re.compile(r"cells\.(\d+)\._ops\.(\d+)\.(.+)")
+
+
+def mmrazor_names(names: Iterable[str], genotype: Genotype, layers: int) -> dict[str, str]:
+    """Return MMRazor's name (main branch, without prefix) for each of our names."""
+    return {name: _translated(name, genotype, layers) for name in names}
+
+
+def _translated(name: str, genotype: Genotype, layers: int) -> str:
+    match = OPERATION.fullmatch(name)
+    if not match:
+        return _first_match(name, WHOLE)
+    cell, position, node = int(match[1]), int(match[2]), int(match[2]) // 2
+    kind = "reduce" if cell in reductions(layers) else "normal"
+    operation, source = genotype.pairs(kind)[position]
+    edge = f"nodes.{node}.route._candidates.{kind}_n{node + INPUTS}_p{source}"
+    inside = _first_match(match[3], INSIDE)
+    return f"backbone.cells.{cell}.{edge}._candidates.{operation}.{inside}"
+
+
+def _first_match(name: str, rules: Iterable[tuple[str, str]]) -> str:
+    for pattern, replacement in rules:
+        if re.fullmatch(pattern, name):
+            return re.sub(pattern, replacement, name)
+    raise ValueError(f"{name!r} is the name of no weight of a derived network.")
+
+
+def as_main(name: str) -> str:
+    """Bring a name of a checkpoint to the form of the main branch: no prefix, no older layout."""
+    for prefix in PREFIXES:
+        name = name.removeprefix(prefix)
+    return name.replace(".edges.choices.", ".route._candidates.").replace(
+        ".0.choices.", "._candidates."
     )
-
-
-def _has_pool_norm(tensors: Mapping[str, Tensor]) -> bool:
-    """Say whether our own names have a normalisation right inside an operation: after a pool."""
-    return any(re.search(r"_ops\.\d+\.1\.weight", name) for name in tensors)

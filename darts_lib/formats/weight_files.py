@@ -5,9 +5,8 @@ Only tensors and plain data are ever read from a file (`weights_only`), so a fil
 
 import pickle
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -16,7 +15,7 @@ from torch import Tensor, nn
 
 from darts_lib.engine.files import write_whole
 from darts_lib.engine.refusals import SettingsError
-from darts_lib.genotype import Genotype
+from darts_lib.genotype import BaseGenotype, Genotype
 
 WEIGHTS = "weights.safetensors"
 """What the network of a finished retraining is called in its run folder."""
@@ -31,8 +30,7 @@ COUNTER = "num_batches_tracked"
 """A buffer of batch normalisation that files of torch 0.3 lack; nothing here depends on it."""
 
 
-@dataclass(frozen=True)
-class WeightFile:
+class WeightFile(NamedTuple):
     """The tensors of a file by name, and the genotype if the file carries one."""
 
     tensors: dict[str, Tensor]
@@ -53,7 +51,8 @@ def read_weights(path: Path) -> WeightFile:
             f"{path} is not there; give a file of weights, or the folder of a finished retraining."
         )
     if path.suffix == ".safetensors":
-        return _read_safetensors(path)
+        tensors, text = _read_safetensors(path)
+        return WeightFile(tensors, Genotype.from_text(text) if text else None)
     if path.suffix in TEXTS:
         raise SettingsError(
             f"{path} is no file of weights: {path.suffix} is for a cell or for settings. Give the "
@@ -72,15 +71,22 @@ def read_weights(path: Path) -> WeightFile:
     return WeightFile(_tensors(path, content))
 
 
-def _read_safetensors(path: Path) -> WeightFile:
+def read_run(folder: Path) -> dict[str, Tensor]:
+    """Return the weights of a finished retraining; SettingsError where there are none."""
+    file = folder / WEIGHTS
+    if not file.is_file():
+        raise SettingsError(f"{folder} holds no {WEIGHTS}; finish its retraining first.")
+    return _read_safetensors(file)[0]
+
+
+def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], str]:
+    """Return the tensors, and the text of the genotype, which is empty if there is none."""
     try:
         with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            text = (file.metadata() or {}).get("genotype", "")
+            return {name: file.get_tensor(name) for name in file.keys()}, text  # noqa: SIM118
     except (SafetensorError, OSError, ValueError) as error:
         raise SettingsError(f"{path} is damaged: {error}; write or download it again.") from error
-    text = metadata.get("genotype", "")
-    return WeightFile(tensors, Genotype.from_text(text) if text else None)
 
 
 def _tensors(path: Path, content: Any) -> dict[str, Tensor]:
@@ -89,8 +95,7 @@ def _tensors(path: Path, content: Any) -> dict[str, Tensor]:
         content = content["state_dict"]
     if not isinstance(content, Mapping) or not content:
         raise SettingsError(f"{path} holds {type(content).__name__}, not a dict of weights.")
-    odd = [str(name) for name, value in content.items() if not isinstance(value, Tensor)]
-    if odd:
+    if odd := [str(name) for name, value in content.items() if not isinstance(value, Tensor)]:
         raise SettingsError(f"{path}: {odd[0]!r} is no tensor; save the module's state_dict().")
     return {str(name).removeprefix("module."): value for name, value in content.items()}
 
@@ -100,21 +105,22 @@ def load_weights(net: nn.Module, tensors: Mapping[str, Tensor], source: object) 
 
     Counters of batches, which old files lack, are taken as zero.
     """
-    own = net.state_dict()
-    given = dict(tensors)
-    for name, value in own.items():
-        if name.endswith(COUNTER):
-            given.setdefault(name, torch.zeros_like(value))
+    wanted = net.state_dict()
+    counters = {n: torch.zeros_like(t) for n, t in wanted.items() if n.endswith(COUNTER)}
+    given = {**counters, **tensors}
     problems = {
-        "missing": [name for name in own if name not in given],
-        "unknown": [name for name in given if name not in own],
+        "missing": [name for name in wanted if name not in given],
+        "unknown": [name for name in given if name not in wanted],
         "of another shape": [
             f"{name} {tuple(given[name].shape)} for {tuple(value.shape)}"
-            for name, value in own.items()
+            for name, value in wanted.items()
             if name in given and given[name].shape != value.shape
         ],
     }
-    told = [f"{len(names)} {kind} ({_some(names)})" for kind, names in problems.items() if names]
+    told = []
+    for kind, names in problems.items():
+        more = f", and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+        told += [f"{len(names)} {kind} ({', '.join(names[:SHOWN])}{more})"] if names else []
     if told:
         raise SettingsError(
             f"{source} does not fit the network: {'; '.join(told)}. Is it of this genotype, with "
@@ -123,15 +129,12 @@ def load_weights(net: nn.Module, tensors: Mapping[str, Tensor], source: object) 
     net.load_state_dict(given)
 
 
-def _some(names: list[str]) -> str:
-    more = f", and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return ", ".join(names[:SHOWN]) + more
-
-
-def save_weights(net: nn.Module, genotype: Genotype, path: Path) -> None:
+def save_weights(net: nn.Module, genotype: BaseGenotype, path: Path) -> None:
     """Write a network as safetensors with its genotype, the one entry of the metadata.
 
     safetensors writes several entries in any order; with one, the same weights give the same bytes.
+    A language model's tied matrix stands there twice, as in the original's files.
     """
-    tensors = {name: value.cpu().contiguous() for name, value in net.state_dict().items()}
+    copies = ((name, value.cpu().clone()) for name, value in net.state_dict().items())
+    tensors = {name: value.contiguous() for name, value in copies}
     write_whole(path, save(tensors, {"genotype": str(genotype)}))

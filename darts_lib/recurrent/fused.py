@@ -1,6 +1,6 @@
 """The relaxed recurrent cell computed faster: the same function, weights and names.
 
-What does not depend on time is done once for all steps: the input half of W_0, and the softmax.
+What does not depend on time is done once for all steps: the input half of W_0.
 What edges share is done once for all of them: a state s_j is multiplied by the matrices of all
 later nodes in one product. The activations of an edge are mixed before a single interpolation:
 
@@ -10,14 +10,15 @@ later nodes in one product. The activations of an edge are mixed before a single
 number of operations that costs, and torch would derive more than twice as many.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from darts_lib.recurrent.relaxation import Alphas, SearchCell, masked
-from darts_lib.recurrent.search_space import KIND, NODES, edges
+from darts_lib.recurrent.relaxation import Mask, SearchCell, check, masked
+from darts_lib.recurrent.search_space import INPUTS, KIND, NODES
+from darts_lib.search_space import edges
 
 
 class FusedSearchCell(SearchCell):
@@ -25,7 +26,7 @@ class FusedSearchCell(SearchCell):
 
     def __init__(self, width: int, nodes: int = NODES) -> None:
         super().__init__(width, nodes)
-        sources = [source for source, _ in edges(nodes)]
+        sources = [source for source, _ in edges(nodes, INPUTS)]
         for source in range(nodes):  # on the device: a list would be copied there in each pass
             rows = torch.tensor([row for row, other in enumerate(sources) if other == source])
             self.register_buffer(f"rows_{source}", rows, persistent=False)
@@ -34,16 +35,24 @@ class FusedSearchCell(SearchCell):
         self,
         inputs: Tensor,
         hidden: Tensor,
-        alphas: Alphas,
-        input_mask: Tensor | None = None,
-        hidden_mask: Tensor | None = None,
+        weights: Mapping[str, Tensor],
+        input_mask: Mask = None,
+        hidden_mask: Mask = None,
     ) -> tuple[Tensor, Tensor]:
         """Step through time; shapes and errors as `SearchCell.forward`."""
-        self.check(inputs, alphas)
+        check(self.nodes, inputs, weights)
+        # For each source the matrices of the nodes after it, side by side, gates first.
+        gates, candidates = zip(*(matrix.chunk(2, dim=1) for matrix in self._Ws), strict=True)
+        matrices = [torch.cat([*gates[j:], *candidates[j:]], dim=1) for j in range(self.nodes)]
+        # For each source what its outgoing edges keep, `(5, outgoing edges, 1)`: the weights of the
+        # four activations, and their sum.
+        kept = weights[KIND][:, 1:]
+        kept = torch.cat([kept, kept.sum(dim=1, keepdim=True)], dim=1)
+        rows = (self.get_buffer(f"rows_{source}") for source in range(self.nodes))
+        shares = [kept.index_select(0, row).t()[:, :, None] for row in rows]
         from_input, from_hidden = self._W0.chunk(2)
-        projected = masked(inputs, input_mask) @ from_input
-        matrices, shares, outputs = self._matrices(), self._shares(alphas), []
-        for x in projected.unbind():
+        outputs = []
+        for x in (masked(inputs, input_mask) @ from_input).unbind():
             product = torch.addmm(x, masked(hidden, hidden_mask), from_hidden)
             gate, candidate = product.chunk(2, dim=-1)
             state = torch.lerp(hidden, torch.tanh(candidate), torch.sigmoid(gate))
@@ -52,7 +61,7 @@ class FusedSearchCell(SearchCell):
         return torch.stack(outputs), hidden
 
     def _nodes(
-        self, state: Tensor, matrices: list[Tensor], shares: list[Tensor], mask: Tensor | None
+        self, state: Tensor, matrices: list[Tensor], shares: list[Tensor], mask: Mask
     ) -> Tensor:
         """Return the mean of the nodes' states; `state` is s_0, `(batch, width)`."""
         waiting: Tensor | None = None  # what the nodes still to come have heard so far
@@ -66,21 +75,6 @@ class FusedSearchCell(SearchCell):
             state = self.bn(first.squeeze(dim=1))
             states.append(state)
         return torch.stack(states).mean(dim=0)
-
-    def _matrices(self) -> list[Tensor]:
-        """Return for each source the matrices of the nodes after it, side by side, gates first."""
-        gates, candidates = zip(*(matrix.chunk(2, dim=1) for matrix in self._Ws), strict=True)
-        return [torch.cat([*gates[j:], *candidates[j:]], dim=1) for j in range(self.nodes)]
-
-    def _shares(self, alphas: Alphas) -> list[Tensor]:
-        """Return for each source what its outgoing edges keep, `(5, outgoing edges, 1)`.
-
-        The first four are the softmax weights of the activations, the last their sum.
-        """
-        weights = torch.softmax(alphas[KIND], dim=-1)[:, 1:]
-        weights = torch.cat([weights, weights.sum(dim=1, keepdim=True)], dim=1)
-        rows = (self.get_buffer(f"rows_{source}") for source in range(self.nodes))
-        return [weights.index_select(0, row).t()[:, :, None] for row in rows]
 
 
 def mix(state: Tensor, product: Tensor, share: Tensor) -> Tensor:
@@ -113,10 +107,16 @@ class Mix(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:
-        """Return the gradients by state, product and share, that by the share only if wanted."""
+        """Return the gradients by state, product and share, that by the share only if wanted.
+
+        Where they are themselves to be differentiated, torch derives them.
+        """
         state, product, share, t, r, gate_and_s, way = ctx.saved_tensors
-        if torch.is_grad_enabled():
-            return differentiable_gradients((state, product, share), grad, ctx.needs_input_grad)
+        if torch.is_grad_enabled():  # independent of one another, though the product is the state's
+            inputs = [value.view_as(value) for value in (state, product, share)]
+            wanted = [x for x, asked in zip(inputs, ctx.needs_input_grad, strict=True) if asked]
+            slopes = iter(torch.autograd.grad(mix(*inputs), wanted, grad, create_graph=True))
+            return tuple(next(slopes) if asked else None for asked in ctx.needs_input_grad)
         tanh, relu, sigmoid, identity, kept = share.unbind()
         h, (gate, s) = product[:, 1], gate_and_s.unbind(dim=1)
         by_mixed = grad * gate
@@ -135,16 +135,3 @@ class Mix(torch.autograd.Function):
         by_share = [(by_mixed * part).sum(dim=(0, 2)) for part in (t, r, s, h)]
         by_share.append((by_start * state[:, None]).sum(dim=(0, 2)))
         return by_state, by_product, torch.stack(by_share)[:, :, None]
-
-
-def differentiable_gradients(
-    inputs: Sequence[Tensor], grad: Tensor, wanted: Sequence[bool]
-) -> tuple[Tensor | None, ...]:
-    """Return the wanted gradients of `mix`, as torch derives them, with a graph of their own.
-
-    The inputs are taken as independent, though the product comes from the state.
-    """
-    inputs = [value.view_as(value) for value in inputs]
-    chosen = [value for value, asked in zip(inputs, wanted, strict=True) if asked]
-    found = iter(torch.autograd.grad(mix(*inputs), chosen, grad, create_graph=True))
-    return tuple(next(found) if asked else None for asked in wanted)

@@ -2,12 +2,8 @@
 
     words -> embedding -> cell, step by step -> decoder -> logits of the next word
 
-The decoder's matrix is the embedding (tied), with a bias of its own. A derived node i with its
-one activation f and source p computes, without any normalisation,
-
-    [c, h] = (s_p * m_h) W_i        s_i = s_p + sigmoid(c) (f(h) - s_p)
-
-and the cell puts out the mean of the states of its concat.
+The decoder's matrix is the embedding (tied), with a bias of its own. A derived cell has no
+normalisation; it puts out the mean of the states of its concat.
 
 Dropout is an argument of `forward`: masks, drawn once by the caller. Without masks nothing is
 dropped, whatever the module's mode. So two passes with the same masks are the same function, which
@@ -15,7 +11,7 @@ the second-order gradient needs: it subtracts two passes that differ by 1e-2 in 
 Source: paper, sections 2.1, 3.2.2 and A.1.2.
 """
 
-from collections.abc import Iterator
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -24,23 +20,24 @@ from torch import Tensor, nn
 
 from darts_lib.recurrent.fused import FusedSearchCell
 from darts_lib.recurrent.genotype import RecurrentGenotype
-from darts_lib.recurrent.relaxation import FUNCTIONS, SPREAD, Alphas, GatedCell, highway, masked
+from darts_lib.recurrent.relaxation import FUNCTIONS, SPREAD, GatedCell, Mask, highway, masked
 from darts_lib.recurrent.search_space import NODES
 
 
 class DerivedCell(GatedCell):
-    """The cell of a genotype; names of weights as the original's `_W0` and `_Ws`."""
+    """The cell of a genotype: node i has one source p and one activation f.
+
+        [c, h] = (s_p * m_h) W_i        s_i = s_p + sigmoid(c) (f(h) - s_p)
+
+    Paper, section 3.1.2.
+    """
 
     def __init__(self, width: int, genotype: RecurrentGenotype) -> None:
         super().__init__(width, genotype.nodes)
         self.genotype = genotype
 
     def forward(
-        self,
-        inputs: Tensor,
-        hidden: Tensor,
-        input_mask: Tensor | None = None,
-        hidden_mask: Tensor | None = None,
+        self, inputs: Tensor, hidden: Tensor, input_mask: Mask = None, hidden_mask: Mask = None
     ) -> tuple[Tensor, Tensor]:
         """Step through time; return outputs `(time, batch, width)` and the last hidden state.
 
@@ -51,16 +48,13 @@ class DerivedCell(GatedCell):
         outputs = []
         for x in (masked(inputs, input_mask) @ from_input).unbind():
             product = torch.addmm(x, masked(hidden, hidden_mask), from_hidden)
-            hidden = self._nodes(highway(hidden, product, torch.tanh), hidden_mask)
+            states = [highway(hidden, product, torch.tanh)]
+            for (name, source), matrix in zip(self.genotype.recurrent, self._Ws, strict=True):
+                product = masked(states[source], hidden_mask) @ matrix
+                states.append(highway(states[source], product, FUNCTIONS[name]))
+            hidden = torch.stack([states[i] for i in self.genotype.concat]).mean(dim=0)
             outputs.append(hidden)
         return torch.stack(outputs), hidden
-
-    def _nodes(self, first: Tensor, mask: Tensor | None) -> Tensor:
-        states = [first]
-        for (name, source), matrix in zip(self.genotype.recurrent, self._Ws, strict=True):
-            state = states[source]
-            states.append(highway(state, masked(state, mask) @ matrix, FUNCTIONS[name]))
-        return torch.stack([states[i] for i in self.genotype.concat]).mean(dim=0)
 
 
 # Dropout -----------------------------------------------------------------------------------------
@@ -89,6 +83,12 @@ class Masks:
     tensors stay where they are when masks are drawn anew, so that a recorded step can read them.
     """
 
+    words: Mask
+    embedding: Mask
+    cell_input: Mask
+    hidden: Mask
+    output: Mask
+
     def __init__(
         self,
         dropout: Dropout,
@@ -101,26 +101,16 @@ class Masks:
         for name, probability in vars(dropout).items():
             if not 0 <= probability < 1:
                 raise ValueError(f"dropout {name}={probability} must be from 0 to below 1.")
-
-        def mask(probability: float, *shape: int) -> Tensor | None:
-            return torch.ones(shape, device=device) if probability else None
-
-        self.words = mask(dropout.words, vocabulary, 1)
-        self.embedding = mask(dropout.embedding, batch, width)
-        self.cell_input = mask(dropout.cell_input, batch, width)
-        self.hidden = mask(dropout.hidden, batch, width)
-        self.output = mask(dropout.output, batch, width)
+            shape = (vocabulary, 1) if name == "words" else (batch, width)
+            setattr(self, name, torch.ones(shape, device=device) if probability else None)
 
     def draw(self, generator: torch.Generator | None = None) -> "Masks":
         """Draw all masks anew, in place, and return them."""
-        for probability, mask in self._drawn():
-            mask.bernoulli_(1 - probability, generator=generator).div_(1 - probability)
-        return self
-
-    def _drawn(self) -> Iterator[tuple[float, Tensor]]:
         for name, probability in vars(self.dropout).items():
             if probability:
-                yield probability, getattr(self, name)
+                mask = getattr(self, name)
+                mask.bernoulli_(1 - probability, generator=generator).div_(1 - probability)
+        return self
 
 
 NO_MASKS = Masks(Dropout(0.0, 0.0, 0.0, 0.0, 0.0), 1, 1, 1)
@@ -164,17 +154,21 @@ class LanguageModel(nn.Module):
         return self.encoder.weight.new_zeros(batch, self.width)
 
     def forward(
-        self, tokens: Tensor, hidden: Tensor, masks: Masks = NO_MASKS, alphas: Alphas | None = None
+        self,
+        tokens: Tensor,
+        hidden: Tensor,
+        masks: Masks = NO_MASKS,
+        weights: Mapping[str, Tensor] | None = None,
     ) -> Output:
         """Run over tokens `(time, batch)` from the hidden state `(batch, width)`.
 
-        `alphas` are for the relaxed cell alone.
+        `weights`, those of `mix`, are for the relaxed cell alone.
         """
         embedded = self.encoder(tokens)
         if masks.words is not None:
             embedded = embedded * masks.words[tokens]
         embedded = masked(embedded, masks.embedding)
-        relaxed = () if alphas is None else (alphas,)
+        relaxed = () if weights is None else (weights,)
         outputs, last = self.rnns[0](embedded, hidden, *relaxed, masks.cell_input, masks.hidden)
         dropped = masked(outputs, masks.output)
         return Output(self.decoder(dropped), outputs, dropped, last)

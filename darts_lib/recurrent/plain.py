@@ -1,7 +1,8 @@
 """The steps of a recurrent search as the original code takes them, for comparison only.
 
-Node by node, with every time step's own softmax; all gradients are kept in each step, and second
-order copies the module. Only the masks are ours: drawn by the caller, not anew in every pass.
+Node by node; all gradients are kept in each step, and second order copies the module. Two things
+are ours: the masks are drawn by the caller, not anew in every pass, and the softmax is taken once a
+pass, not at every step of time.
 """
 
 import torch
@@ -10,38 +11,25 @@ from torch import Tensor, nn
 from darts_lib.data.images import Batch
 from darts_lib.plain import OriginalSteps
 from darts_lib.recurrent.network import LanguageModel, Masks
-from darts_lib.recurrent.relaxation import FUNCTIONS, Alphas, SearchCell, initial_alphas, masked
-from darts_lib.recurrent.search_space import KIND, PRIMITIVES, row_offset
-from darts_lib.recurrent.search_step import RecurrentSearchConfig, activation_terms, cross_entropy
+from darts_lib.recurrent.relaxation import FUNCTIONS, Mask, SearchCell, initial_alphas, masked
+from darts_lib.recurrent.search import RecurrentSearchConfig, activation_terms, cross_entropy
+from darts_lib.recurrent.search_space import INPUTS, PRIMITIVES
+from darts_lib.relaxation import mix
+from darts_lib.search_space import row_offset
 
 
 class OriginalCell(SearchCell):
     """`SearchCell` as the original computes it: one sigmoid for all activations of a node."""
 
-    def forward(
-        self,
-        inputs: Tensor,
-        hidden: Tensor,
-        alphas: Alphas,
-        input_mask: Tensor | None = None,
-        hidden_mask: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor]:
-        """Step through time; shapes as `SearchCell.forward`."""
-        outputs = []
-        for x in inputs:
-            weights = torch.softmax(alphas[KIND], dim=-1)
-            hidden = self.step(masked(x, input_mask), hidden, weights, hidden_mask)
-            outputs.append(hidden)
-        return torch.stack(outputs), hidden
-
-    def step(self, x: Tensor, hidden: Tensor, weights: Tensor, mask: Tensor | None) -> Tensor:
+    def step(self, x: Tensor, hidden: Tensor, weights: Tensor, mask: Mask) -> Tensor:
         """Take one step of time; shapes as `SearchCell.step`."""
         states: Tensor = self.bn(self.first_state(x, hidden, mask))[None]
-        for target, matrix in enumerate(self._Ws, 1):
+        for target, matrix in enumerate(self._Ws, INPUTS):
             product = masked(states, mask).view(-1, self.width) @ matrix
             gate, h = product.view(target, -1, 2 * self.width).chunk(2, dim=-1)
             gate, total = torch.sigmoid(gate), torch.zeros_like(hidden)
-            rows = weights[row_offset(target) : row_offset(target + 1)]
+            first = row_offset(target, INPUTS)
+            rows = weights[first : first + target]
             for column, name in enumerate(PRIMITIVES):
                 if name != "none":
                     mixed = states + gate * (FUNCTIONS[name](h) - states)
@@ -75,12 +63,12 @@ class RecurrentOriginalSteps(OriginalSteps):
 
     def loss(self, net: nn.Module, batch: Batch) -> Tensor:
         """Return the cross-entropy of a segment."""
-        return cross_entropy(net(batch[0], self.hidden, self.masks, self.alphas), batch[1])
+        return cross_entropy(net(batch[0], self.hidden, self.masks, mix(self.alphas)), batch[1])
 
     def weight_step(self, batch: Batch) -> None:
         """Take a step of the weights, on the loss with both activation terms."""
         self._clear()
-        out = self.net(batch[0], self.hidden, self.masks, self.alphas)
+        out = self.net(batch[0], self.hidden, self.masks, mix(self.alphas))
         terms = activation_terms(out, self.config.ar, self.config.tar)
         torch.autograd.backward(cross_entropy(out, batch[1]) + terms)
         nn.utils.clip_grad_norm_(self.net.parameters(), self.config.clip)

@@ -8,24 +8,27 @@ and node i reads every state s_j before it through one matrix W_i that its edges
 
     [c_j, h_j] = s_j W_i        s_i = sum_j sum_o p_jo (s_j + sigmoid(c_j) (o(h_j) - s_j))
 
-with p = softmax(alpha) over the primitives of an edge; `none` adds nothing but keeps its share.
+with p = mix(alpha), a softmax over the primitives of an edge; `none` adds nothing but keeps its
+share.
 Every state passes one BatchNorm without gain, and without running statistics: batch statistics
 always, as the paper says. The output is the mean of the nodes.
 
 This is the formula node by node and step by step, for reading; `fused.py` computes the same
-faster. The parameters are the weights and nothing else; the alphas are an argument of `forward`.
+faster. The parameters are the matrices W and nothing else; p is an argument of `forward`.
 Source: paper, sections 2.1 and 3.1.2 and the original code (the paper's own formula has no gate).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
 
-from darts_lib.recurrent.search_space import KIND, NODES, PRIMITIVES, edges, row_offset
+from darts_lib import relaxation
+from darts_lib.recurrent.search_space import ACTIVATIONS, INPUTS, KIND, NODES, PRIMITIVES
+from darts_lib.search_space import edges, row_offset
 
-Alphas = dict[str, Tensor]
-"""Logits of the one kind of cell, `recurrent`: `(edges, primitives)`."""
+Mask = Tensor | None
+"""A dropout mask `(batch, width)`, if anything is dropped."""
 
 SPREAD = 0.04
 """Weights start uniform in [-0.04, 0.04], as in the original."""
@@ -38,14 +41,11 @@ FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
-def initial_alphas(nodes: int = NODES, seed: int = 0, device: torch.device | str = "cpu") -> Alphas:
-    """Return alphas near zero, 1e-3 times a standard normal, as leaves that ask for gradients.
-
-    The draw is on the CPU, so the same seed gives the same alphas on every device.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    draw = 1e-3 * torch.randn(len(edges(nodes)), len(PRIMITIVES), generator=generator)
-    return {KIND: draw.to(device).requires_grad_()}
+def initial_alphas(
+    nodes: int = NODES, seed: int = 0, device: torch.device | str = "cpu"
+) -> relaxation.Alphas:
+    """Return the alphas of `darts_lib.relaxation.initial_alphas` for the one kind of cell."""
+    return relaxation.initial_alphas(nodes, PRIMITIVES, seed, device, [KIND], INPUTS)
 
 
 class GatedCell(nn.Module):
@@ -64,7 +64,7 @@ class GatedCell(nn.Module):
             for _ in range(nodes)
         )
 
-    def first_state(self, x: Tensor, hidden: Tensor, mask: Tensor | None) -> Tensor:
+    def first_state(self, x: Tensor, hidden: Tensor, mask: Mask) -> Tensor:
         """Return s_0 `(batch, width)` of a word x and the hidden state, both `(batch, width)`.
 
         x is masked already. The mask acts on what is multiplied by the weights, never on the
@@ -74,7 +74,7 @@ class GatedCell(nn.Module):
         return highway(hidden, product, torch.tanh)
 
 
-def masked(x: Tensor, mask: Tensor | None) -> Tensor:
+def masked(x: Tensor, mask: Mask) -> Tensor:
     """Multiply by a dropout mask, if there is one."""
     return x if mask is None else x * mask
 
@@ -85,8 +85,26 @@ def highway(state: Tensor, product: Tensor, function: Callable[[Tensor], Tensor]
     return state + torch.sigmoid(gate) * (function(candidate) - state)
 
 
+def mixed(states: Tensor, product: Tensor, weights: Tensor) -> Tensor:
+    """Return what a node hears on all its edges together, `(batch, width)`: the sum s_i above.
+
+    The states are `(sources, batch, width)`, their product with the node's matrix as wide again,
+    the weights `(sources, primitives)`.
+    """
+    total = torch.zeros_like(states[0])
+    for name, share in zip(ACTIVATIONS, weights.t()[1:], strict=True):
+        terms = share[:, None, None] * highway(states, product, FUNCTIONS[name])
+        total = total + terms.sum(dim=0)
+    return total
+
+
 class SearchCell(GatedCell):
-    """The cell that holds every recurrent cell of the space at once, node by node."""
+    """The cell that holds every recurrent cell of the space at once, node by node.
+
+        s_i = BN( sum_{j < i} sum_{o != none} p_jo (s_j + sigmoid(c_j) (o(h_j) - s_j)) )
+
+    Paper, equation 2.
+    """
 
     def __init__(self, width: int, nodes: int = NODES) -> None:
         super().__init__(width, nodes)
@@ -96,49 +114,46 @@ class SearchCell(GatedCell):
         self,
         inputs: Tensor,
         hidden: Tensor,
-        alphas: Alphas,
-        input_mask: Tensor | None = None,
-        hidden_mask: Tensor | None = None,
+        weights: Mapping[str, Tensor],
+        input_mask: Mask = None,
+        hidden_mask: Mask = None,
     ) -> tuple[Tensor, Tensor]:
         """Step through time; return outputs `(time, batch, width)` and the last hidden state.
 
-        Inputs are `(time, batch, width)`, the hidden state and the masks `(batch, width)`; the
-        masks are the same at every step. Raises ValueError for a batch of one, which batch
-        statistics would turn into zeros, and for alphas of another shape.
+        Inputs are `(time, batch, width)`, the hidden state and the masks `(batch, width)`, the same
+        at every step; weights are those of `mix`. Raises ValueError for what does not fit.
         """
-        self.check(inputs, alphas)
-        weights, outputs = torch.softmax(alphas[KIND], dim=-1), []
+        check(self.nodes, inputs, weights)
+        outputs = []
         for x in masked(inputs, input_mask).unbind():
-            hidden = self.step(x, hidden, weights, hidden_mask)
+            hidden = self.step(x, hidden, weights[KIND], hidden_mask)
             outputs.append(hidden)
         return torch.stack(outputs), hidden
 
-    def step(self, x: Tensor, hidden: Tensor, weights: Tensor, mask: Tensor | None) -> Tensor:
+    def step(self, x: Tensor, hidden: Tensor, weights: Tensor, mask: Mask) -> Tensor:
         """Take one step of time; weights `(edges, primitives)`, all else `(batch, width)`."""
         states = [self.bn(self.first_state(x, hidden, mask))]
-        for target, matrix in enumerate(self._Ws, 1):
-            before = torch.stack(states)
-            rows = weights[row_offset(target) : row_offset(target + 1)]
+        for target, matrix in enumerate(self._Ws, INPUTS):
+            before, first = torch.stack(states), row_offset(target, INPUTS)
             product = masked(before, mask) @ matrix
-            total = torch.zeros_like(hidden)
-            for column, name in enumerate(PRIMITIVES):
-                if name != "none":
-                    mixed = highway(before, product, FUNCTIONS[name])
-                    total = total + (rows[:, column, None, None] * mixed).sum(dim=0)
-            states.append(self.bn(total))
-        return torch.stack(states[1:]).mean(dim=0)
+            states.append(self.bn(mixed(before, product, weights[first : first + target])))
+        return torch.stack(states[INPUTS:]).mean(dim=0)
 
-    def check(self, inputs: Tensor, alphas: Alphas) -> None:
-        """Raise ValueError, with the way out, for inputs or alphas that do not fit."""
-        if inputs.shape[1] < 2:
-            raise ValueError(
-                "the recurrent supernet needs a batch of at least 2: its normalisation takes the "
-                "statistics of the batch; evaluate it at the search's batch size."
-            )
-        expected = (len(edges(self.nodes)), len(PRIMITIVES))
-        found = tuple(alphas[KIND].shape) if KIND in alphas else "nothing"
-        if found != expected:
-            raise ValueError(
-                f"alphas[{KIND!r}] must have shape {expected} (edges, primitives), not {found}; "
-                f"initial_alphas(nodes={self.nodes}) makes a fitting one."
-            )
+
+def check(nodes: int, inputs: Tensor, weights: Mapping[str, Tensor]) -> None:
+    """Raise ValueError, with the way out, for inputs or weights that no relaxed cell can take.
+
+    A batch of one is refused, which batch statistics would turn into zeros.
+    """
+    if inputs.shape[1] < 2:
+        raise ValueError(
+            "the recurrent supernet needs a batch of at least 2: its normalisation takes the "
+            "statistics of the batch; evaluate it at the search's batch size."
+        )
+    expected = (len(edges(nodes, INPUTS)), len(PRIMITIVES))
+    shape = tuple(weights[KIND].shape) if KIND in weights else "nothing"
+    if shape != expected:
+        raise ValueError(
+            f"weights[{KIND!r}] must have shape {expected} (edges, primitives), not {shape}; "
+            f"mix(initial_alphas(nodes={nodes})) makes fitting ones."
+        )

@@ -1,48 +1,279 @@
-"""Retraining a recurrent cell: a language model from scratch into a run folder, tested once."""
+"""Retraining a recurrent cell: a language model from scratch, averaged, tested once at the end.
 
-from collections.abc import Callable
-from dataclasses import dataclass
+The steps are SGD's, on segments of drawn lengths under drawn masks. When the validation loss has
+not improved for a while, the weights of all later steps are averaged, and from then on the average
+is what is evaluated:
+
+    start when  L_valid > min(L_valid of all earlier epochs but the last 5)
+    average     a_n = a_{n-1} + (w_n - a_{n-1}) / n
+
+SGD itself goes on from its own weights. With so high a learning rate a gradient is now and then no
+number; the epoch is then given up, everything goes back to how it stood before it, and it is tried
+again with other masks and other cuts. Source: paper, A.2.2; Merity et al., 2017; the original code
+goes back too, to its best checkpoint.
+"""
+
+import copy
+import time
+from collections.abc import Callable, Generator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Self
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+import torch
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from darts_lib.cost.complexity import count_parameters
-from darts_lib.data.text import batchify, segments, unigram_perplexity
-from darts_lib.engine.epochs import run_epochs
-from darts_lib.engine.files import write_whole
-from darts_lib.engine.folder import Progress, RunFolder
-from darts_lib.engine.opening import opened
-from darts_lib.engine.progress import counted
+from darts_lib.data.text import (
+    Corpus,
+    batchify,
+    inputs_and_targets,
+    load_text,
+    segments,
+    unigram_perplexity,
+)
+from darts_lib.engine.optimisers import Part
+from darts_lib.engine.progress import live
 from darts_lib.engine.refusals import SettingsError
-from darts_lib.engine.run_files import Row, read_history, read_json
-from darts_lib.formats.weight_files import WEIGHTS, load_weights
-from darts_lib.recurrent.cost import cost_line
-from darts_lib.recurrent.genotype import RecurrentGenotype
-from darts_lib.recurrent.network import LanguageModel, derived_network
-from darts_lib.recurrent.retrain_step import RecurrentRetrainConfig, RecurrentRetraining
-from darts_lib.recurrent.search_epoch import evaluate_columns, figures
+from darts_lib.engine.run import Result, Run, run_in_folder
+from darts_lib.engine.run_files import Row, read_json
+from darts_lib.formats.cell_choice import CellSettings
+from darts_lib.formats.weight_files import WEIGHTS, load_weights, read_run, save_weights
+from darts_lib.recurrent.genotype import CELLS, RecurrentGenotype
+from darts_lib.recurrent.network import LanguageModel, Masks, derived_network
+from darts_lib.recurrent.search import (
+    Words,
+    activation_terms,
+    cross_entropy,
+    evaluate_columns,
+    figures,
+    summed,
+)
+from darts_lib.recurrent.settings import TextConfig
 
-__all__ = ["RecurrentRetrainConfig", "RecurrentRetrainResult", "load_network", "retrain"]
+RecurrentRetrainResult = Result[RecurrentGenotype]
+"""A finished retraining; `figures["test_perplexity"]`, of the best weights, is the result."""
 
-PRINTED = ("train_perplexity", "valid_perplexity", "averaged", "seconds")
+ATTEMPTS = 3
+"""So often an epoch is tried; a gradient that is no number in all of them ends the run."""
 
 
-@dataclass(frozen=True)
-class RecurrentRetrainResult:
-    """A finished retraining, read from its folder."""
+class RecurrentRetrainConfig(CellSettings, TextConfig):
+    """Settings of a recurrent retraining. The defaults are the paper's for Penn Treebank (A.2.2).
 
-    path: Path
-    genotype: RecurrentGenotype
-    history: list[Row]
-    figures: dict[str, Any]
+    For WikiText-2 the paper has width 700, dropout_hidden 0.15 and weight_decay 5e-7. `genotype` is
+    that of `CellSettings`. `spread` is the standard deviation of the segments' lengths.
+    `patience` is the number of last epochs that the rule for averaging leaves out. The validation
+    text is read in `valid_batch_size` columns; the test text in one.
+    """
+
+    KIND = "recurrent-retrain"
+    CELLS = CELLS
+    LAPTOP: ClassVar[dict[str, Any]] = {
+        "dataset": "topics",
+        "width": 64,
+        "batch_size": 20,
+        "epochs": 5,
+        "threads": 1,
+        # So short a training needs little against learning by heart.
+        "dropout_words": 0.0,
+        "dropout_cell_input": 0.2,
+        "dropout_output": 0.2,
+    }
+
+    width: int = Field(850, ge=1, le=100_000)
+    epochs: int = Field(8000, ge=1)
+    batch_size: int = Field(64, ge=1)
+    valid_batch_size: int = Field(10, ge=1)
+    weight_decay: float = Field(8e-7, ge=0)
+    dropout_words: float = Field(0.1, ge=0, lt=1)
+    spread: float = Field(5.0, ge=0)
+    patience: int = Field(5, ge=1)
+
+    @model_validator(mode="after")
+    def _check_graph(self) -> Self:
+        if self.graph == "on":
+            raise ValueError("graph='on' is for the search; a retraining runs eagerly: use 'auto'")
+        return self
+
+
+class RecurrentRetraining(Run):
+    """A retraining between two epochs: network, its average, text, and one step."""
+
+    CONFIG = RecurrentRetrainConfig
+    PRINTED = ("train_perplexity", "valid_perplexity", "averaged", "seconds")
+    LESS_MEMORY = "a smaller batch_size, width or bptt"
+    figures = staticmethod(figures)
+    config: RecurrentRetrainConfig
+    net: LanguageModel
+
+    def __init__(
+        self,
+        config: RecurrentRetrainConfig,
+        folder: object = "the run folder",
+        data: Corpus | None = None,
+    ) -> None:
+        """Start a retraining. `data` is the text, if not the configuration's."""
+        super().__init__(config, folder)
+        self.corpus = data or load_text(config.dataset, config.data_folder).first(config.max_tokens)
+        self.train = batchify(self.corpus.train, config.batch_size).to(self.device)
+        valid = batchify(self.corpus.valid, config.valid_batch_size, "valid_batch_size")
+        self.valid = valid.to(self.device)
+        words = len(self.corpus.words)
+        self.net = self.build(words).to(self.device)
+        self.optimiser = torch.optim.SGD(
+            self.net.parameters(), self.rate, weight_decay=config.weight_decay, fused=True
+        )
+        self.average = copy.deepcopy(self.net)
+        self.averaging, self.averaged_steps = False, 0
+        self.valid_losses: list[float] = []
+        self.best = self._weights()
+        self.masks = Masks(config.dropout, config.batch_size, config.width, words, self.device)
+        self.hidden = self.net.first_hidden(config.batch_size)
+
+    def build(self, words: int) -> LanguageModel:
+        """Return the untrained network for so many words."""
+        return derived_network(self.config.cell, self.config.width, words)
+
+    def parts(self) -> Mapping[str, Part]:
+        """Return what a checkpoint keeps; an epoch begins with a hidden state of 0."""
+        networks: dict[str, Part] = {"network": self.net, "average": self.average}
+        return {**networks, "best": self.best, "optimiser": self.optimiser}
+
+    def state(self) -> dict[str, Any]:
+        """Return all that the next epoch depends on."""
+        average = {"averaging": self.averaging, "averaged_steps": self.averaged_steps}
+        return super().state() | average | {"valid_losses": list(self.valid_losses)}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Put a stored state back, bit for bit."""
+        super().restore(state)
+        self.averaging, self.averaged_steps = state["averaging"], state["averaged_steps"]
+        self.valid_losses = list(state["valid_losses"])
+
+    def changed(self) -> list[Tensor]:
+        """Return every tensor that a step changes in place."""
+        return [*super().changed(), self.hidden]
+
+    def step(self, words: Words) -> Tensor:
+        """Take one step; return (summed cross-entropy, words) of the segment, on the device."""
+        self.optimiser.zero_grad()
+        out = self.net(words[0], self.hidden, self.masks)
+        cost = cross_entropy(out, words[1])
+        loss = cost + activation_terms(out, self.config.ar, self.config.tar)
+        torch.autograd.backward(loss)
+        self.descend(self.optimiser, loss, clip=self.config.clip)
+        self.hidden.copy_(out.hidden.detach())
+        if self.averaging:
+            self._take_into_average()
+        return summed(cost, words[1])
+
+    @torch.no_grad()
+    def _take_into_average(self) -> None:
+        """Take the weights as they are now into their average.
+
+        Torch's `AveragedModel` asks the device for its count, which a GPU would have to wait for.
+        """
+        self.averaged_steps += 1
+        averages: list[Tensor] = list(self.average.parameters())
+        weights: list[Tensor] = list(self.net.parameters())
+        torch._foreach_lerp_(averages, weights, 1 / self.averaged_steps)
+
+    # An epoch ------------------------------------------------------------------------------------
+
+    def epoch(self, epoch: int) -> Row:
+        """Run epoch number `epoch` (from 0) and return its row of the history.
+
+        `rollbacks` of the row are the attempts that were given up, whose seconds count. Raises
+        FloatingPointError when a gradient was no number in each of `ATTEMPTS`; the checkpoint of
+        the epoch before is then the run's last.
+        """
+        started, before = time.perf_counter(), copy.deepcopy(self.state())
+        for self.attempt in range(ATTEMPTS):
+            try:
+                row = super().epoch(epoch) | {"rollbacks": self.attempt}
+                return row | {"seconds": time.perf_counter() - started}
+            except FloatingPointError as error:
+                self.restore(before)
+                if self.attempt + 1 == ATTEMPTS:
+                    raise
+                what = str(error).partition(";")[0]  # the rest is advice for a run that ends
+                print(
+                    f"{what}; all is put back to before the epoch, which is tried again with other "
+                    f"masks and segments (attempt {self.attempt + 2} of {ATTEMPTS})",
+                    flush=True,
+                )
+            finally:
+                self.attempt = 0
+        raise AssertionError("an epoch has at least one attempt")
+
+    def steps(self) -> int:
+        """Return about the number of steps of an epoch: its segments have drawn lengths."""
+        return len(segments(len(self.train), self.config.bptt)[: self.config.max_steps or None])
+
+    def begin(self, epoch: int, generator: torch.Generator) -> Row:
+        """Begin with a hidden state of 0; the rate is set for each segment."""
+        self.hidden.zero_()
+        self._averaged = self.averaging
+        return {"learning_rate": self.config.learning_rate}
+
+    def batches(self, generator: torch.Generator) -> Generator[tuple[Words]]:
+        """Yield segments of drawn lengths, their masks and rate set."""
+        config, order = self.config, torch.Generator().manual_seed(generator.initial_seed())
+        cut = segments(len(self.train), config.bptt, order, config.spread)
+        for segment in live(cut[: config.max_steps or None]):
+            words = inputs_and_targets(self.train, segment)
+            self.rate.fill_(config.learning_rate * len(words[0]) / config.bptt)
+            self.masks.draw(generator)
+            yield (words,)
+
+    def end(self) -> Row:
+        """Measure the validation text, keep the best weights, and say whether to average now."""
+        sums = evaluate_columns(self._evaluated, self.valid, self.config.bptt)
+        row = figures("valid", sums.tolist())
+        if all(row["valid_loss"] < loss for loss in self.valid_losses):
+            self.best = self._weights()
+        if stalled(self.valid_losses, row["valid_loss"], self.config.patience):
+            self.averaging = True
+        self.valid_losses.append(row["valid_loss"])
+        return row | {"averaged": self._averaged}
 
     @property
-    def test_perplexity(self) -> float:
-        """Return the perplexity on the test text of the best weights: the result."""
-        return float(self.figures["test_perplexity"])
+    def _evaluated(self) -> LanguageModel:
+        """Return the average where there is one, else the network."""
+        return self.average if self.averaged_steps else self.net
+
+    def _weights(self) -> dict[str, Tensor]:
+        """Return a copy of the weights that are evaluated now."""
+        return {n: value.detach().clone() for n, value in self._evaluated.named_parameters()}
+
+    # What is said of it --------------------------------------------------------------------------
+
+    def data_line(self, steps: str) -> str:
+        """Say what is learnt from."""
+        return (
+            f"{self.train.numel():,} training words, {self.valid.numel():,} for validation, "
+            f"vocabulary of {len(self.corpus.words):,}, about {steps} an epoch on {self.device}"
+        )
+
+    def take_best(self) -> None:
+        """Give the network the weights with the lowest validation loss."""
+        self.net.load_state_dict(self.best, strict=False)  # the tied matrix stands there once
+
+    def result(self, history: Sequence[Row]) -> Row:
+        """Test the weights with the lowest validation loss, once, and keep them in the folder."""
+        corpus, words = self.corpus, len(self.corpus.words)
+        self.take_best()
+        save_weights(self.net, self.config.cell, Path(str(self.folder)) / WEIGHTS)
+        columns = batchify(corpus.test, 1).to(self.device)
+        sums = evaluate_columns(self.net, columns, self.config.bptt).tolist()
+        row: Row = {"genotype": self.config.cell.to_dict(), **figures("test", sums)}
+        return row | {
+            "best_valid_perplexity": min(row["valid_perplexity"] for row in history),
+            "unigram_test_perplexity": unigram_perplexity(corpus.train, corpus.test[1:], words),
+            "test_words": len(corpus.test) - 1,
+            "parameters": count_parameters(self.net),
+        }
 
 
 def retrain(
@@ -54,47 +285,7 @@ def retrain(
     column: each word is predicted from all before it. Raises `SettingsError` for settings or text
     that cannot be used, and `FloatingPointError` when the loss is no longer a number.
     """
-    with opened(config) as folder:
-        if folder.result() is None:
-            _run(config, folder, on_epoch)
-        else:
-            print(f"finished already; read back from {folder.path}")
-        found = read_json(folder.path / "result.json")
-        return RecurrentRetrainResult(folder.path, config.cell, read_history(folder.path), found)
-
-
-def _run(
-    config: RecurrentRetrainConfig, folder: RunFolder, on_epoch: Callable[[Row], None] | None
-) -> None:
-    run = RecurrentRetraining(config, folder.path)
-    describe(run)
-    progress = run_epochs(run, folder, config.epochs, PRINTED, on_epoch)
-    run.take_best()
-    save_network(run.net, config.cell, folder.path / WEIGHTS)
-    folder.finish(_test(run, progress))
-
-
-def _test(run: RecurrentRetraining, progress: Progress) -> Row:
-    corpus, words = run.corpus, len(run.corpus.words)
-    columns = batchify(corpus.test, 1).to(run.device)
-    row: Row = {"genotype": run.config.cell.to_dict()}
-    row |= figures("test", evaluate_columns(run.net, columns, run.config.bptt))
-    return row | {
-        "best_valid_perplexity": min(row["valid_perplexity"] for row in progress.history),
-        "unigram_test_perplexity": unigram_perplexity(corpus.train, corpus.test[1:], words),
-        "test_words": len(corpus.test) - 1,
-        "parameters": count_parameters(run.net),
-        "hours": sum(row["seconds"] for row in progress.history) / 3600,
-    }
-
-
-def save_network(net: LanguageModel, genotype: RecurrentGenotype, path: Path) -> None:
-    """Write a language model as safetensors with its genotype, under the original's names.
-
-    The tied matrix stands there twice, as in the original's files.
-    """
-    tensors = {name: value.cpu().clone() for name, value in net.state_dict().items()}
-    write_whole(path, save(tensors, {"genotype": str(genotype)}))
+    return run_in_folder(config, RecurrentRetraining, RecurrentGenotype, on_epoch)
 
 
 def load_network(path: Path) -> LanguageModel:
@@ -102,36 +293,19 @@ def load_network(path: Path) -> LanguageModel:
 
     Raises `SettingsError` for a folder without weights, and for damaged ones.
     """
-    file = path / WEIGHTS
-    if not file.is_file():
-        raise SettingsError(f"{path} holds no {WEIGHTS}; finish its retraining first.")
-    try:
-        tensors = load_file(file)
-    except (SafetensorError, OSError, ValueError) as error:
-        raise SettingsError(f"{file} is damaged ({error}); finish the retraining again.") from error
+    file, tensors = path / WEIGHTS, read_run(path)
     encoder = tensors.get("encoder.weight")
     if encoder is None or encoder.dim() != 2:
         raise SettingsError(f"{file} holds no language model: it lacks the matrix encoder.weight.")
     genotype = RecurrentGenotype.from_dict(read_json(path / "result.json").get("genotype"))
-    vocabulary, width = encoder.shape
-    net = derived_network(genotype, width, vocabulary)
+    net = derived_network(genotype, encoder.shape[1], len(encoder))
     load_weights(net, tensors, file)
     return net
 
 
-def describe(run: RecurrentRetraining) -> None:
-    """Print the resolved settings and what they will cost, before the first step."""
-    config = run.config
-    print(config.line)
-    steps = len(segments(len(run.train), config.bptt)[: config.max_steps or None])
-    print(
-        f"{run.train.numel():,} training words, {run.valid.numel():,} for validation, vocabulary "
-        f"of {len(run.corpus.words):,}, about {counted(steps, 'step')} an epoch on {run.device}"
-    )
-    cost = cost_line(run, a_step, steps)
-    print(f"network: {count_parameters(run.net):,} weights; {cost}")
+def stalled(losses: Sequence[float], newest: float, patience: int) -> bool:
+    """Say whether `newest` is worse than the best of `losses` without their last `patience`.
 
-
-def a_step(run: RecurrentRetraining, words: Tensor) -> None:
-    """Take the step whose cost is told; `words` are `(time, batch)`."""
-    run.step((words, words))
+    The non-monotone rule: one bad epoch is no sign, since SGD's loss goes up and down.
+    """
+    return len(losses) > patience and newest > min(losses[:-patience])

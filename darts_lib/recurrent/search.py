@@ -1,42 +1,324 @@
-"""Searching recurrent cells: epoch after epoch into a run folder, as `darts_lib.search`."""
+"""Searching recurrent cells: Algorithm 1 on text, in the folders and epochs of every run.
+
+One turn of it takes a segment of the training text and one of the validation text. The alphas step
+on the validation loss, then the weights on the same training segment, with
+
+    L_train  +  ar mean(dropped^2)  +  tar mean((h_t - h_{t-1})^2)
+
+whose last two terms are the weights' alone. Masks are drawn once for each of the two segments, and
+every pass over a segment sees the same ones. The hidden state at the end of a segment is the next
+one's first, cut from its graph.
+"""
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
-from torch import Tensor
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.func import functional_call
 
+from darts_lib.bilevel import InnerStep, Loss, architecture_gradient, gradients, held
+from darts_lib.cost import advice
 from darts_lib.cost.complexity import count_parameters
-from darts_lib.data.text import segments
-from darts_lib.engine.epochs import run_epochs
-from darts_lib.engine.files import unpack
-from darts_lib.engine.folder import Progress, RunFolder
-from darts_lib.engine.opening import opened, stored_config, this_machine
-from darts_lib.engine.optimisers import restore
-from darts_lib.engine.progress import counted
-from darts_lib.engine.refusals import SettingsError
-from darts_lib.engine.run_files import Row, last_row, read_alphas, read_history
+from darts_lib.data.text import Corpus, batchify, inputs_and_targets, load_text, segments
+from darts_lib.engine.optimisers import Part
+from darts_lib.engine.progress import live
+from darts_lib.engine.run import Result, Run, run_in_folder
+from darts_lib.engine.run_files import Row
 from darts_lib.engine.settings import RunConfig
-from darts_lib.recurrent.cost import cost_line
-from darts_lib.recurrent.genotype import RecurrentGenotype
-from darts_lib.recurrent.search_epoch import RecurrentSearch
-from darts_lib.recurrent.search_step import RecurrentSearchConfig
+from darts_lib.recurrent.genotype import RecurrentGenotype, derive
+from darts_lib.recurrent.network import LanguageModel, Masks, Output, supernet
+from darts_lib.recurrent.relaxation import initial_alphas
+from darts_lib.recurrent.search_space import KIND, NODES
+from darts_lib.recurrent.settings import TextConfig
+from darts_lib.relaxation import entropy, mix
+from darts_lib.variants.settings import RouteSettings
 
-__all__ = ["RecurrentSearchConfig", "RecurrentSearchResult", "load_search", "read_search", "search"]
+Words = tuple[Tensor, Tensor]
+"""The words of a segment and the words that follow them, both `(time, batch)`."""
 
-PRINTED = ("train_perplexity", "valid_perplexity", "entropy_recurrent", "alpha_change", "seconds")
+RecurrentSearchResult = Result[RecurrentGenotype]
+"""A finished search; `alphas` are `(epochs + 1, edges, primitives)`."""
 
 
-@dataclass(frozen=True)
-class RecurrentSearchResult:
-    """A finished search, read from its folder; `alphas` are `(epochs + 1, edges, primitives)`."""
+@torch.no_grad()
+def evaluate_columns(
+    net: LanguageModel,
+    columns: Tensor,
+    bptt: int,
+    weights: Mapping[str, Tensor] | None = None,
+    limit: int | None = None,
+) -> Tensor:
+    """Return (summed cross-entropy, words) over columns `(rows, batch)`, without dropout.
 
-    path: Path
-    genotype: RecurrentGenotype
-    history: list[Row]
-    alphas: dict[str, Tensor]
+    The hidden state goes on from segment to segment; `limit` ends after so many.
+    """
+    hidden = net.first_hidden(columns.shape[1])
+    total = torch.zeros(2, device=columns.device)
+    for segment in segments(len(columns), bptt)[:limit]:
+        tokens, targets = inputs_and_targets(columns, segment)
+        out = net(tokens, hidden, weights=weights)
+        hidden = out.hidden
+        total += summed(cross_entropy(out, targets), targets)
+    return total
+
+
+def cross_entropy(out: Output, targets: Tensor) -> Tensor:
+    """Return the mean cross-entropy (nats) a word; its exponential is the perplexity."""
+    return nn.functional.cross_entropy(out.logits.flatten(0, 1), targets.flatten())
+
+
+def activation_terms(out: Output, ar: float, tar: float) -> Tensor:
+    """Return the penalty on large and on quickly changing hidden states (Merity et al., 2017).
+
+    A segment of one word has no change, and no term for it.
+    """
+    loss = ar * out.dropped.square().mean()
+    if len(out.outputs) > 1:
+        loss = loss + tar * (out.outputs[1:] - out.outputs[:-1]).square().mean()
+    return loss
+
+
+def summed(entropy: Tensor, targets: Tensor) -> Tensor:
+    """Return (summed cross-entropy, words): segments of different lengths are weighted rightly."""
+    entropy = entropy.detach()
+    words = torch.full_like(entropy, targets.numel())  # made on the device, nothing is sent there
+    return torch.stack([entropy * words, words])
+
+
+def figures(split: str, sums: Sequence[float]) -> Row:
+    """Return loss (nats a word) and perplexity from (summed cross-entropy, words)."""
+    loss, count = sums
+    return {f"{split}_loss": loss / count, f"{split}_perplexity": perplexity(loss / count)}
+
+
+def perplexity(loss: float) -> float:
+    """Return exp(loss): among how many equally likely words the model is undecided."""
+    return math.exp(loss) if loss < 700 else math.inf
+
+
+class RecurrentSearchConfig(RouteSettings, TextConfig):
+    """Settings of a recurrent search. The defaults are the paper's for Penn Treebank (A.1.2).
+
+    The inner step is clipped as the weight step is.
+    """
+
+    KIND = "recurrent-search"
+    LAPTOP: ClassVar[dict[str, Any]] = {
+        "dataset": "topics",
+        "width": 32,
+        "batch_size": 32,
+        "epochs": 4,
+        "max_steps": 20,
+        "threads": 1,  # on arrays this small a second thread waits more than it works
+        # At the paper's 3e-3 and a few dozen steps, the alphas could not move.
+        "alpha_learning_rate": 0.03,
+        # The paper's 0.75 suits 50 epochs; in a few dozen steps nothing would be learnt.
+        "dropout_cell_input": 0.2,
+        "dropout_output": 0.2,
+    }
+
+    nodes: int = Field(NODES, ge=1, le=100)
+    epochs: int = Field(50, ge=1)
+    batch_size: int = Field(256, ge=2)
+    alpha_learning_rate: float = Field(3e-3, ge=0)
+    alpha_weight_decay: float = Field(1e-3, ge=0)
+
+
+class RecurrentSearch(Run):
+    """A search between two epochs: supernet, alphas, optimisers, hidden states; and one step.
+
+    The alphas learn from the validation text, as in the original; the test text is never read.
+    """
+
+    CONFIG = RecurrentSearchConfig
+    PRINTED = (
+        *("train_perplexity", "valid_perplexity", "entropy_recurrent"),
+        *("alpha_change", "seconds"),
+    )
+    LESS_MEMORY = "a smaller batch_size, width or bptt"
+    figures = staticmethod(figures)
+    config: RecurrentSearchConfig
+    net: LanguageModel
+
+    def __init__(
+        self,
+        config: RecurrentSearchConfig,
+        folder: object = "the run folder",
+        data: Corpus | None = None,
+    ) -> None:
+        """Start a search. `data` is the text, if not the configuration's."""
+        super().__init__(config, folder)
+        corpus = data or load_text(config.dataset, config.data_folder).first(config.max_tokens)
+        self.train = batchify(corpus.train, config.batch_size).to(self.device)
+        self.valid = batchify(corpus.valid, config.batch_size).to(self.device)
+        self.words = corpus.words
+        self.net = supernet(config.width, len(self.words), config.nodes).to(self.device)
+        self.weights = dict(self.net.named_parameters())
+        self.alphas = initial_alphas(config.nodes, config.seed, self.device)
+        self.optimiser = torch.optim.SGD(
+            self.weights.values(), self.rate, weight_decay=config.weight_decay, fused=True
+        )
+        self.alpha_optimiser = torch.optim.Adam(
+            self.alphas.values(),
+            config.alpha_learning_rate,
+            weight_decay=config.alpha_weight_decay,
+            fused=True,
+            capturable=self.fast.graph,
+        )
+        sizes = (config.batch_size, config.width, len(self.words), self.device)
+        self.train_masks, self.valid_masks = (Masks(config.dropout, *sizes) for _ in range(2))
+        self.train_hidden = self.net.first_hidden(config.batch_size)
+        self.valid_hidden = self.net.first_hidden(config.batch_size)
+
+    def parts(self) -> Mapping[str, Part]:
+        """Return what a checkpoint keeps; an epoch begins with hidden states of 0."""
+        optimisers = {"optimiser": self.optimiser, "alpha_optimiser": self.alpha_optimiser}
+        return {"weights": self.net, "alphas": self.alphas, **optimisers}
+
+    def changed(self) -> list[Tensor]:
+        """Return every tensor that a step changes in place."""
+        return [*super().changed(), self.train_hidden, self.valid_hidden]
+
+    # Algorithm 1 ---------------------------------------------------------------------------------
+
+    def take(self, *batches: Words) -> Tensor:
+        """Take a step, from its recording where the segments have the usual length."""
+        usual = all(len(tokens) == self.config.bptt for tokens, _ in batches)
+        return (self.recorded if usual else self.step)(*batches)
+
+    def step(self, train: Words, valid: Words) -> Tensor:
+        """Take one step of the alphas, then one of the weights on the same training segment.
+
+        Returns (summed cross-entropy, words) of the training segment, on the device.
+        """
+        ends = [self.valid_hidden]
+        gradient = architecture_gradient(
+            self.loss(train, self.train_hidden, self.train_masks),
+            self.loss(valid, self.valid_hidden, self.valid_masks, ends),
+            self.weights,
+            self.alphas,
+            self.inner_step(self.rate),
+            self.config.chosen_route,
+        )
+        self.valid_hidden.copy_(ends[-1])
+        self.descend(self.alpha_optimiser, gradient.valid_loss, list(gradient.total.values()))
+
+        weights = mix(held(self.alphas))
+        out = self.net(train[0], self.train_hidden, self.train_masks, weights)
+        cost = cross_entropy(out, train[1])
+        loss = cost + activation_terms(out, self.config.ar, self.config.tar)
+        by_weights = gradients(loss, list(self.weights.values()))
+        self.descend(self.optimiser, loss, by_weights, self.config.clip)
+        self.train_hidden.copy_(out.hidden.detach())
+        return summed(cost, train[1])
+
+    def inner_step(self, learning_rate: float | Tensor) -> InnerStep:
+        """Return the step that stands for the inner optimum: the weight step, clip and all.
+
+        The clip's coefficient min(1, clip / norm) is a constant to the gradient. The original code
+        does not cap it at 1, and clips the vector of the Hessian product too; both are left out.
+        """
+        return InnerStep(learning_rate, 0.0, self.config.weight_decay, clip=self.config.clip)
+
+    def loss(
+        self, words: Words, hidden: Tensor, masks: Masks, ends: list[Tensor] | None = None
+    ) -> Loss:
+        """Return the loss of a segment as a function of weights and alphas, for `bilevel`.
+
+        Every call sees the same masks. The last hidden state of each is appended to `ends`.
+        """
+
+        def loss(weights: Mapping[str, Tensor], alphas: Mapping[str, Tensor]) -> Tensor:
+            arguments = (words[0], hidden, masks, mix(alphas))
+            out: Output = functional_call(self.net, dict(weights), arguments)
+            if ends is not None:
+                ends.append(out.hidden.detach())
+            return cross_entropy(out, words[1])
+
+        return loss
+
+    # An epoch ------------------------------------------------------------------------------------
+
+    def steps(self) -> int:
+        """Return the number of steps of an epoch, which is once the training text."""
+        return len(segments(len(self.train), self.config.bptt)[: self.config.max_steps or None])
+
+    def begin(self, epoch: int, generator: torch.Generator) -> Row:
+        """Begin with hidden states of 0; the rate is set for each segment."""
+        self._before = self.alphas[KIND].detach().clone()
+        for hidden in (self.train_hidden, self.valid_hidden):
+            hidden.zero_()
+        return {"learning_rate": self.config.learning_rate}
+
+    def batches(self, generator: torch.Generator) -> Generator[tuple[Words, Words]]:
+        """Yield (training, validation) segments of one length, their masks and rate set.
+
+        The validation text is read from its start again when too little of it is left for a
+        segment; its hidden state is then 0 again too.
+        """
+        config, order = self.config, torch.Generator().manual_seed(generator.initial_seed())
+        cut = segments(len(self.train), config.bptt, order)
+        place = 0
+        for start, length in live(cut[: config.max_steps or None]):
+            if place + length > len(self.valid) - 1:
+                place = 0
+                self.valid_hidden.zero_()
+            train = inputs_and_targets(self.train, (start, length))
+            valid = inputs_and_targets(self.valid, (place, min(length, len(self.valid) - 1)))
+            place += length
+            self.rate.fill_(config.learning_rate * len(train[0]) / config.bptt)
+            self.train_masks.draw(generator)
+            self.valid_masks.draw(generator)
+            yield train, valid
+
+    def end(self) -> Row:
+        """Return the supernet's figures on the validation text, and what the alphas have become."""
+        moved = self.alphas[KIND].detach() - self._before
+        return figures("valid", self.evaluate().tolist()) | {
+            "entropy_recurrent": entropy(mix(held(self.alphas))[KIND]),
+            "alpha_change": float(moved.norm()),
+            "genotype": derive(self.alphas).to_dict(),
+        }
+
+    def evaluate(self) -> Tensor:
+        """Return (summed cross-entropy, words) of the supernet on the validation text.
+
+        Nothing is dropped. The batch is that of the search: each batch is normalised by its own
+        statistics, so a batch of another size would be another function.
+        """
+        limit = self.config.max_steps or None
+        weights = mix(held(self.alphas))
+        return evaluate_columns(self.net, self.valid, self.config.bptt, weights, limit)
+
+    # What is said of it --------------------------------------------------------------------------
+
+    def data_line(self, steps: str) -> str:
+        """Say what weights and alphas learn from."""
+        return (
+            f"{self.train.numel():,} words for the weights, {self.valid.numel():,} for the alphas, "
+            f"vocabulary of {len(self.words):,}, {steps} an epoch on {self.device}"
+        )
+
+    def advice(self) -> list[str]:
+        """Return what looks wrong before the first step."""
+        return advice.ignored_order(self.config)
+
+    def warnings(self, history: Sequence[Row]) -> list[str]:
+        """Say what looks wrong in a history: frozen alphas, a loss at that of guessing."""
+        return advice.after_search(history, len(self.words), "text")
+
+    def result(self, history: Sequence[Row]) -> Row:
+        """Return the final figures."""
+        return {
+            "genotype": history[-1]["genotype"],
+            "route": self.config.chosen_route,
+            "parameters": count_parameters(self.net),
+            "supernet_valid_perplexity": history[-1]["valid_perplexity"],
+        }
 
 
 def search(
@@ -47,19 +329,12 @@ def search(
     Raises `SettingsError` for settings or text that cannot be used, and `FloatingPointError` when
     the loss is no longer a number. `on_epoch` is called with the row of each finished epoch.
     """
-    with opened(config) as folder:
-        if folder.result() is None:
-            _run(config, folder, on_epoch)
-        else:
-            print(f"finished already; read back from {folder.path}")
-        return read_search(folder.path)
+    return run_in_folder(config, RecurrentSearch, RecurrentGenotype, on_epoch)
 
 
 def read_search(path: Path) -> RecurrentSearchResult:
     """Read a search folder: the genotype after its last finished epoch, history and alphas."""
-    history = read_history(path)
-    genotype = RecurrentGenotype.from_dict(last_row(path, history).get("genotype"))
-    return RecurrentSearchResult(path, genotype, history, read_alphas(path))
+    return Result.read(path, RecurrentGenotype)
 
 
 def load_search(path: Path, config: RunConfig | None = None) -> RecurrentSearch:
@@ -67,67 +342,4 @@ def load_search(path: Path, config: RunConfig | None = None) -> RecurrentSearch:
 
     `config` may give another `data_root` or `device`; the rest comes from the run folder.
     """
-    if not (path / "checkpoint.pt").is_file():
-        raise SettingsError(f"{path} holds no checkpoint.pt; run chapter 06's search there first.")
-    run = RecurrentSearch(stored_config(path, RecurrentSearchConfig, **this_machine(config)))
-    state: Any = unpack(path / "checkpoint.pt")["state"]
-    restore(run, state, path)
-    return run
-
-
-def _run(
-    config: RecurrentSearchConfig, folder: RunFolder, on_epoch: Callable[[Row], None] | None
-) -> None:
-    run = RecurrentSearch(config, folder.path)
-    describe(run)
-    progress = run_epochs(run, folder, config.epochs, PRINTED, on_epoch, run.alphas)
-    for warning in warnings_of(progress.history, len(run.words)):
-        print(f"warning: {warning}")
-    folder.finish(_result(run, progress))
-
-
-def _result(run: RecurrentSearch, progress: Progress) -> Row:
-    last = progress.history[-1]
-    return {
-        "genotype": last["genotype"],
-        "route": run.config.chosen_route,
-        "parameters": count_parameters(run.net),
-        "supernet_valid_perplexity": last["valid_perplexity"],
-        "hours": sum(row["seconds"] for row in progress.history) / 3600,
-    }
-
-
-def describe(run: RecurrentSearch) -> None:
-    """Print the resolved settings and what they will cost, before the first step."""
-    config = run.config
-    print(config.line)
-    if config.route and "order" in config.model_fields_set:
-        print(f"route={config.route} is given, so order={config.order} is ignored.")
-    steps = len(segments(len(run.train), config.bptt)[: config.max_steps or None])
-    print(
-        f"{run.train.numel():,} words for the weights, {run.valid.numel():,} for the alphas, "
-        f"vocabulary of {len(run.words):,}, {counted(steps, 'step')} an epoch on {run.device}"
-    )
-    cost = cost_line(run, a_step, steps)
-    print(f"supernet: {count_parameters(run.net):,} weights; {cost}")
-
-
-def a_step(run: RecurrentSearch, words: Tensor) -> None:
-    """Take the step whose cost is told; `words` are `(time, batch)`."""
-    run.eager_step(words, words, words, words)
-
-
-def warnings_of(history: Sequence[Row], words: int) -> list[str]:
-    """Say what looks wrong in a history: frozen alphas, a loss at that of guessing."""
-    warnings = []
-    lowest = min(row["train_loss"] for row in history)
-    if lowest > 0.98 * math.log(words):
-        warnings.append(
-            f"the training loss stayed at that of guessing, ln({words}) = {math.log(words):.3f}; "
-            "train longer, or look at the learning rate and the text."
-        )
-    if all(row["alpha_change"] < 1e-6 for row in history):
-        warnings.append(
-            "the alphas never moved, so the cell found is noise; check alpha_learning_rate."
-        )
-    return warnings
+    return RecurrentSearch.loaded(path, config, "run chapter 06's search there first.")

@@ -1,13 +1,11 @@
 """The settings that searching and retraining recurrent cells share."""
 
-import difflib
 from typing import ClassVar, Self
 
 from pydantic import Field, model_validator
 
 from darts_lib.data.text import TEXTS
-from darts_lib.engine.devices import resolve_device
-from darts_lib.engine.refusals import show
+from darts_lib.engine.refusals import unknown
 from darts_lib.engine.settings import RunConfig
 from darts_lib.recurrent.network import Dropout
 
@@ -25,6 +23,7 @@ class TextConfig(RunConfig):
     as a CUDA graph; here `auto` is off.
     """
 
+    AUTOMATIC = ()
     FILLED_BY_SCALE: ClassVar[tuple[str, ...]] = ("epochs", "dataset", "batch_size", "width")
 
     dataset: str = "penn"
@@ -43,30 +42,19 @@ class TextConfig(RunConfig):
     dropout_output: float = Field(0.75, ge=0, lt=1)
 
     @model_validator(mode="after")
-    def _check_dataset_and_device(self) -> Self:
+    def _check_dataset(self) -> Self:
         """Stand in for the check of image data sets: a text is wanted here."""
         if self.dataset not in TEXTS:
-            near = difflib.get_close_matches(self.dataset, TEXTS, n=1) or TEXTS
-            given = show(self.dataset)
-            raise ValueError(f"dataset: unknown text {given}; did you mean {' or '.join(near)}?")
+            raise ValueError(f"dataset: {unknown('text', self.dataset, TEXTS)}")
         for name in OF_IMAGES:
             if getattr(self, name):
                 raise ValueError(f"{name} is for images; for text use max_tokens")
         for switch in ("amp", "compile"):
             if getattr(self, switch) == "on":
                 raise ValueError(f"{switch}='on' is for images; recurrent cells are float32 code")
-        device = resolve_device(self.device)  # refuses what is absent
-        if self.graph == "on" and device.type != "cuda":
-            raise ValueError(f"graph='on' needs CUDA, not {device.type!r}; use 'auto' or 'off'")
         return self
 
     @property
     def dropout(self) -> Dropout:
         """Return the probabilities of dropping."""
-        return Dropout(
-            self.dropout_words,
-            self.dropout_embedding,
-            self.dropout_cell_input,
-            self.dropout_hidden,
-            self.dropout_output,
-        )
+        return Dropout(**{name: getattr(self, f"dropout_{name}") for name in vars(Dropout())})

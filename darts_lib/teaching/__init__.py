@@ -2,3 +2,38 @@
 
 For whoever writes or changes a chapter.
 """
+
+from darts_lib.engine.devices import resolve_device
+from darts_lib.teaching.gradient_bugs import BUGS, right
+from darts_lib.teaching.notebook import (
+    check,
+    read_parameters,
+    search_before,
+    set_seed,
+    with_searched_cell,
+)
+from darts_lib.teaching.smooth_problem import (
+    SMOOTH_PRIMITIVES,
+    check_architecture_gradient,
+    relative_error,
+    slope,
+    smooth_problem,
+    smoothed,
+)
+
+__all__ = [
+    "BUGS",
+    "SMOOTH_PRIMITIVES",
+    "check",
+    "check_architecture_gradient",
+    "read_parameters",
+    "relative_error",
+    "resolve_device",
+    "right",
+    "search_before",
+    "set_seed",
+    "slope",
+    "smooth_problem",
+    "smoothed",
+    "with_searched_cell",
+]

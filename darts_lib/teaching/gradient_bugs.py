@@ -1,23 +1,29 @@
 """The wrong second-order gradients that public code has had, each one mistake away from right.
 
-They are here to be caught: chapter 03 and the tests put each through the same check as the
-library. All share one explicit computation whose steps a mistake replaces.
+They are here to be caught: chapter 03 and the tests put each through the same check as the library.
+Each is the library's computation with one of its steps replaced.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import wraps
 
-import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from darts_lib.bilevel import (
     RADIUS,
     ArchitectureGradient,
     InnerStep,
     Loss,
+    Problem,
     Tensors,
-    architecture_gradient,
+    finite_difference,
+    gradient_at,
     gradients,
+    held,
+    second_order,
+    shifted,
+    virtual_weights,
 )
 
 Candidate = Callable[[Loss, Loss, Tensors, Tensors, InnerStep], ArchitectureGradient]
@@ -27,148 +33,97 @@ CHECK_RADIUS = 0.1 * RADIUS
 """At R = 1e-3 the finite difference of a smooth float64 net is exact to about 1e-5."""
 
 
-def right(
-    train_loss: Loss, valid_loss: Loss, weights: Tensors, alphas: Tensors, inner: InnerStep
-) -> ArchitectureGradient:
+def _candidate(formula: Callable[[Problem], ArchitectureGradient]) -> Candidate:
+    """Give a formula the arguments that the check calls it with."""
+
+    @wraps(formula)
+    def candidate(
+        train_loss: Loss, valid_loss: Loss, weights: Tensors, alphas: Tensors, inner: InnerStep
+    ) -> ArchitectureGradient:
+        return formula(Problem(train_loss, valid_loss, weights, alphas, inner, CHECK_RADIUS))
+
+    return candidate
+
+
+def _leaves(tensors: Tensors) -> dict[str, Tensor]:
+    return {name: tensor.requires_grad_() for name, tensor in held(tensors).items()}
+
+
+@_candidate
+def right(problem: Problem) -> ArchitectureGradient:
     """The library's finite difference, as a candidate for the check."""
-    return architecture_gradient(
-        train_loss, valid_loss, weights, alphas, inner, "finite_difference", CHECK_RADIUS
-    )
+    return second_order(problem, finite_difference)
 
 
-def _moved(weights: Tensors, direction: Tensors, step: float | Tensor) -> dict[str, Tensor]:
-    return {
-        name: (weight + step * direction[name]).detach().requires_grad_()
-        for name, weight in weights.items()
-    }
-
-
-def _virtual(train_loss: Loss, weights: Tensors, alphas: Tensors, inner: InnerStep) -> Tensors:
-    found = gradients(train_loss(weights, alphas), list(weights.values()))
-    directions = {
-        name: inner.direction(name, weights[name].detach(), gradient)
-        for name, gradient in zip(weights, found, strict=True)
-    }
-    return _moved(weights, directions, -inner.learning_rate)
-
-
-def _explicit(
-    train_loss: Loss,
-    valid_loss: Loss,
-    weights: Tensors,
-    alphas: Tensors,
-    inner: InnerStep,
-    virtual: Tensors,
-    centre: Tensors,
-    scale: Callable[[Tensor, Tensor], Tensor],
-) -> ArchitectureGradient:
-    """Grad L_val(virtual) - xi * scale(difference around centre, eps)."""
-    loss = valid_loss(virtual, alphas)
-    found = gradients(loss, [*alphas.values(), *virtual.values()])
-    direct, v = found[: len(alphas)], dict(zip(weights, found[len(alphas) :], strict=True))
-    eps = CHECK_RADIUS / torch.cat([part.flatten() for part in v.values()]).norm()
-    plus, minus = (
-        gradients(train_loss(_moved(centre, v, step), alphas), list(alphas.values()))
-        for step in (eps, -eps)
-    )
-    implicit = [-inner.learning_rate * scale(p - m, eps) for p, m in zip(plus, minus, strict=True)]
-    return ArchitectureGradient(
-        dict(zip(alphas, direct, strict=True)),
-        dict(zip(alphas, implicit, strict=True)),
-        loss.detach(),
-    )
-
-
-def _divide(difference: Tensor, eps: Tensor) -> Tensor:
-    return difference / (2 * eps)
-
-
-def implicit_term_missing(
-    train_loss: Loss, valid_loss: Loss, weights: Tensors, alphas: Tensors, inner: InnerStep
-) -> ArchitectureGradient:
+@_candidate
+def implicit_term_missing(problem: Problem) -> ArchitectureGradient:
     """The gradient at w' without the term that says how w' follows alpha."""
-    found = right(train_loss, valid_loss, weights, alphas, inner)
-    return replace(
-        found, implicit={name: torch.zeros_like(part) for name, part in found.implicit.items()}
-    )
+    return second_order(problem, lambda problem, v: [0 * a for a in problem.alphas.values()])
 
 
-def multiplied_by_eps(
-    train_loss: Loss, valid_loss: Loss, weights: Tensors, alphas: Tensors, inner: InnerStep
-) -> ArchitectureGradient:
+@_candidate
+def multiplied_by_eps(problem: Problem) -> ArchitectureGradient:
     """`(p - n) / 2. * eps`: by precedence a product, where a quotient was meant."""
-    virtual = _virtual(train_loss, weights, alphas, inner)
-    return _explicit(
-        train_loss, valid_loss, weights, alphas, inner, virtual, weights, lambda d, eps: d / 2 * eps
-    )
+
+    def product(problem: Problem, v: Sequence[Tensor]) -> list[Tensor]:
+        eps = problem.radius / nn.utils.get_total_norm(v)
+        return [quotient * eps**2 for quotient in finite_difference(problem, v)]
+
+    return second_order(problem, product)
 
 
-def wrong_sign(
-    train_loss: Loss, valid_loss: Loss, weights: Tensors, alphas: Tensors, inner: InnerStep
-) -> ArchitectureGradient:
+@_candidate
+def wrong_sign(problem: Problem) -> ArchitectureGradient:
     """Plus where the chain rule says minus."""
-    found = right(train_loss, valid_loss, weights, alphas, inner)
-    return replace(found, implicit={name: -part for name, part in found.implicit.items()})
+    return second_order(problem, lambda problem, v: [-h for h in finite_difference(problem, v)])
 
 
-def virtual_step_does_nothing(
-    train_loss: Loss, valid_loss: Loss, weights: Tensors, alphas: Tensors, inner: InnerStep
-) -> ArchitectureGradient:
+@_candidate
+def virtual_step_does_nothing(problem: Problem) -> ArchitectureGradient:
     """The step's result is bound to a variable and thrown away: w' is w."""
-    virtual = _moved(weights, weights, 0.0)
-    return _explicit(train_loss, valid_loss, weights, alphas, inner, virtual, weights, _divide)
+    return gradient_at(problem, _leaves(problem.weights), 1.0, finite_difference)
 
 
-def momentum_left_out(
-    train_loss: Loss, valid_loss: Loss, weights: Tensors, alphas: Tensors, inner: InnerStep
-) -> ArchitectureGradient:
+@_candidate
+def momentum_left_out(problem: Problem) -> ArchitectureGradient:
     """The inner step forgets the optimiser's momentum buffer."""
-    return right(train_loss, valid_loss, weights, alphas, replace(inner, momentum_buffers={}))
+    inner = replace(problem.inner, momentum_buffers={})
+    return second_order(replace(problem, inner=inner), finite_difference)
 
 
-def weight_decay_left_out(
-    train_loss: Loss, valid_loss: Loss, weights: Tensors, alphas: Tensors, inner: InnerStep
-) -> ArchitectureGradient:
+@_candidate
+def weight_decay_left_out(problem: Problem) -> ArchitectureGradient:
     """The inner step forgets the weight decay."""
-    return right(train_loss, valid_loss, weights, alphas, replace(inner, weight_decay=0.0))
+    inner = replace(problem.inner, weight_decay=0.0)
+    return second_order(replace(problem, inner=inner), finite_difference)
 
 
-def alphas_among_the_weights(
-    train_loss: Loss, valid_loss: Loss, weights: Tensors, alphas: Tensors, inner: InnerStep
-) -> ArchitectureGradient:
+@_candidate
+def alphas_among_the_weights(problem: Problem) -> ArchitectureGradient:
     """Alphas registered as parameters: the virtual step moves them too."""
-    found = gradients(train_loss(weights, alphas), list(alphas.values()))
-    directions = dict(zip(alphas, found, strict=True))
-    return right(
-        train_loss,
-        valid_loss,
-        weights,
-        _moved(alphas, directions, -inner.learning_rate),
-        inner,
-    )
+    moved = shifted(problem.alphas, _training_gradient(problem), -problem.inner.learning_rate)
+    return second_order(replace(problem, alphas=_leaves(moved)), finite_difference)
 
 
-def gradients_left_over(
-    train_loss: Loss, valid_loss: Loss, weights: Tensors, alphas: Tensors, inner: InnerStep
-) -> ArchitectureGradient:
+@_candidate
+def gradients_left_over(problem: Problem) -> ArchitectureGradient:
     """No zero_grad between the passes: the training gradient by alpha is still in the buffer."""
-    found = right(train_loss, valid_loss, weights, alphas, inner)
-    left_over = gradients(train_loss(weights, alphas), list(alphas.values()))
-    return replace(
-        found,
-        implicit={
-            name: part + extra
-            for (name, part), extra in zip(found.implicit.items(), left_over, strict=True)
-        },
-    )
+    found, left_over = second_order(problem, finite_difference), _training_gradient(problem)
+    pairs = zip(found.implicit.items(), left_over, strict=True)
+    return replace(found, implicit={name: part + extra for (name, part), extra in pairs})
 
 
-def expanded_around_virtual_weights(
-    train_loss: Loss, valid_loss: Loss, weights: Tensors, alphas: Tensors, inner: InnerStep
-) -> ArchitectureGradient:
+@_candidate
+def expanded_around_virtual_weights(problem: Problem) -> ArchitectureGradient:
     """The difference is taken around w' where the formula says w."""
-    virtual = _virtual(train_loss, weights, alphas, inner)
-    return _explicit(train_loss, valid_loss, weights, alphas, inner, virtual, virtual, _divide)
+    virtual, factor = virtual_weights(problem)
+    elsewhere = replace(problem, weights=virtual)
+    return gradient_at(problem, virtual, factor, lambda _, v: finite_difference(elsewhere, v))
+
+
+def _training_gradient(problem: Problem) -> list[Tensor]:
+    loss = problem.train_loss(problem.weights, problem.alphas)
+    return gradients(loss, list(problem.alphas.values()))
 
 
 BUGS: dict[str, Candidate] = {

@@ -12,13 +12,13 @@ import numpy as np
 import torch
 
 from darts_lib.data import picture_folder
+from darts_lib.data.images import check_half
 from darts_lib.engine.batches import check_batch_size
 from darts_lib.engine.opening import default_folder
 from darts_lib.engine.refusals import SettingsError
 from darts_lib.engine.settings import RunConfig
 from darts_lib.retrain import RetrainConfig
 from darts_lib.search import SearchConfig, SearchResult, read_search, search
-from darts_lib.search_epoch import check_half
 
 Config = TypeVar("Config", bound=RunConfig)
 
@@ -32,7 +32,9 @@ def read_parameters(
     warns about a misspelt name and goes on with the default; here it ends the notebook. `trains`
     says that the chapter trains on pictures: one's own are then counted here, before the lesson.
     """
-    names = _written(namespace.get("In", ())) or _annotations(namespace)
+    names = _written(namespace.get("In", ())) or set(namespace.get("__annotations__", ()))
+    if not names and "__annotate__" in namespace:  # no cells are told, and it is Python 3.14
+        names = set(namespace["__annotate__"](1))
     given = {name: namespace[name] for name in sorted(names) if name in namespace}
     found = config.create(**given)
     if trains and isinstance(found, SearchConfig | RetrainConfig):
@@ -64,32 +66,17 @@ def _written(sources: Sequence[str]) -> set[str]:
     """
     injected: set[str] = set()
     for source in reversed(sources):
-        names, annotated = _assigned(source)
-        if source.startswith("# Parameters\n"):
-            injected = injected or names
-        elif annotated:
-            return names | injected
-    return set()
-
-
-def _assigned(source: str) -> tuple[set[str], bool]:
-    """Return the names that a cell of assignments sets, and whether one of them is annotated."""
-    with contextlib.suppress(SyntaxError):
-        cell = ast.parse(source).body
-        if all(isinstance(line, ast.Assign | ast.AnnAssign) for line in cell):
-            stored = [
-                node for line in cell for node in ast.walk(line) if isinstance(node, ast.Name)
-            ]
+        cell = ast.Module([], [])
+        with contextlib.suppress(SyntaxError):
+            cell = ast.parse(source)
+        if all(isinstance(line, ast.Assign | ast.AnnAssign) for line in cell.body):
+            stored = [node for node in ast.walk(cell) if isinstance(node, ast.Name)]
             names = {node.id for node in stored if isinstance(node.ctx, ast.Store)}
-            return names, any(isinstance(line, ast.AnnAssign) for line in cell)
-    return set(), False
-
-
-def _annotations(namespace: Mapping[str, Any]) -> set[str]:
-    """Return the annotated names, where no cells are told: in nbval, or outside of IPython."""
-    if "__annotations__" not in namespace and "__annotate__" in namespace:  # Python 3.14
-        return set(namespace["__annotate__"](1))
-    return set(namespace.get("__annotations__", ()))
+            if source.startswith("# Parameters\n"):
+                injected = injected or names
+            elif any(isinstance(line, ast.AnnAssign) for line in cell.body):
+                return names | injected
+    return set()
 
 
 def check(attempt: object, test: Callable[[Any], None]) -> None:
@@ -106,17 +93,12 @@ def check(attempt: object, test: Callable[[Any], None]) -> None:
     except AssertionError as hint:
         print(f"Not yet: {hint}")
     except Exception as error:
-        print(f"Not yet: {type(error).__name__}: {error}{_line_in(attempt, error)}")
+        cell = getattr(getattr(attempt, "__code__", None), "co_filename", None)
+        frames = traceback.extract_tb(error.__traceback__)
+        lines = [f"\nin your line: {f.line}" for f in frames if f.filename == cell and f.line]
+        print(f"Not yet: {type(error).__name__}: {error}{''.join(lines[-1:])}")
     else:
         print("Correct.")
-
-
-def _line_in(attempt: object, error: Exception) -> str:
-    """Return the last line of an attempt's cell that was running when the error came."""
-    own = getattr(getattr(attempt, "__code__", None), "co_filename", None)
-    frames = traceback.extract_tb(error.__traceback__)
-    lines = [frame.line for frame in frames if frame.filename == own and frame.line]
-    return f"\nin your line: {lines[-1]}" if lines else ""
 
 
 def set_seed(seed: int) -> None:
@@ -133,22 +115,18 @@ def search_before(config: RunConfig, folder: str = "") -> SearchResult:
     """
     shared = {"scale", "dataset", "data_root", "image_size", "max_images", "seed", "device"}
     wanted = SearchConfig.create(**config.model_dump(include={*shared, "deterministic"}))
-    path = default_folder(wanted)
+    path = Path(folder).expanduser() if folder else default_folder(wanted)
+    finished = (path / "result.json").exists()
+    if folder and not finished:
+        raise SettingsError(f"{path} is not the folder of a finished search; run chapter 03 on it.")
     if folder:
-        return read_search(_finished(folder))
-    if config.scale == "paper" and not (path / "result.json").exists():
+        return read_search(path)
+    if config.scale == "paper" and not finished:
         raise SettingsError(
             f"no finished search in {path}; run `papermill notebooks/03_search.ipynb out.ipynb "
             "-p scale paper -p epochs 50 -p run_dir FOLDER` first, then pass that folder here."
         )
     return search(wanted)
-
-
-def _finished(folder: str) -> Path:
-    path = Path(folder).expanduser()
-    if not (path / "result.json").exists():
-        raise SettingsError(f"{path} is not the folder of a finished search; run chapter 03 on it.")
-    return path
 
 
 def with_searched_cell(config: RetrainConfig) -> RetrainConfig:

@@ -1,15 +1,15 @@
-"""Plain against fused, kept against recomputed, predicted against measured: one run, one table.
+"""Plain against fused, in seconds and in what is kept for the backward pass: one run, one table.
 
     python -m darts_lib.benchmark [--small] [--repeats N] [--batch N] [--device auto] [--json FILE]
 
-The plain side is in `measuring`: `original_steps` and `recurrent_original_steps`. Variants take
-turns, and so do the kinds of step, so that a busy minute strikes all of them; figures are medians.
+The plain side is in `plain` and `recurrent.plain`. Variants take turns, and so do the kinds of
+step, so that a busy minute strikes all of them; figures are medians.
 """
 
 import argparse
-import statistics
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,84 +18,125 @@ import torch
 from torch import nn
 
 from darts_lib.cost.complexity import saved_bytes
-from darts_lib.cost.step_cost import trace
-from darts_lib.cost.timing import Kinds, Step, medians, seconds
-from darts_lib.data.images import Batch
+from darts_lib.cost.timing import Kinds, Step, medians
+from darts_lib.data.images import Batch, ImageSet
+from darts_lib.data.text import Corpus
 from darts_lib.engine.command_line import refused_in_one_line
 from darts_lib.engine.devices import machine, resolve_device
 from darts_lib.engine.files import check_target
 from darts_lib.engine.heap import keep_freed_memory
 from darts_lib.engine.refusals import SettingsError
-from darts_lib.engine.run_files import write_json
+from darts_lib.engine.run_files import Row, write_json
 from darts_lib.plain import OriginalSteps
 from darts_lib.recurrent.plain import RecurrentOriginalSteps
-from darts_lib.recurrent.search_step import RecurrentSearchConfig, RecurrentSearchStep
-from darts_lib.retrain_step import RetrainConfig, RetrainStep
-from darts_lib.search_step import SearchStep
+from darts_lib.recurrent.search import RecurrentSearch, RecurrentSearchConfig
+from darts_lib.retrain import RetrainConfig, Retraining
+from darts_lib.search import Search, SearchConfig
 from darts_lib.tools.markdown import table
-from darts_lib.tools.resident_memory import measured_memory
-from darts_lib.tools.step_sizes import SMALL, Size, random_step, sizes
 
-Row = dict[str, float | str]
+
+@dataclass(frozen=True)
+class Size:
+    """One size of the comparison: a supernet and its images."""
+
+    channels: int
+    layers: int
+    pixels: int
+    batch: int
+
+    def __str__(self) -> str:
+        return f"C={self.channels}, {self.layers} cells, {self.pixels} px, batch {self.batch}"
+
+    def config(self, **given: object) -> SearchConfig:
+        """Return the search of this size."""
+        shape = {"channels": self.channels, "layers": self.layers, "batch_size": self.batch}
+        return SearchConfig.create(scale="laptop", **shape, **given)
+
+    def start(self, device: torch.device, **given: object) -> Search:
+        """Return a search of this size before its first step."""
+        half = self.pictures()
+        return Search(self.config(device=str(device), **given), data=(half, half))
+
+    def pictures(self) -> ImageSet:
+        """Return a batch of black pictures of ten classes: only their shape counts."""
+        images = torch.zeros(self.batch, 3, self.pixels, self.pixels, dtype=torch.uint8)
+        labels, third = torch.arange(self.batch) % 10, (1 / 3, 1 / 3, 1 / 3)
+        return ImageSet("black", images, labels, tuple("0123456789"), third, third, 0, False)
+
+    def batch_of(self, device: torch.device) -> Batch:
+        """Return random pictures with labels."""
+        images = torch.randn(self.batch, 3, self.pixels, self.pixels, device=device)
+        return images, torch.randint(10, (self.batch,), device=device)
+
+
+SMALL = (Size(4, 3, 8, 16),)
+ROOM = 24 * 2**30
+"""Bytes for the benchmark with the paper's batch: on the CPU it held up to 21 GiB."""
+
+
+def sizes(device: torch.device, batch: int = 0) -> tuple[Size, ...]:
+    """Return the sizes to compare: the laptop's, and the paper's with so many pictures a batch.
+
+    0 is the paper's batch where a GPU has the memory, and 16 elsewhere: over 64 pictures the plain
+    side takes 19 s for a forward and a backward pass on two cores.
+    """
+    room = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else 0
+    return Size(8, 4, 16, 64), Size(16, 8, 32, batch or (64 if room > ROOM else 16))
 
 
 def compare(size: Size, repeats: int, device: torch.device) -> list[Row]:
-    """Compare the plain, the fused and the recomputed supernet in time, memory and operations."""
+    """Compare the plain, the fused and the recomputed supernet in time and memory."""
     batches = (size.batch_of(device), size.batch_of(device))
-    plain = OriginalSteps(size.config(), device)
+    images, labels = batch = batches[0]
+    plain, laid = (OriginalSteps(size.config(), device) for _ in range(2))
+    laid.net.to(memory_format=torch.channels_last)  # as the fused: the structure still differs
+    runs = {}
+    for name, recompute in (("fused", False), ("recomputed", True)):
+        for order in (1, 2):
+            runs[name, order] = size.start(device, order=order, recompute=recompute)
 
-    def ours(order: int, recompute: bool) -> SearchStep:
-        return size.start(device, order=order, recompute=recompute)
+    def steps(order: int) -> dict[str, Step]:
+        originals = plain.first_order if order == 1 else plain.second_order
+        ours = {name: partial(runs[name, order].step, *batches) for name in ("fused", "recomputed")}
+        return {"plain": partial(originals, *batches), **ours}
 
-    runs = {"fused": ours(1, False), "recomputed": ours(1, True)}
-    second = {"fused": ours(2, False), "recomputed": ours(2, True)}
-    passes = {name: partial(both_gradients, run, batches[0]) for name, run in runs.items()}
-    kinds: dict[str, dict[str, Step]] = {
-        "forward + backward, s": {"plain": partial(plain.gradients, batches[0]), **passes},
+    fused = partial(both_gradients, runs["fused", 1], batch)
+    recomputed = partial(both_gradients, runs["recomputed", 1], batch)
+    original = partial(plain.gradients, batch)
+    channels_last = (images.to(memory_format=torch.channels_last), labels)
+    kinds: Kinds = {
+        "forward + backward, s": {"plain": original, "fused": fused, "recomputed": recomputed},
         "the same, plain in channels_last, s": {
-            "plain": _laid(size, batches[0], device),
-            "fused": passes["fused"],
+            "plain": partial(laid.gradients, channels_last),
+            "fused": fused,
         },
-        "first-order step, s": {"plain": partial(plain.first_order, *batches)}
-        | {name: partial(run.step, *batches) for name, run in runs.items()},
-        "second-order step, s": {"plain": partial(plain.second_order, *batches)}
-        | {name: partial(run.step, *batches) for name, run in second.items()},
+        "first-order step, s": steps(1),
+        "second-order step, s": steps(2),
     }
-    rows = _timed(str(size), kinds, repeats, device)
-
-    def add(what: str, found: Mapping[str, float]) -> None:
-        row: Row = {"size": str(size), "what": what, **found}
-        rows.append(row | _ratios(row, "plain"))
-
-    costs = {"plain": trace(plain, lambda twin: twin.gradients(size.batch_of(device)))}
-    for name, run in runs.items():
-        costs[name] = trace(run, lambda twin: both_gradients(twin, size.batch_of(device)))
-    add("peak of forward + backward, MiB", {n: c.peak_bytes / 2**20 for n, c in costs.items()})
-    batch = batches[0]
+    rows, run = _timed(str(size), kinds, repeats, device), runs["fused", 1]
     kept = {"plain": saved_bytes(lambda: plain.loss(plain.net, batch))}
-    kept["fused"] = saved_bytes(lambda: runs["fused"].loss(batch)(*runs["fused"].variables))
-    add("kept for backward, MiB", {name: value / 2**20 for name, value in kept.items()})
-    add("operations of forward + backward", {n: float(c.operations) for n, c in costs.items()})
-    return rows
+    kept["fused"] = saved_bytes(lambda: run.loss(batch)(run.weights, run.alphas))
+    mebibytes = {name: value / 2**20 for name, value in kept.items()}
+    return [*rows, _row(str(size), "kept for backward, MiB", mebibytes)]
 
 
-def _laid(size: Size, batch: Batch, device: torch.device) -> Step:
-    """Return the plain pass in the fused one's layout: what still differs is the structure."""
-    steps, (images, labels) = OriginalSteps(size.config(), device), batch
-    steps.net.to(memory_format=torch.channels_last)
-    return partial(steps.gradients, (images.to(memory_format=torch.channels_last), labels))
-
-
-def both_gradients(run: SearchStep, batch: Batch) -> object:
+def both_gradients(run: Search, batch: Batch) -> object:
     """Compute the gradients by all weights and alphas with the run's supernet."""
     inputs = [*run.weights.values(), *run.alphas.values()]
-    return torch.autograd.grad(run.loss(batch)(*run.variables), inputs)
+    return torch.autograd.grad(run.loss(batch)(run.weights, run.alphas), inputs)
 
 
-def _ratios(row: Row, first: str) -> Row:
-    """Return how many times each variant's figure goes into the first one's."""
-    rest = [name for name, value in row.items() if isinstance(value, float) and name != first]
-    return {f"{first} / {name}": float(row[first]) / float(row[name]) for name in rest}
+def _row(size: str, what: str, figures: Mapping[str, float]) -> Row:
+    """Return a row with how many times each variant's figure goes into the plain one's."""
+    rest = {name: value for name, value in figures.items() if name != "plain"}
+    ratios = {f"plain / {name}": figures["plain"] / value for name, value in rest.items()}
+    return {"size": size, "what": what, **figures, **ratios}
+
+
+def _timed(size: str, kinds: Kinds, repeats: int, device: torch.device) -> list[Row]:
+    """Return a row for each kind of step."""
+    print(f"timing {', '.join(kinds)}: {size}", file=sys.stderr, flush=True)
+    return [_row(size, what, row) for what, row in medians(kinds, repeats, device).items()]
 
 
 def compare_retraining(repeats: int, device: torch.device) -> list[Row]:
@@ -108,28 +149,22 @@ def compare_retraining(repeats: int, device: torch.device) -> list[Row]:
     if device.type == "cuda":
         options |= {"compiled": {"compile": "on", "graph": "off"}, "no graph": {"graph": "off"}}
     steps: dict[str, Step] = {}
+    images = size.batch_of(device)
     for name, option in options.items():
-        run = RetrainStep(RetrainConfig.create(**given, **option), 10, 3, device)
+        config = RetrainConfig.create(**given, device=str(device), **option)
+        run = Retraining(config, data=size.pictures())
         run.drop_path.fill_(0.1)
         if name == "plain":
             run.net.to(memory_format=torch.contiguous_format)
             parameters = run.net.parameters()
             optimiser = torch.optim.SGD(parameters, 0.025, 0.9, weight_decay=3e-4, foreach=False)
-            steps[name] = partial(plain_retraining, run, optimiser, size.batch_of(device))
+            steps[name] = partial(_plain_retraining, run, optimiser, images)
         else:
-            steps[name] = partial(run.step, size.batch_of(device))
+            steps[name] = partial(run.step, images)
     return _timed(str(size), {"retraining step, s": steps}, repeats, device)
 
 
-def _timed(size: str, kinds: Kinds, repeats: int, device: torch.device) -> list[Row]:
-    """Return a row for each kind of step, with the ratios to the plain one."""
-    print(f"timing {', '.join(kinds)}: {size}", file=sys.stderr, flush=True)
-    found = medians(kinds, repeats, device)
-    rows: list[Row] = [{"size": size, "what": what, **row} for what, row in found.items()]
-    return [row | _ratios(row, "plain") for row in rows]
-
-
-def plain_retraining(run: RetrainStep, optimiser: torch.optim.Optimizer, batch: Batch) -> None:
+def _plain_retraining(run: Retraining, optimiser: torch.optim.Optimizer, batch: Batch) -> None:
     """Take a retraining step in the straightforward form."""
     optimiser.zero_grad()
     logits, auxiliary = run.net(batch[0])
@@ -147,7 +182,9 @@ def compare_recurrent(repeats: int, device: torch.device, width: int, words: int
         given = {"scale": "laptop", "width": width, "batch_size": 16, "order": order}
         config = RecurrentSearchConfig.create(**given)
         plain = RecurrentOriginalSteps(config, words, device)
-        fused = RecurrentSearchStep(config, words, device)
+        train, valid, test = torch.randint(words, (3, 48))
+        text = Corpus(train, valid, test, tuple(map(str, range(words))))
+        fused = RecurrentSearch(config, data=text)
         segments = [torch.randint(words, (2, config.bptt, 16), device=device) for _ in range(2)]
         arguments = [(tokens[0], tokens[1]) for tokens in segments]
         taken = plain.first_order if order == 1 else plain.second_order
@@ -155,28 +192,6 @@ def compare_recurrent(repeats: int, device: torch.device, width: int, words: int
         kinds[what]["fused"] = partial(fused.step, *arguments)
     size = f"width {width}, batch 16, {config.bptt} words, vocabulary {words:,}"
     return _timed(size, kinds, repeats, device)
-
-
-def compare_predictions(sizes: Sequence[Size], repeats: int, device: torch.device) -> list[Row]:
-    """Hold the cost model's seconds and memory of a second-order step against what is measured."""
-    rows: list[Row] = []
-    for size in sizes:
-        print(f"predicting, then measuring: {size}", file=sys.stderr, flush=True)
-        run = size.start(device, order=2)
-        cost, step = trace(run, partial(random_step, size)), partial(random_step, size, run)
-        step()
-        # In turns, as elsewhere: the machine of the prediction must be that of the step.
-        turns = [(cost.seconds(device), seconds(step, device)) for _ in range(repeats)]
-        predicted, measured = (statistics.median(column) for column in zip(*turns, strict=True))
-        found = {"seconds": (predicted, measured)}
-        found["memory, MiB"] = (
-            cost.memory(device) / 2**20,
-            measured_memory(size, device) / 2**20,
-        )
-        for what, (predicted, measured) in found.items():
-            figures = {"predicted": predicted, "measured": measured}
-            rows.append({"size": str(size), "what": what, **figures})
-    return [row | _ratios(row, "predicted") for row in rows]
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -195,7 +210,6 @@ def main(arguments: Sequence[str]) -> None:
             raise SettingsError(f"--batch {given.batch} is not for --small: leave one of them out.")
         device = resolve_device(given.device)
         compared = SMALL if given.small else sizes(device, given.batch)
-        predicted = SMALL if given.small else (Size(4, 3, 8, 64), *compared)
         for size in compared:
             size.config()  # refuses a batch that cannot be
         if given.json:
@@ -206,7 +220,6 @@ def main(arguments: Sequence[str]) -> None:
         "supernet": [row for size in compared for row in compare(size, given.repeats, device)],
         "retraining": [] if given.small else compare_retraining(given.repeats, device),
         "recurrent": compare_recurrent(given.repeats, device, width, words),
-        "cost model": compare_predictions(predicted, given.repeats, device),
     }
     print("  ".join(f"{name}: {value}" for name, value in machine().items()))
     for title, rows in tables.items():

@@ -8,6 +8,7 @@ run, so that what a lent machine has measured until it is taken back is not lost
 """
 
 import argparse
+import itertools
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -21,10 +22,8 @@ from darts_lib.engine.determinism import seed_epoch
 from darts_lib.engine.devices import machine, wait
 from darts_lib.engine.files import check_target
 from darts_lib.engine.run_files import Row, write_json
-from darts_lib.retrain_epoch import Retraining
-from darts_lib.retrain_step import RetrainConfig
-from darts_lib.search_epoch import Search
-from darts_lib.search_settings import SearchConfig
+from darts_lib.retrain import RetrainConfig, Retraining
+from darts_lib.search import Search, SearchConfig
 from darts_lib.tools.markdown import table
 
 Given = dict[str, Any]
@@ -64,17 +63,12 @@ def time_run(name: str, given: Given, epochs: int) -> Row:
 def _step_seconds(run: Search | Retraining) -> Iterator[float]:
     """Take steps on the run's own batches, the same ones again if an epoch has too few."""
     generator = seed_epoch(run.config.seed, 0, run.device)
-    taken = 0
-    while taken < STEPS:
-        batch: Any
-        for batch in run.batches(generator):
-            if taken == STEPS:
-                return
-            taken += 1
-            started = time.perf_counter()
-            run.step(*batch) if isinstance(run, Search) else run.step(batch)
-            wait(run.device)
-            yield time.perf_counter() - started
+    endless = itertools.chain.from_iterable(run.batches(generator) for _ in itertools.count())
+    for batch in itertools.islice(endless, STEPS):
+        started = time.perf_counter()
+        run.take(*batch)
+        wait(run.device)
+        yield time.perf_counter() - started
 
 
 def main(arguments: Sequence[str]) -> None:

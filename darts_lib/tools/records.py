@@ -3,7 +3,7 @@
 A record is a small JSON file in `notebooks/records/`: settings, history, result and machine of one
 run, sealed with a hash. Only `record` writes one; the table is only written by code.
 
-    python -m darts_lib.records RUN_FOLDER [RUN_FOLDER ...]    record runs, then rewrite the table
+    python -m darts_lib.records RUN_FOLDER [RUN_FOLDER ...]    record runs, then rewrite the tables
 """
 
 import argparse
@@ -15,7 +15,7 @@ from typing import Any
 
 from darts_lib.cost.complexity import count_parameters, multiply_adds
 from darts_lib.derivation import genotypes_of
-from darts_lib.drawing.cell_pictures import search_gif
+from darts_lib.drawing.cell_plots import search_gif
 from darts_lib.engine.places import project_root
 from darts_lib.engine.progress import duration
 from darts_lib.engine.refusals import SettingsError
@@ -42,7 +42,7 @@ def records_folder() -> Path:
 
 
 def seal(content: Mapping[str, Any]) -> str:
-    """Return the SHA-256 of a record's content without its own seal."""
+    """Return the SHA-256 of settings, or of a record's content without its own seal."""
     rest = {name: value for name, value in content.items() if name != "sha256"}
     return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
@@ -53,24 +53,27 @@ def record(run: Path, folder: Path) -> Path:
         raise SettingsError(f"{run} is not a finished run; run its chapter to the end first.")
     config = read_json(run / "config.json")
     settings = {k: v for k, v in config["settings"].items() if k not in ("kind", *PRIVATE)}
-    history = [{name: _rounded(value) for name, value in row.items()} for row in read_history(run)]
     if settings.get("holdout"):
         raise SettingsError(
             f"{run} was judged on held-out training images (holdout={settings['holdout']}), which "
             "is for choosing among cells; record a retraining with holdout=0."
         )
-    kind, result = config["settings"]["kind"], read_json(run / "result.json")
-    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
-    name = f"{kind}-{settings['dataset']}-seed{settings['seed']}-{digest}"
-    content: dict[str, Any] = {"name": name, "kind": kind, "library": config["library"]}
-    content |= {"settings": settings, "history": history, "result": result}
+    kind = config["settings"]["kind"]
+    name = f"{kind}-{settings['dataset']}-seed{settings['seed']}-{seal(settings)[:8]}"
+    content = {
+        "name": name,
+        "kind": kind,
+        "library": config["library"],
+        "settings": settings,
+        "history": [
+            {k: float(f"{v:.6g}") if isinstance(v, float) else v for k, v in row.items()}
+            for row in read_history(run)
+        ],
+        "result": read_json(run / "result.json"),
+    }
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / f"{name}.json", {**content, "sha256": seal(content)})
     return folder / f"{name}.json"
-
-
-def _rounded(value: object) -> object:
-    return float(f"{value:.6g}") if isinstance(value, float) else value
 
 
 def read_record(file: Path) -> dict[str, Any]:
@@ -85,16 +88,14 @@ def read_record(file: Path) -> dict[str, Any]:
 
 def read_records(folder: Path, kind: str = "") -> list[dict[str, Any]]:
     """Read all records of a kind, in the order of their names."""
-    found = [read_record(file) for file in sorted(folder.glob("*.json"))]
-    return [content for content in found if kind in ("", content["kind"])]
+    records = map(read_record, sorted(folder.glob("*.json")))
+    return [content for content in records if kind in ("", content["kind"])]
 
 
 def cell_name(genotype: Genotype, searched: Sequence[Genotype]) -> str:
     """Say where a cell comes from: published, found by a recorded search, or drawn at random."""
-    for name, published in PUBLISHED.items():
-        if genotype == published:
-            return name
-    return "searched" if genotype in searched else "random"
+    other = "searched" if genotype in searched else "random"
+    return next((name for name, cell in PUBLISHED.items() if cell == genotype), other)
 
 
 def results_table(records: Sequence[Mapping[str, Any]]) -> str:
@@ -114,18 +115,18 @@ def _measured_row(content: Mapping[str, Any], searched: Sequence[Genotype]) -> d
     error = 1 - result["test_accuracy"]
     deviation = (error * (1 - error) / result["test_images"]) ** 0.5
     name = cell_name(Genotype.from_dict(result["genotype"]), searched)
-    full = (settings["dataset"], settings["scale"]) == ("cifar10", "paper")
+    dataset, scale = settings["dataset"], settings["scale"]
+    published = PUBLISHED_ERRORS if (dataset, scale) == ("cifar10", "paper") else {}
     return {
         "cell": name,
-        "recipe": f"{settings['dataset']}, {settings['scale']}, {settings['epochs']} epochs, "
-        f"seed {settings['seed']}",
+        "recipe": f"{dataset}, {scale}, {settings['epochs']} epochs, seed {settings['seed']}",
         "parameters": f"{result['parameters']:,}",
         "multiply-adds": f"{result['multiply_adds'] / 1e6:.2f} M",
         "top-1 error": f"{100 * error:.1f} ± {100 * deviation:.1f} %",
         "top-5 error": f"{100 * (1 - result['test_top5']):.1f} %",
         "time": duration(3600 * result["hours"]),
         "machine": f"{result['machine']['device']}, torch {result['machine']['torch']}",
-        "published error": PUBLISHED_ERRORS.get(name, "none") if full else "none",
+        "published error": published.get(name, "none"),
     }
 
 
@@ -158,14 +159,15 @@ def benchmark_tables(folder: Path) -> str:
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Record the given run folders; rewrite the README's tables and its picture of the search."""
+    """Record the given runs; rewrite the README's table and picture, and the tables of speed."""
     parser = argparse.ArgumentParser(prog="python -m darts_lib.records", description=main.__doc__)
     parser.add_argument("runs", nargs="*", type=Path, metavar="RUN_FOLDER")
     folder = records_folder()
     for run in parser.parse_args(arguments).runs:
         print(record(run, folder))
-    readme = project_root() / "README.md"
-    put_between_marks(readme, "results", results_table(read_records(folder)))
-    put_between_marks(readme, "benchmark", benchmark_tables(folder / "benchmarks"))
+    root = project_root()
+    put_between_marks(root / "README.md", "results", results_table(read_records(folder)))
+    tables = benchmark_tables(folder / "benchmarks")
+    put_between_marks(root / "docs" / "speed.md", "benchmark", tables)
     for search in read_records(folder, "search")[:1]:
         search_gif(genotypes_of(search["history"]), folder / "search.gif", first=1)

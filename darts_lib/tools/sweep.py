@@ -11,7 +11,9 @@ sweep's folder and this project under the same paths.
 import argparse
 import contextlib
 import os
-from collections.abc import Iterator, Mapping, Sequence
+import statistics
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +21,12 @@ from darts_lib import __version__
 from darts_lib.engine.files import locked
 from darts_lib.engine.places import runs_root
 from darts_lib.engine.run_files import write_json
-from darts_lib.tools.sweeping.cluster import GPU, Engine, connected, local_cluster, visible_gpus
-from darts_lib.tools.sweeping.figures import Final, Judged, Outcome, select, summary, tables
-from darts_lib.tools.sweeping.plan import KINDS, Plan, SweepConfig, chapter_settings
-from darts_lib.tools.sweeping.run import Run
+from darts_lib.tools.markdown import table
+from darts_lib.tools.sweep_plan import KINDS, Cell, Plan, SweepConfig, chapter_settings
+from darts_lib.tools.sweep_runs import GPU, Outcome, Workers, connected, local_cluster, visible_gpus
 
 
-def sweep(plan: Plan, engine: Engine) -> dict[str, Any]:
+def sweep(plan: Plan, workers: Workers) -> dict[str, Any]:
     """Run what is not finished yet, select, and return all figures, stored as `result.json`.
 
     A run that keeps failing is named in the table; the others go on. Raises SettingsError for a
@@ -35,57 +36,143 @@ def sweep(plan: Plan, engine: Engine) -> dict[str, Any]:
     with locked(plan.root / ".sweep.lock", f"sweep folder {plan.root}", wait=0):
         plan.claim()
         chains = {cell: plan.chain(cell) for cell in plan.cells()}
-        ended = engine.run(list(chains.values()))
-        judged = [Judged(cell, _end(chain, ended)) for cell, chain in chains.items()]
-        best = [found for kind in KINDS if (found := select(judged, kind))]
-        ended = engine.run([[run] for each in best for run in plan.full(each.cell)])
-        finals = [Final(b, tuple(ended[run.name] for run in plan.full(b.cell))) for b in best]
-        return _stored(plan, judged, finals)
-
-
-def _end(chain: Sequence[Run], ended: Mapping[str, Outcome]) -> Outcome:
-    """Return the outcome of a chain's last run, or of the first that failed."""
-    outcomes = [ended[run.name] for run in chain]
-    return next((outcome for outcome in outcomes if not outcome.result), outcomes[-1])
-
-
-def _stored(plan: Plan, judged: Sequence[Judged], finals: Sequence[Final]) -> dict[str, Any]:
-    settings = plan.config.model_dump(mode="json")
-    figures = {"library": __version__, "settings": settings, **summary(judged, finals)}
-    write_json(plan.root / "result.json", figures)
-    print(f"\n{tables(judged, finals)}\n\nfigures: {plan.root / 'result.json'}")
-    return figures
+        outcomes = workers.run(chains.values())
+        judged = {}  # by its last run, or by the first that failed
+        for cell, chain in chains.items():
+            ended = [outcomes[run.name] for run in chain]
+            judged[cell] = next((run for run in ended if not run.result), ended[-1])
+        best = [chosen for kind in KINDS if (chosen := select(judged, kind))]
+        outcomes = workers.run([run] for cell in best for run in plan.full(cell))
+        finals = {cell: [outcomes[run.name] for run in plan.full(cell)] for cell in best}
+        settings = plan.config.model_dump(mode="json")
+        figures = {"library": __version__, "settings": settings, **summary(judged, finals)}
+        write_json(plan.root / "result.json", figures)
+        print(f"\n{tables(figures)}\n\nfigures: {plan.root / 'result.json'}")
+        return figures
 
 
 @contextlib.contextmanager
-def opened_engine(config: SweepConfig, scheduler: str, workers: int) -> Iterator[Engine]:
-    """Yield the engine of a scheduler's address, or of a cluster of this machine if it is empty."""
+def started_workers(config: SweepConfig, scheduler: str, count: int) -> Iterator[Workers]:
+    """Yield the workers of a scheduler's address, or `count` on this machine if it is empty.
+
+    0 of this machine are one a GPU, or one on a CPU.
+    """
+    gpus = visible_gpus()
     with contextlib.ExitStack() as stack:
-        needs = GPU if visible_gpus() else {}
-        if not scheduler:
-            count = workers or len(visible_gpus()) or 1
-            threads = 1 if config.scale == "laptop" else max(1, (os.cpu_count() or 1) // count)
-            scheduler = stack.enter_context(local_cluster(count, threads)).scheduler_address
-        else:
+        if scheduler:
             needs = {} if config.on_cpu else GPU
             asked = "nothing" if config.on_cpu else "--resources GPU=1 (-p device cpu: nothing)"
             print(f"runs ask of a worker: {asked}")
+        else:
+            needs, count = GPU if gpus else {}, count or len(gpus) or 1
+            threads = 1 if config.scale == "laptop" else max(1, (os.cpu_count() or 1) // count)
+            scheduler = stack.enter_context(local_cluster(count, threads)).scheduler_address
         client = stack.enter_context(connected(scheduler))
         print(f"dashboard: {client.dashboard_link}", flush=True)
-        yield Engine(client, needs, config.retries)
+        yield Workers(client, needs, config.retries)
 
 
-OPTIONS = {
-    "seed": "of the first cell of each kind; the next ones count on",
-    "searches": "cells to search",
-    "randoms": "cells to draw at random",
-    "finals": "full retrainings of the best cell of each kind",
-    "search_epochs": "of a search",
-    "short_epochs": "of the retraining that selects",
-    "full_epochs": "of a full retraining",
-    "holdout": "share of the training images that selects",
-    "retries": "of a run that failed",
-}
+# --- figures ----------------------------------------------------------------------------------
+
+KEPT = ("genotype", "parameters", "multiply_adds", "hours")
+"""What of a short retraining's result is stored with its cell."""
+
+
+def spread(values: Iterable[float]) -> dict[str, Any] | None:
+    """Return mean, standard deviation (`count - 1`) and the mean's standard error of some figures.
+
+    One figure has no deviation, so both are None then; no figures have no spread.
+    """
+    if not (known := list(values)):
+        return None
+    deviation = statistics.stdev(known) if known[1:] else None
+    error = deviation and deviation / len(known) ** 0.5
+    mean = statistics.fmean(known)
+    return {"count": len(known), "mean": mean, "deviation": deviation, "standard_error": error}
+
+
+def _error_spread(outcomes: Iterable[Outcome]) -> dict[str, Any] | None:
+    """Return the spread of the errors, fractions of 1, of the runs that did not fail."""
+    return spread(1 - run.accuracy for run in outcomes if run.accuracy is not None)
+
+
+def select(judged: Mapping[Cell, Outcome], kind: str) -> Cell | None:
+    """Return the cell of a kind with the best held-out accuracy; of equal ones the first."""
+    known = {c: run.accuracy or 0.0 for c, run in judged.items() if c.kind == kind and run.result}
+    return max(known, key=lambda cell: known[cell], default=None)
+
+
+def summary(
+    judged: Mapping[Cell, Outcome], finals: Mapping[Cell, Sequence[Outcome]]
+) -> dict[str, Any]:
+    """Return all figures of a sweep as JSON's types; accuracies and errors are fractions of 1.
+
+    `judged` are the short retrainings of all cells, `finals` the full ones of the selected cells.
+    """
+    outcomes = [*judged.values(), *(run for runs in finals.values() for run in runs)]
+    machines = [run.result["machine"] for run in outcomes if run.result]
+    cells = []
+    for cell, run in judged.items():
+        cells.append({"name": cell.name, "kind": cell.kind, "seed": cell.seed})
+        if run.result:
+            cells[-1] |= {"validation_accuracy": run.accuracy}
+            cells[-1] |= {"validation_images": run.result["test_images"]}
+            cells[-1] |= {name: run.result[name] for name in KEPT}
+    errors, best = {}, {}
+    for kind in KINDS:
+        errors[kind] = _error_spread(run for cell, run in judged.items() if cell.kind == kind)
+    for cell, runs in finals.items():
+        figures: dict[str, Any] = {"name": cell.name, "validation_accuracy": judged[cell].accuracy}
+        figures |= {"test_accuracies": {run.name: run.accuracy for run in runs}}
+        best[cell.kind] = {**figures, "test_error": _error_spread(runs)}
+    return {
+        "cells": cells,
+        "validation_error": errors,
+        "best": best,
+        "failed": [asdict(run) for run in outcomes if not run.result],
+        "machines": [m for i, m in enumerate(machines) if m not in machines[:i]],
+    }
+
+
+def tables(figures: Mapping[str, Any]) -> str:
+    """Return a sweep's figures in Markdown: best and means, then every cell, then what failed."""
+    compared, cells = [], []
+    for kind, best in figures["best"].items():
+        errors = best["test_error"] or {"count": 0, "mean": None, "deviation": None}
+        row = {"cell": f"best {kind} ({best['name']})"}
+        row |= {"validation error": _percent(1 - best["validation_accuracy"]), "cells": "1"}
+        row |= {"test error": _percent(errors["mean"], errors.get("standard_error"))}
+        row |= {"deviation": _percent(errors["deviation"], none="none of one")}
+        compared.append({**row, "retrainings": str(errors["count"])})
+    for kind, errors in figures["validation_error"].items():
+        if errors:
+            mean = _percent(errors["mean"], errors["standard_error"])
+            row = {"cell": f"mean of {kind}", "validation error": mean}
+            compared.append({**row, "cells": str(errors["count"])})
+    for cell in figures["cells"]:
+        row = {"cell": cell["name"], "seed": str(cell["seed"]), "validation error": "failed"}
+        if "validation_accuracy" in cell:
+            row |= {"validation error": _percent(1 - cell["validation_accuracy"])}
+            row |= {"parameters": f"{cell['parameters']:,}"}
+            row |= {"multiply-adds": f"{cell['multiply_adds'] / 1e6:.2f} M"}
+        cells.append(row)
+    failed = [
+        {"failed": run["name"], "why": run["failure"], "as it ran": run["executed"]}
+        for run in figures["failed"]
+    ]
+    return "\n\n".join(table(rows) for rows in (compared, cells, failed) if rows)
+
+
+def _percent(share: float | None, error: float | None = None, none: str = "failed") -> str:
+    """Write a share, with the standard error of a mean where there is one."""
+    if share is None:
+        return none
+    return f"{100 * share:.1f} %" if error is None else f"{100 * share:.1f} ± {100 * error:.1f} %"
+
+
+# --- the command line -------------------------------------------------------------------------
+
+OPTIONS = {n: field for n, field in SweepConfig.model_fields.items() if field.description}
 """Fields of SweepConfig on the command line; what is not given is the scale's own."""
 
 
@@ -101,9 +188,9 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--scheduler", default="", help="tcp://HOST:8786; else on this machine")
     made.add_argument("--workers", type=int, default=0, help="on this machine: one a GPU, or one")
     made.add_argument("--scale", default="auto", choices=("auto", "laptop", "paper"))
-    for name, what in OPTIONS.items():
-        kind = float if name == "holdout" else int
-        made.add_argument(f"--{name.replace('_', '-')}", type=kind, help=what)
+    for name, field in OPTIONS.items():
+        option, kind = f"--{name.replace('_', '-')}", field.annotation
+        made.add_argument(option, type=kind, help=field.description)  # type: ignore[arg-type]
     made.add_argument(
         "-p",
         nargs=2,
@@ -119,7 +206,7 @@ def read_config(given: argparse.Namespace) -> SweepConfig:
     """Return the configuration that the command line asks for; raise SettingsError if wrong."""
     named = {name: value for name in OPTIONS if (value := getattr(given, name)) is not None}
     config = SweepConfig.create(scale=given.scale, **named)
-    return config.with_settings(chapter_settings(given.p, config.scale))
+    return config.model_copy(update=chapter_settings(given.p, config.scale))
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -128,5 +215,5 @@ def main(arguments: Sequence[str]) -> int:
     config = read_config(given)
     plan = Plan(config, given.folder.expanduser().resolve())
     print("  ".join(f"{name}={value}" for name, value in config.model_dump().items()))
-    with opened_engine(config, given.scheduler, given.workers) as engine:
-        return 1 if sweep(plan, engine)["failed"] else 0
+    with started_workers(config, given.scheduler, given.workers) as workers:
+        return 1 if sweep(plan, workers)["failed"] else 0

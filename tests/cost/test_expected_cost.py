@@ -9,17 +9,26 @@ from torch.nn import functional as F
 
 from darts_lib.cost.complexity import count_parameters, multiply_adds, published_flops
 from darts_lib.cost.expected_cost import edge_costs, expected_cost
-from darts_lib.relaxation import MixedOp, SearchCell, Supernet, initial_alphas
+from darts_lib.relaxation import MixedOp, SearchCell, Supernet, initial_alphas, mix
 from darts_lib.search_space import KINDS, PRIMITIVES, edges
 
 COLUMN = {name: column for column, name in enumerate(PRIMITIVES)}
 NODES, SIZE = 3, (13, 10)
 
 
-def test_by_hand() -> None:
+def test_by_hand_and_exact_beyond_float32() -> None:
     alphas = {"normal": torch.tensor([[0.0, 0.0], [0.0, 3.0]]).log1p()}
     costs = {"normal": torch.tensor([[10.0, 20.0], [100.0, 200.0]], dtype=torch.float64)}
     assert float(expected_cost(alphas, costs)) == pytest.approx(15 + (100 + 4 * 200) / 5)
+    chosen = expected_cost(alphas, costs, mix=lambda _: {"normal": torch.eye(2).double()})
+    assert float(chosen) == 10 + 200, "the weights are those of the mix that is given"
+    costs = {"normal": torch.tensor([[2.0**24 + 1, 0.0]], dtype=torch.float64)}
+    value = expected_cost({"normal": torch.tensor([[1000.0, 0.0]])}, costs)
+    assert value.dtype == torch.float64
+    assert value.shape == ()
+    assert float(value) == 2**24 + 1
+    with pytest.raises(ValueError, match=r"alphas\['normal'\] has shape \(5, 8\).*\(9, 8\)"):
+        expected_cost(initial_alphas(2), edge_costs(4, 3, NODES, SIZE))
 
 
 def test_the_table_by_hand_for_one_node() -> None:
@@ -55,35 +64,29 @@ def test_one_chosen_operation_an_edge_costs_what_these_operations_cost() -> None
             edge.register_forward_hook(
                 lambda edge, inputs, _, chosen=chosen: count(edge, inputs, chosen)
             )
-    net(torch.zeros(1, 3, *SIZE), initial_alphas(NODES))
+    net(torch.zeros(1, 3, *SIZE), mix(initial_alphas(NODES)))
     alphas = {kind: 1000.0 * F.one_hot(chosen, 8) for kind, chosen in choice.items()}
     assert len(counts) == 5 * len(edges(NODES))
     assert float(expected_cost(alphas, edge_costs(4, 5, NODES, SIZE))) == sum(counts) > 0
 
 
 def test_all_operations_and_the_shared_parts_make_the_published_supernet() -> None:
-    """A supernet that knows only `none` has the shared parts and nothing else."""
+    # A supernet that knows only `none` has the shared parts and nothing else.
     shared = Supernet(primitives=("none",))
-    alphas = initial_alphas(primitives=("none",))
+    weights = mix(initial_alphas(primitives=("none",)))
     total = sum(float(cost.sum()) for cost in edge_costs(16, 8, 4, (32, 32)).values())
-    assert total + multiply_adds(shared, (3, 32, 32), alphas) == 300_255_744
-
-
-def test_uniform_alphas_give_the_mean_of_the_operations() -> None:
+    assert total + multiply_adds(shared, (3, 32, 32), weights) == 300_255_744
     costs = edge_costs(4, 5, NODES, SIZE)
     mean = sum(float(cost.sum()) for cost in costs.values()) / 8
     uniform = {kind: torch.zeros(len(edges(NODES)), 8) for kind in KINDS}
     assert float(expected_cost(uniform, costs)) == pytest.approx(mean, rel=1e-14)
 
 
-def test_parameters_can_be_counted_instead() -> None:
+def test_parameters_or_another_rule_can_be_counted_instead() -> None:
     costs = edge_costs(4, 5, NODES, SIZE, count=lambda operation, _: count_parameters(operation))
     cells = Supernet(4, 5, NODES).cells
     in_edges = sum(count_parameters(cast(SearchCell, cell).edges) for cell in cells)
     assert sum(float(cost.sum()) for cost in costs.values()) == in_edges > 0
-
-
-def test_another_rule_can_be_counted() -> None:
     pools = edge_costs(4, 3, 1, (8, 8), ("none", "max_pool_3x3"), published_flops)["normal"]
     assert pools.tolist() == [[0, 2 * 256]] * 2  # a pool and its normalisation without gain
 
@@ -101,16 +104,3 @@ def test_the_gradient_is_the_softmaxs() -> None:
         assert gradient.dtype == torch.float32
         torch.testing.assert_close(gradient, (weights * (costs[kind] - mean)).float())
         assert (gradient[:, COLUMN["none"]] < 0).all(), "`none` is free: more of it costs less"
-
-
-def test_the_sum_is_exact_beyond_float32() -> None:
-    costs = {"normal": torch.tensor([[2.0**24 + 1, 0.0]], dtype=torch.float64)}
-    value = expected_cost({"normal": torch.tensor([[1000.0, 0.0]])}, costs)
-    assert value.dtype == torch.float64
-    assert value.shape == ()
-    assert float(value) == 2**24 + 1
-
-
-def test_wrong_shapes_are_named() -> None:
-    with pytest.raises(ValueError, match=r"alphas\['normal'\] has shape \(5, 8\).*\(9, 8\)"):
-        expected_cost(initial_alphas(2), edge_costs(4, 3, NODES, SIZE))

@@ -27,16 +27,13 @@ def test_variants_take_turns_the_fast_ones_more_often_and_the_first_round_does_n
     assert order == ["a", "b", *["a", "a", "b"] * 2]
 
 
-def test_no_step_has_more_than_four_turns_however_fast(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_kinds_take_turns_and_no_step_more_than_four_turns(monkeypatch: pytest.MonkeyPatch) -> None:
     order: list[str] = []
     clock = iter([0.0, 0.0, 0.0, 9.0, *range(100)])
     monkeypatch.setattr(timing.time, "perf_counter", lambda: float(next(clock)))
     steps = {"a": lambda: order.append("a"), "b": lambda: order.append("b")}
     medians({"kind": steps}, 1, torch.device("cpu"))
     assert order == ["a", "b", "a", "a", "a", "a", "b"]
-
-
-def test_kinds_of_step_take_turns_too() -> None:
     order: list[str] = []
     kinds = {name: {"plain": partial(order.append, name)} for name in ("pass", "step")}
     medians(kinds, 2, torch.device("cpu"))

@@ -26,15 +26,12 @@ def test_every_edge_goes_right(seed: int) -> None:
         assert across == sorted(across)
 
 
-def test_two_edges_from_one_source_end_apart() -> None:
+def test_wires_and_ends_keep_apart() -> None:
     pairs = (("avg_pool_3x3", 0), ("avg_pool_3x3", 0))
     layout = layout_cell(pairs, (2,), (5.0, 3.0), NAME)
     (_, upper), (_, lower) = layout.names
     assert abs(upper - lower) >= NAME[1]
-
-
-def test_a_wire_passes_a_node_in_a_lane_of_its_own() -> None:
-    """Input 0 to node 1 must clear node 0, which stands between them."""
+    # Input 0 to node 1 must clear node 0, which stands between them.
     pairs = (("skip_connect", 0), ("skip_connect", 1), ("skip_connect", 0), ("skip_connect", 2))
     layout = layout_cell(pairs, (3,), (7.0, 4.0), NAME)
     lane, (_, node) = layout.routes[2][1:3], layout.states[2]

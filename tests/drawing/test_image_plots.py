@@ -1,22 +1,14 @@
 """Image grids and the bilevel toy's paths."""
 
-from collections.abc import Iterator
-
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
 
-from darts_lib.drawing.image_plots import image_grid, path_on_contours
+from darts_lib.drawing.plots import image_grid, path_on_contours
 
 
-@pytest.fixture(autouse=True)
-def closed_figures() -> Iterator[None]:
-    yield
-    plt.close("all")
-
-
-def test_colour_pictures_are_shown_as_they_are() -> None:
+def test_pictures_are_shown_as_they_are_and_feature_maps_stretched_and_in_viridis() -> None:
     images = torch.randint(0, 256, (5, 3, 4, 6), dtype=torch.uint8)
     figure = image_grid(images, titles=list("abcde"), columns=3)
     shown = [ax for ax in figure.axes if ax.images]
@@ -25,15 +17,14 @@ def test_colour_pictures_are_shown_as_they_are() -> None:
         shown[1].images[0].get_array(), images[1].permute(1, 2, 0).numpy()
     )
     assert plt.get_fignums() == []
-
-
-def test_feature_maps_are_stretched_and_in_viridis() -> None:
     figure = image_grid(torch.linspace(-3, 5, 16).reshape(1, 1, 4, 4))
     image = figure.axes[0].images[0]
     assert image.get_cmap().name == "viridis"
     assert (image.get_array().min(), image.get_array().max()) == (0, 1)
     grey = image_grid(torch.zeros(1, 1, 4, 4, dtype=torch.uint8)).axes[0].images[0]
     assert grey.get_cmap().name == "gray"
+    with pytest.raises(ValueError, match=r"1 or 3 channels, height, width\), not \(1, 2, 4, 4\)"):
+        image_grid(torch.rand(1, 2, 4, 4))
 
 
 def test_titles_do_not_touch_each_other() -> None:
@@ -41,11 +32,6 @@ def test_titles_do_not_touch_each_other() -> None:
     figure.draw_without_rendering()
     boxes = [ax.title.get_window_extent() for ax in figure.axes if ax.get_title()]
     assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
-
-
-def test_other_channels_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"1 or 3 channels, height, width\), not \(1, 2, 4, 4\)"):
-        image_grid(torch.rand(1, 2, 4, 4))
 
 
 def test_paths_show_every_step_start_and_optimum() -> None:

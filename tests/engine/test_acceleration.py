@@ -1,20 +1,24 @@
 """What `auto` means on each device; compiled cells; a recorded step's bookkeeping."""
 
 import contextlib
-import copy
+import functools
+from collections.abc import Iterator
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch._dynamo.testing import CompileCounter
+from torch.func import functional_call
 
+from darts_lib.bilevel import InnerStep, Loss, architecture_gradient
 from darts_lib.engine.acceleration import Acceleration, Captured
 from darts_lib.engine.determinism import seed_epoch
 from darts_lib.engine.refusals import SettingsError
-from darts_lib.engine.settings import RunConfig
 from darts_lib.fast.fan import Fan
-from darts_lib.search_epoch import Search
-from darts_lib.search_settings import SearchConfig
-from darts_lib.search_space import PRIMITIVES
+from darts_lib.fast.fused import FusedSupernet
+from darts_lib.relaxation import MixedOp, mix
+from darts_lib.search import Search, SearchConfig
+from darts_lib.search_space import KINDS, PRIMITIVES
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
@@ -45,12 +49,6 @@ def test_a_graph_without_cuda_is_refused() -> None:
         config(graph="on", device="cpu")
 
 
-@pytest.mark.parametrize("switch", ["amp", "compile", "graph"])
-def test_a_switch_has_three_ways(switch: str) -> None:
-    with pytest.raises(SettingsError, match=f"{switch}='maybe'"):
-        RunConfig.create(scale="laptop", **{switch: "maybe"})
-
-
 def test_autocast_is_on_only_where_it_was_asked_for() -> None:
     product = torch.ones(2, 2)
     with Acceleration.of(config(), CPU).autocast():
@@ -59,12 +57,12 @@ def test_autocast_is_on_only_where_it_was_asked_for() -> None:
         assert (product @ product).dtype == torch.bfloat16
 
 
-@pytest.mark.slow
+@pytest.mark.deep
 def test_a_compiled_source_gives_the_same_value_and_gradients() -> None:
     """One fan of four channels: whole cells take minutes to compile on two cores."""
     torch.manual_seed(0)
     primitives = [name for name in PRIMITIVES if "5x5" not in name]
-    fan = Fan(4, 1, 2, 1, primitives)
+    fan = Fan(4, 1, 1, primitives, {i: MixedOp(4, 1, primitives) for i in range(2)})
     for weight in fan.parameters():
         torch.nn.init.normal_(weight, std=0.3)
     state = torch.randn(4, 4, 8, 8).contiguous(memory_format=torch.channels_last)
@@ -80,6 +78,52 @@ def test_a_compiled_source_gives_the_same_value_and_gradients() -> None:
     eager = results()
     fan.compile()
     torch.testing.assert_close(results(), eager, rtol=1e-3, atol=1e-4)
+
+
+@pytest.fixture
+def compiler(monkeypatch: pytest.MonkeyPatch) -> Iterator[CompileCounter]:
+    """Put a compiler that counts, and leaves the graph as it is, in the place of the real one."""
+    counter = CompileCounter()
+    torch._dynamo.reset()
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend=counter))
+    yield counter
+    torch._dynamo.reset()
+
+
+@pytest.mark.deep
+def test_a_compiled_supernet_is_compiled_once_and_has_the_eager_gradients(
+    compiler: CompileCounter,
+) -> None:
+    """All candidates are in every pass, so other alphas and weights are no other program.
+
+    There are three, by the gradients that a pass is for: by weights, by both, by alphas.
+    """
+    torch.manual_seed(0)
+    net = FusedSupernet(2, 1, 1, 10, 1, ("none", "skip_connect", "sep_conv_3x3"))
+    weights = dict(net.named_parameters())
+    images, labels = torch.randn(2, 6, 1, 8, 8), torch.arange(6)
+
+    def loss_of(batch: int) -> Loss:
+        return lambda weights, alphas: nn.functional.cross_entropy(
+            functional_call(net, dict(weights), (images[batch], mix(alphas))), labels
+        )
+
+    def total(seed: int) -> list[Tensor]:
+        torch.manual_seed(seed)
+        alphas = {kind: torch.randn(2, 3, requires_grad=True) for kind in KINDS}
+        inner = InnerStep(0.1 / (1 + seed), 0.0, 0.0)
+        found = architecture_gradient(loss_of(0), loss_of(1), weights, alphas, inner)
+        return list(found.total.values())
+
+    eager = [total(seed) for seed in range(4)]
+    config = SearchConfig.create(scale="laptop", compile="on")
+    Acceleration.of(config, torch.device("cpu")).compiled(net.cells)
+    counts, compiled = [], []
+    for seed in range(4):
+        compiled.append(total(seed))
+        counts.append(compiler.frame_count)
+    assert counts == [3] * 4
+    torch.testing.assert_close(compiled, eager, rtol=1e-3, atol=1e-5)
 
 
 # A recorded step, its CUDA replaced by a recorder ------------------------------------------------
@@ -104,9 +148,9 @@ def recorded(monkeypatch: pytest.MonkeyPatch) -> tuple[Captured, Tensor, list[st
     events: list[str] = []
     weight = torch.zeros(())
 
-    def step(x: Tensor) -> Tensor:
+    def step(batch: tuple[Tensor]) -> Tensor:
         events.append("step")
-        weight.add_(x.mean())
+        weight.add_(batch[0].mean())
         return weight.clone()
 
     class Stream:
@@ -139,15 +183,15 @@ def test_a_recorded_step_begins_eagerly_then_warms_up_and_leaves_no_trace(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     captured, weight, events = recorded(monkeypatch)
-    captured(torch.ones(4))
+    captured((torch.ones(4),))
     assert events == ["step"]
     assert float(weight) == 1
-    captured(torch.full((4,), 2.0))
+    captured((torch.full((4,), 2.0),))
     assert events == ["step", *["step"] * 3, "record", "step", "random after 1 of cpu"]
     assert float(weight) == 1, "the warm-up was put back; the fake replay adds nothing"
     (recording,) = captured.recordings.values()
     assert recording.inputs[0].tolist() == [2.0] * 4
-    captured(torch.full((4,), 3.0))
+    captured((torch.full((4,), 3.0),))
     assert recording.inputs[0].tolist() == [3.0] * 4, "a replay reads the fixed buffer"
     assert isinstance(recording.graph, FakeGraph)
     assert recording.graph.replayed == 2
@@ -156,9 +200,9 @@ def test_a_recorded_step_begins_eagerly_then_warms_up_and_leaves_no_trace(
 def test_a_smaller_last_batch_runs_eagerly(monkeypatch: pytest.MonkeyPatch) -> None:
     captured, weight, events = recorded(monkeypatch)
     for size in (4, 4):
-        captured(torch.ones(size))
+        captured((torch.ones(size),))
     events.clear()
-    captured(torch.full((2,), 5.0))
+    captured((torch.full((2,), 5.0),))
     assert events == ["step"]
     assert float(weight) == 6
 
@@ -178,12 +222,12 @@ def test_shapes_that_come_again_are_recorded_in_the_same_memory_up_to_three(
 ) -> None:
     captured, _, _ = recorded(monkeypatch)
     for size in sizes:
-        captured(torch.ones(size))
+        captured((torch.ones(size),))
     recordings = list(captured.recordings.values())
     assert [len(one.inputs[0]) for one in recordings] == recorded_sizes
     assert len({one.graph.pool() for one in recordings}) == 1
     for size, one in zip(recorded_sizes, recordings, strict=True):
-        captured(torch.full((size,), 7.0))
+        captured((torch.full((size,), 7.0),))
         assert one.inputs[0].tolist() == [7.0] * size, "each replay fills the buffers of its shape"
 
 
@@ -207,7 +251,7 @@ def test_a_searchs_epoch_is_replayed_though_its_first_validation_batch_is_the_sh
     assert len(replays) == steps + tests + 4 + 4, "the short batches too"
     run.alphas = {kind: torch.ones_like(alphas) for kind, alphas in run.alphas.items()}
     run.evaluate()
-    inputs = [x for one in run._test.recordings.values() for x in one.inputs]
+    inputs = [x for one in run._recorded_sums.recordings.values() for x in one.inputs]
     read = [x for x in inputs if x.shape == run.alphas["normal"].shape]
     assert [x.unique().tolist() for x in read] == [[1.0]] * 4, "chapter 04 puts others there"
 
@@ -226,9 +270,9 @@ def test_where_recording_fails_the_run_ends_with_the_first_error_and_the_way_out
         yield
 
     monkeypatch.setattr(torch.cuda, "graph", refusing)
-    captured(torch.ones(4))
+    captured((torch.ones(4),))
     with pytest.raises(SettingsError, match=r"\(operation not permitted.*graph='off'"):
-        captured(torch.ones(4))
+        captured((torch.ones(4),))
 
 
 def test_no_memory_for_a_recording_is_told_as_such(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -238,14 +282,6 @@ def test_no_memory_for_a_recording_is_told_as_such(monkeypatch: pytest.MonkeyPat
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr(torch.cuda, "graph", full)
-    captured(torch.ones(4))
+    captured((torch.ones(4),))
     with pytest.raises(torch.OutOfMemoryError):
-        captured(torch.ones(4))
-
-
-def test_a_copy_of_a_recorded_step_is_not_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
-    captured, _, _ = recorded(monkeypatch)
-    for _ in range(2):
-        captured(torch.ones(4))
-    twin = copy.deepcopy(captured)
-    assert (twin.recordings, twin.seen) == ({}, set())
+        captured((torch.ones(4),))

@@ -1,6 +1,6 @@
 """The same seed, the same bits: in new processes, at one and two threads, with and without workers.
 
-    python tests/engine/test_determinism.py FOLDER PICTURES first|second
+    python tests/engine/test_determinism.py FOLDER DATA first|second
 
 makes all runs. The two processes differ in what must not matter: how Python hashes strings, and
 the order of the runs.
@@ -8,137 +8,87 @@ the order of the runs.
 
 import contextlib
 import io
-import json
 import os
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from kill_tools import CELL, differences, write_text
-from test_imagenet_data import make
+from kill_tools import differences, make, write_data
+from kind_tools import KINDS
+from toy_run import Killed, ToyRun, kill_after, toy, toy_config
 
-import darts_lib.imagenet_retrain as imagenet
-import darts_lib.recurrent.retrain as recurrent_retraining
-import darts_lib.recurrent.search as recurrent_search
-import darts_lib.retrain as retraining
-import darts_lib.search as image_search
-from darts_lib.engine import settings
 from darts_lib.engine.determinism import WORKSPACE, deterministic_algorithms
 from darts_lib.engine.files import unpack
 from darts_lib.engine.opening import default_folder, opened, stored_config
 from darts_lib.engine.refusals import SettingsError
-from darts_lib.engine.run_files import Row, read_json
+from darts_lib.engine.run_files import read_json
 from darts_lib.engine.settings import RunConfig
-from darts_lib.recurrent.retrain_step import RecurrentRetrainConfig
-from darts_lib.recurrent.search_step import RecurrentSearchConfig
-from darts_lib.search_settings import SearchConfig
+from darts_lib.search import SearchConfig
 from darts_lib.teaching.notebook import read_parameters
 
-COMMON = {"scale": "laptop", "device": "cpu", "epochs": 1, "max_steps": 1}
-IMAGES = {**COMMON, "channels": 8, "batch_size": 32}
-CELLS = {**IMAGES, "layers": 1, "nodes": 1, "max_images": 200}
-TEXT = {**COMMON, "dataset": "folder", "width": 16, "batch_size": 8, "bptt": 5, "max_steps": 2}
-DERIVED = {**IMAGES, "genotype": CELL, "layers": 3, "drop_path": 0.3}
-
-KINDS: dict[str, tuple[str, dict[str, Any]]] = {
-    "search-1": ("search", {**CELLS, "order": 1}),
-    "search-2": ("search", {**CELLS, "order": 2}),
-    "retrain": ("retrain", {**DERIVED, "epochs": 2, "auxiliary": False, "cutout": 3}),
-    "recurrent-search": ("recurrent_search", {**TEXT, "nodes": 2}),
-    "recurrent-retrain": ("recurrent_retrain", TEXT),
-    "imagenet": (
-        "imagenet",
-        {**DERIVED, "channels": 4, "layers": 2, "batch_size": 5, "max_steps": 2},
-    ),
+RUNS = {
+    f"{kind}, {threads} threads": (kind, {"threads": threads})
+    for kind in KINDS
+    for threads in (1, 2)
 }
+RUNS |= {f"{kind}, seed 1": (kind, {"threads": 1, "seed": 1}) for kind in KINDS}
+RUNS |= {"search, order 1": ("search", {"threads": 1, "order": 1})}
+WORKERS = "ImageNet retraining, workers"
+RUNS |= {WORKERS: ("ImageNet retraining", {"threads": 1, "workers": 2})}
 NEW = {"CUDA_VISIBLE_DEVICES": "", "OMP_WAIT_POLICY": "PASSIVE"}
 """For a new process: the GPU is hidden, and a thread that waits for another does not spin."""
-RUNS = {f"{kind}-threads1": (kind, {"threads": 1}) for kind in KINDS}
-RUNS |= {f"{kind}-threads2": (kind, {"threads": 2}) for kind in list(KINDS)[:4]}
-RUNS |= {f"{kind}-seed1": (kind, {"threads": 1, "seed": 1}) for kind in KINDS}
-RUNS |= {"imagenet-workers2": ("imagenet", {"threads": 1, "workers": 2})}
+PATH = os.pathsep.join(map(str, Path(__file__).resolve().parents[1:3]))
 
 
-def tell_no_cost(put: Callable[[object, str, object], object]) -> None:
-    """Let no run tell what it will cost: finding it takes longer than the run."""
-    for module in (image_search, retraining, recurrent_search, recurrent_retraining):
-        put(module, "describe", lambda run: None)
-
-
-def run(kind: str, places: dict[str, str], on_epoch: Any = None, **given: Any) -> None:
-    """Make a small run."""
-    what, own = KINDS[kind]
-    if what == "search":
-        image_search.search(SearchConfig.create(**{**own, **given}), on_epoch)
-    elif what == "retrain":
-        retraining.retrain(retraining.RetrainConfig.create(**{**own, **given}), on_epoch)
-    elif what == "imagenet":
-        found = {**own, "data_root": places["pictures"], **given}
-        imagenet.retrain(imagenet.ImageNetRetrainConfig.create(**found), on_epoch)
-    elif what == "recurrent_search":
-        found = {**own, "data_root": places["text"], **given}
-        recurrent_search.search(RecurrentSearchConfig.create(**found), on_epoch)
-    else:
-        found = {**own, "data_root": places["text"], **given}
-        recurrent_retraining.retrain(RecurrentRetrainConfig.create(**found), on_epoch)
-
-
-def make_all(folder: Path, places: dict[str, str], which: str) -> None:
+def make_all(folder: Path, data: Path, which: str) -> None:
     """Make all runs below `folder`, the second process in the opposite order."""
-    tell_no_cost(setattr)
     with contextlib.redirect_stdout(io.StringIO()):
         for name in sorted(RUNS, reverse=which == "second"):
             kind, given = RUNS[name]
-            run(kind, places, run_dir=str(folder / name), **given)
+            make(kind, data, run_dir=str(folder / name), device="cpu", **given)
 
 
 @pytest.fixture(scope="module")
-def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """Return the folders of pictures and of text that the runs read."""
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of pictures and of text that the runs read."""
     folder = tmp_path_factory.mktemp("data")
-    write_text(folder)
-    return {"text": str(folder / "text"), "pictures": str(make(folder / "pictures"))}
+    write_data(folder)
+    return folder
 
 
 @pytest.fixture(scope="module")
-def made(places: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+def made(data: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """Return the folders with all runs of two new processes."""
-    folders = []
-    for number, which in enumerate(("first", "second")):
-        folder = tmp_path_factory.mktemp(which)
-        subprocess.run(
-            [sys.executable, __file__, str(folder), json.dumps(places), which],
-            env={**os.environ, **NEW, "PYTHONHASHSEED": str(number)},
-            check=True,
-            timeout=300,
-        )
-        folders.append(folder)
-    return folders[0], folders[1]
+    folders = [tmp_path_factory.mktemp(which) for which in ("first", "second")]
+    for number, folder in enumerate(folders):
+        env = {**os.environ, **NEW, "PYTHONPATH": PATH, "PYTHONHASHSEED": str(number)}
+        command = [sys.executable, __file__, folder, data, folder.name.rstrip("0")]
+        subprocess.run(command, env=env, check=True, timeout=500)
+    return folders
 
 
-@pytest.mark.slow
+@pytest.mark.deep
 @pytest.mark.parametrize("name", RUNS)
-def test_two_new_processes_end_in_the_same_bits(name: str, made: tuple[Path, Path]) -> None:
+def test_two_new_processes_end_in_the_same_bits(name: str, made: list[Path]) -> None:
     first, second = (folder / name for folder in made)
     assert differences(first, second) == []
     assert unpack(first / "checkpoint.pt")["threads"] == RUNS[name][1]["threads"]
 
 
-@pytest.mark.slow
+@pytest.mark.deep
 @pytest.mark.parametrize("kind", KINDS)
-def test_another_seed_ends_in_other_bits(kind: str, made: tuple[Path, Path]) -> None:
-    found = differences(made[0] / f"{kind}-threads1", made[0] / f"{kind}-seed1")
-    file = "alphas.npz" if "search" in kind else "weights.safetensors"
-    assert {"state", "history", "history.jsonl", "result.json", file} <= set(found)
+def test_another_seed_ends_in_other_bits(kind: str, made: list[Path]) -> None:
+    found = differences(made[0] / f"{kind}, 1 threads", made[0] / f"{kind}, seed 1")
+    assert {"checkpoint.pt", "history.jsonl", "result.json"} <= set(found)
+    assert {"alphas.npz", "weights.safetensors"} & set(found)
 
 
-@pytest.mark.slow
-def test_the_number_of_workers_changes_no_bit(made: tuple[Path, Path]) -> None:
-    assert differences(made[0] / "imagenet-threads1", made[0] / "imagenet-workers2") == []
+@pytest.mark.deep
+def test_the_number_of_workers_changes_no_bit(made: list[Path]) -> None:
+    assert differences(made[0] / "ImageNet retraining, 1 threads", made[0] / WORKERS) == []
 
 
 # The switch -------------------------------------------------------------------------------------
@@ -164,33 +114,33 @@ def environment_put_back(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(WORKSPACE)
 
 
+def note(seen: list[Switches]) -> Callable[[object], None]:
+    return lambda _: seen.append(switches())
+
+
+@pytest.mark.deep
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_of_run_works_with_the_switch_and_puts_it_back(
-    kind: str, places: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    kind: str, data: Path, tmp_path: Path
 ) -> None:
-    tell_no_cost(monkeypatch.setattr)
     before, seen = switches(), []
-
-    def note(row: Row) -> None:
-        seen.append(switches())
-
-    run(kind, places, note, run_dir=str(tmp_path / "on"), deterministic=True)
+    make(kind, data, note(seen), run_dir=str(tmp_path / "on"), deterministic=True)
     assert set(seen) == {ON}
     assert switches() == before != ON
-    seen.clear()
-    run(kind, places, note, run_dir=str(tmp_path / "off"))
-    assert set(seen) == {before}
+
+
+def test_the_switch_is_on_in_an_epoch_only_where_it_is_asked_for(tmp_path: Path) -> None:
+    before, seen = switches(), []
+    toy(toy_config(tmp_path / "on", deterministic=True), note(seen))
+    toy(toy_config(tmp_path / "off"), note(seen))
+    assert seen == [ON] * 4 + [before] * 4
     assert WORKSPACE not in os.environ, "there is no cuBLAS on the CPU"
-
-
-def config(path: Path | str = "", **given: object) -> RunConfig:
-    return RunConfig.create(scale="laptop", dataset="digits", run_dir=str(path), **given)
 
 
 def test_the_switch_is_put_back_after_an_error(tmp_path: Path) -> None:
     before = switches()
     inside = []
-    with pytest.raises(KeyError), opened(config(tmp_path / "run", deterministic=True)):
+    with pytest.raises(KeyError), opened(toy_config(tmp_path / "run", deterministic=True)):
         raise KeyError(inside.append(switches()))
     assert inside == [ON]
     assert switches() == before
@@ -200,10 +150,10 @@ def test_what_was_set_before_is_set_again(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(torch.backends.cudnn, "benchmark", True)
     torch.use_deterministic_algorithms(True, warn_only=True)
     try:
-        with opened(config(tmp_path / "run", deterministic=True)):
+        with opened(toy_config(tmp_path / "run", deterministic=True)):
             assert switches() == ON
         assert switches() == (True, True, False, True)
-        with opened(config(tmp_path / "other")):
+        with opened(toy_config(tmp_path / "other")):
             assert switches() == (True, True, False, True), "off: all is left alone"
     finally:
         torch.use_deterministic_algorithms(False)
@@ -214,7 +164,7 @@ def test_a_run_that_is_refused_leaves_the_switch_alone(tmp_path: Path) -> None:
     before = switches()
     with (
         pytest.raises(SettingsError, match="is a file; give another"),
-        opened(config(tmp_path / "run", deterministic=True)),
+        opened(toy_config(tmp_path / "run", deterministic=True)),
     ):
         pass
     assert switches() == before
@@ -264,32 +214,23 @@ def test_cuda_that_was_started_before_is_refused(
 
 def test_a_run_from_before_the_switch_goes_on(tmp_path: Path) -> None:
     """Its folder's name and its config.json are those of a run with the switch off."""
-    plain = config(tmp_path / "run")
-    assert "deterministic" not in plain.settings_that_matter()
-    assert default_folder(config(deterministic=False)) == default_folder(config())
-    with opened(plain) as folder:
-        folder.finish({})
+    plain, on = (toy_config(tmp_path / "run", deterministic=given) for given in (False, True))
+    assert default_folder(plain) == default_folder(toy_config()) != default_folder(on)
+    toy(plain)
     settings = read_json(tmp_path / "run" / "config.json")["settings"]
-    assert set(settings) == {"kind", *RunConfig.model_fields} - {
-        *RunConfig.NO_EFFECT_ON_RESULT,
-        "deterministic",
-    }
-    with opened(plain) as folder:
-        assert folder.result() is not None, "the same run"
-    assert not stored_config(tmp_path / "run", RunConfig).deterministic
+    left_out = {*RunConfig.NO_EFFECT_ON_RESULT, "deterministic"}
+    assert set(settings) == {"kind", *type(plain).model_fields} - left_out
+    assert not stored_config(tmp_path / "run", type(plain)).deterministic
+    with pytest.raises(SettingsError, match="deterministic None there, True here"), opened(on):
+        pass
 
 
 def test_with_the_switch_on_it_is_another_run_and_stays_so(tmp_path: Path) -> None:
-    path, on = tmp_path / "run", config(tmp_path / "run", deterministic=True)
-    assert default_folder(config(deterministic=True)) != default_folder(config())
-    with opened(on) as folder:
-        folder.finish({})
-    assert stored_config(path, RunConfig).deterministic
-    with (
-        pytest.raises(SettingsError, match="deterministic True there"),
-        opened(config(path)),
-    ):
-        pass
+    with pytest.raises(Killed):
+        toy(toy_config(tmp_path / "run", deterministic=True), kill_after(1))
+    assert stored_config(tmp_path / "run", ToyRun.CONFIG).deterministic
+    with pytest.raises(SettingsError, match="deterministic True there"):
+        toy(toy_config(tmp_path / "run"))
 
 
 def test_papermill_gives_it_though_no_parameter_cell_lists_it() -> None:
@@ -301,8 +242,8 @@ def test_papermill_gives_it_though_no_parameter_cell_lists_it() -> None:
     assert plain(scale="laptop").deterministic is False
     with pytest.raises(SettingsError, match="deterministic='perhaps'"):
         plain(scale="laptop", deterministic="perhaps")
-    assert "deterministic" in (settings.RunConfig.__doc__ or "")
+    assert "deterministic" in (RunConfig.__doc__ or "")
 
 
 if __name__ == "__main__":
-    make_all(Path(sys.argv[1]), json.loads(sys.argv[2]), sys.argv[3])
+    make_all(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3])

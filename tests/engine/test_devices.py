@@ -1,11 +1,15 @@
 """The device that a name means, and the randomness of an epoch."""
 
+import shutil
+
 import pytest
 import torch
 
 from darts_lib.engine.determinism import seed_epoch
 from darts_lib.engine.devices import POLICY, auto_scale, machine, resolve_device
+from darts_lib.engine.opening import opened
 from darts_lib.engine.refusals import SettingsError
+from darts_lib.search import SearchConfig
 
 
 @pytest.fixture
@@ -72,3 +76,31 @@ def test_a_machine_names_how_threads_wait_where_it_is_set(monkeypatch: pytest.Mo
     assert set(machine()) == {"device", "threads", "torch", "python"}
     monkeypatch.setenv(POLICY, "PASSIVE")
     assert machine()["OMP_WAIT_POLICY"] == "PASSIVE"
+
+
+@pytest.mark.parametrize(
+    ("cuda", "card", "device", "told"),
+    [
+        (None, True, "auto", True),
+        ("13.0", True, "auto", False),
+        (None, False, "auto", False),
+        (None, True, "cpu", False),
+    ],
+)
+def test_a_gpu_that_this_torch_cannot_use_is_told(
+    cuda: str | None,
+    card: bool,
+    device: str,
+    told: bool,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Of NRCan/geo-deep-learning#490: a CPU build was installed, and nobody said so."""
+    monkeypatch.setattr(torch.version, "cuda", cuda)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(shutil, "which", lambda name: f"/usr/bin/{name}" if card else None)
+    with opened(SearchConfig.create(scale="laptop", device=device)):
+        pass
+    said = capsys.readouterr().out
+    assert ("this machine has an NVIDIA GPU" in said) == told
+    assert said.count("\n") == told

@@ -16,14 +16,14 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from darts_lib.cost.step_cost import WITHOUT_FAKE
 from darts_lib.data.images import ImageSet, augmented_batch, clean_batch
-from darts_lib.retrain_step import RetrainConfig, RetrainStep
-from darts_lib.search_settings import SearchConfig
-from darts_lib.search_step import SearchStep
+from darts_lib.retrain import RetrainConfig, Retraining
+from darts_lib.search import Search, SearchConfig
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
-TINY = {"scale": "laptop", "channels": 4, "layers": 3}
+TINY = {"scale": "laptop", "channels": 4, "layers": 3, "max_images": 200}
+FUSED = ("_fused_sgd_", "_fused_adam_")
+"""The optimisers' kernels, which have no fake form."""
 
 
 class OntoCuda(TorchFunctionMode):
@@ -51,10 +51,10 @@ class OntoCuda(TorchFunctionMode):
 
 
 class WithoutFused(TorchDispatchMode):
-    """Leaves out the fused optimisers' kernels, which have no fake form."""
+    """Leaves out the kernels of the fused optimisers."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func._schema.name.removeprefix("aten::") in WITHOUT_FAKE:
+        if func._schema.name.removeprefix("aten::") in FUSED:
             return None
         return func(*args, **(kwargs or {}))
 
@@ -79,7 +79,7 @@ def on_cuda(run: Any, fake: FakeTensorMode) -> Any:
 
 
 def batch() -> tuple[Tensor, Tensor]:
-    images = torch.empty(8, 3, 8, 8, device=CUDA).to(memory_format=torch.channels_last)
+    images = torch.empty(8, 1, 8, 8, device=CUDA).to(memory_format=torch.channels_last)
     return images, torch.empty(8, dtype=torch.int64, device=CUDA)
 
 
@@ -87,11 +87,11 @@ def batch() -> tuple[Tensor, Tensor]:
 @pytest.mark.parametrize("given", [{}, {"recompute": True}, {"madds_weight": 0.1}], ids=str)
 def test_a_step_of_a_search(order: int, given: dict[str, Any], fake: FakeTensorMode) -> None:
     config = SearchConfig.create(**TINY, order=order, **given)
-    run = on_cuda(SearchStep(config, 10, (3, 8, 8), CPU), fake)
+    run = on_cuda(Search(config), fake)
     with fake, WithoutFused():  # type: ignore[no-untyped-call]
-        found = run.eager_step(*batch(), *batch())
+        found = run.step(batch(), batch())
     assert found.device == CUDA
-    assert {tensor.device for tensor in run._changed() if tensor.dim()} == {CUDA}
+    assert {tensor.device for tensor in run.changed() if tensor.dim()} == {CUDA}
 
 
 @pytest.mark.parametrize("accumulate", [1, 3])
@@ -99,7 +99,7 @@ def test_a_step_of_a_retraining(
     accumulate: int, fake: FakeTensorMode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = RetrainConfig.create(**TINY, genotype="DARTS_V2", accumulate=accumulate)
-    run = on_cuda(RetrainStep(config, 10, 3, CPU), fake)
+    run = on_cuda(Retraining(config), fake)
 
     def backward(_: Tensor) -> None:
         for weight in run.net.parameters():
@@ -107,7 +107,7 @@ def test_a_step_of_a_retraining(
 
     monkeypatch.setattr(torch.autograd, "backward", backward)
     with fake, WithoutFused():  # type: ignore[no-untyped-call]
-        assert run.eager_step(*batch()).device == CUDA
+        assert run.step(batch()).device == CUDA
 
 
 def test_batches(fake: FakeTensorMode) -> None:
@@ -123,8 +123,8 @@ def test_batches(fake: FakeTensorMode) -> None:
 
 
 def test_what_stays_on_the_cpu_is_found(fake: FakeTensorMode) -> None:
-    run = on_cuda(SearchStep(SearchConfig.create(**TINY, order=1), 10, (3, 8, 8), CPU), fake)
+    run = on_cuda(Search(SearchConfig.create(**TINY, order=1)), fake)
     with fake, WithoutFused():  # type: ignore[no-untyped-call]
         images, labels = batch()
         with pytest.raises(RuntimeError, match="device"):
-            run.eager_step(images, labels.to(CPU), *batch())
+            run.step((images, labels.to(CPU)), batch())

@@ -13,13 +13,13 @@ import pytest
 SCRIPT = """
 import resource
 import sys
-from functools import partial
 from pathlib import Path
 
 import torch
 
-from darts_lib.engine.heap import give_back_memory, keep_freed_memory
-from darts_lib.tools.step_sizes import Size, random_step
+from darts_lib.engine import settings
+from darts_lib.engine.heap import give_back_memory
+from darts_lib.tools.benchmark import Size
 
 
 def resident():
@@ -32,10 +32,16 @@ def faults():
 
 
 torch.set_num_threads(1)
-if sys.argv[1] == "keep":
-    keep_freed_memory()
+if sys.argv[1] == "leave":
+    settings.keep_freed_memory = lambda: None  # which a run calls before it begins
 size = Size(8, 3, 16, 32)
-step = partial(random_step, size, size.start(torch.device("cpu"), order=1))
+run = size.start(torch.device("cpu"), order=1)
+
+
+def step():
+    run.step(size.batch_of(run.device), size.batch_of(run.device))
+
+
 for _ in range(2):
     step()
 before = faults()
@@ -50,9 +56,12 @@ print(after - before, kept, resident())
 GLIBC_AT_START = {"MALLOC_TRIM_THRESHOLD_": "131072", "MALLOC_MMAP_THRESHOLD_": "131072"}
 """Left to itself glibc moves them with what is freed first, and may give back nothing or all."""
 
-pytestmark = pytest.mark.skipif(
-    platform.libc_ver()[0] != "glibc", reason="the heap of another C library is left as it is"
-)
+pytestmark = [
+    pytest.mark.deep,
+    pytest.mark.skipif(
+        platform.libc_ver()[0] != "glibc", reason="the heap of another C library is left as it is"
+    ),
+]
 
 
 def figures(what: str) -> tuple[int, float, float]:

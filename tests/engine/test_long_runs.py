@@ -4,7 +4,6 @@ No second is counted, so no test depends on how fast the machine is. Steps are t
 their own that has no freed memory: a leak would not show in it.
 """
 
-import contextlib
 import gc
 import itertools
 import os
@@ -21,25 +20,24 @@ import torch
 from kill_tools import FORKS, PATIENCE
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
+from toy_run import toy, toy_config
 
 from darts_lib.engine.determinism import seed_epoch
-from darts_lib.engine.epochs import run_epochs
 from darts_lib.engine.heap import give_back_memory
-from darts_lib.engine.opening import opened
-from darts_lib.engine.run_files import Row, read_alphas, read_history
-from darts_lib.engine.settings import RunConfig
-from darts_lib.search_epoch import Search
-from darts_lib.search_settings import SearchConfig
+from darts_lib.search import Search, SearchConfig
+
+pytestmark = [
+    pytest.mark.deep,
+    pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="no /proc here"),
+]
 
 STEPS = int(os.environ.get("DARTS_LIB_LONG_STEPS", "300"))
 """`make torture` takes two thousand, which is minutes."""
 EVERY = STEPS // 40
-MOST = 512 * STEPS
-"""Bytes by which a process may grow over half of the steps: 1 KiB a step."""
+MOST = STEPS // 2
+"""KiB by which a process may grow over half of the steps: one a step."""
 TINY = {"scale": "laptop", "device": "cpu", "channels": 2, "layers": 1, "nodes": 1}
 TINY |= {"batch_size": 2, "max_images": 200}
-
-needs_proc = pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="no /proc here")
 
 
 def open_files() -> int:
@@ -61,20 +59,12 @@ class Operations(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-@dataclass(frozen=True)
-class Seen:
-    """What a process is like after a step: resident bytes, open files, live tensors."""
-
-    resident: int
-    files: int
-    tensors: int
-
-
-def look() -> Seen:
+def look() -> tuple[int, int, int]:
+    """Return a process's resident KiB, open files and live tensors."""
     gc.collect()
     tensors = sum(issubclass(type(thing), Tensor) for thing in gc.get_objects())
     pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return Seen(pages * os.sysconf("SC_PAGE_SIZE"), open_files(), tensors)
+    return pages * os.sysconf("SC_PAGE_SIZE") // 1024, open_files(), tensors
 
 
 def work_of(step: Callable[[], object]) -> Counter[str]:
@@ -84,19 +74,18 @@ def work_of(step: Callable[[], object]) -> Counter[str]:
     return operations.found
 
 
-def problems(seen: list[Seen], works: list[Counter[str]]) -> list[str]:
+def problems(seen: list[tuple[int, int, int]], works: list[Counter[str]]) -> list[str]:
     """Say what grew from the second quarter to the last, by medians, and if the work changed."""
-    quarter = len(seen) // 4
-    second, last = seen[quarter : 2 * quarter], seen[-quarter:]
-    middles = [statistics.median(each.resident for each in part) for part in (second, last)]
-    found = []
-    if middles[1] - middles[0] > MOST:
-        found.append(f"resident memory grew by {(middles[1] - middles[0]) / 1024:,.0f} KiB")
-    for name in ("files", "tensors"):
-        before, after = (
-            statistics.median_low(getattr(each, name) for each in part) for part in (second, last)
-        )
-        if after > before:  # medians: over 2,000 steps a look now and then sees two tensors more
+    quarter, found = len(seen) // 4, []
+    second, last = (
+        zip(*seen[quarter : 2 * quarter], strict=True),
+        zip(*seen[-quarter:], strict=True),
+    )
+    limits = {"resident KiB": MOST, "files": 0, "tensors": 0}
+    for (name, most), *parts in zip(limits.items(), second, last, strict=True):
+        # Medians: over 2,000 steps a look now and then sees two tensors more.
+        before, after = map(statistics.median_low, parts)
+        if after - before > most:
             found.append(f"{name}: {before} to {after}")
     if not works[0] or works[0] != works[1]:
         found.append(f"a step's work: {works[0].total()} to {works[1].total()} operations")
@@ -161,18 +150,15 @@ def grown(kind: str, order: int = 0) -> list[str]:
     return found
 
 
-@needs_proc
-@pytest.mark.slow
 @pytest.mark.parametrize("order", [1, 2])
 def test_nothing_grows_over_hundreds_of_steps(order: int) -> None:
     assert grown("search", order) == []
 
 
-@needs_proc
 @pytest.mark.parametrize(
     ("kind", "words"),
     [
-        ("memory", "resident memory grew by"),
+        ("memory", "resident KiB: "),
         ("tensors", "tensors: "),
         ("files", "files: "),
         ("work", "a step's work: "),
@@ -188,24 +174,6 @@ def test_a_leak_is_noticed(kind: str, words: str) -> None:
 EPOCHS = 200
 
 
-class TinyRun:
-    """A run whose epochs cost nothing."""
-
-    def __init__(self) -> None:
-        self.x, self.alphas = torch.zeros(100), {"normal": torch.zeros(2, 8)}
-
-    def epoch(self, epoch: int) -> Row:
-        self.x += 1
-        self.alphas["normal"] += 0.5
-        return {"epoch": epoch + 1, "loss": 1 / (epoch + 1)}
-
-    def state(self) -> dict[str, Any]:
-        return {"x": self.x}
-
-    def restore(self, state: Any) -> None:
-        self.x.copy_(state["x"])
-
-
 @dataclass(frozen=True)
 class Left:
     """What an epoch leaves: sizes of the files by name, open files, renames, the history."""
@@ -216,41 +184,28 @@ class Left:
     history: bytes
 
 
-@pytest.fixture
-def left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Left]:
-    """Return what each of many epochs left in one run folder."""
-    found: list[Left] = []
+def test_two_hundred_epochs_leave_as_much_as_two_hundred_times_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left: list[Left] = []
     renames: list[object] = []
-    rename, folder_of_run = os.replace, tmp_path / "run"
+    rename, path = os.replace, tmp_path / "run"
     monkeypatch.setattr(os, "fsync", lambda _: None)  # a disk's time, which nothing here needs
+    monkeypatch.setattr(os, "replace", lambda *names: renames.append(names) or rename(*names))
 
-    def counted(source: Any, target: Any) -> None:
-        renames.append(target)
-        rename(source, target)
-
-    def note(row: Row) -> None:
-        sizes = {file.name: file.stat().st_size for file in folder_of_run.iterdir()}
-        history = (folder_of_run / "history.jsonl").read_bytes()
-        found.append(Left(sizes, open_files(), len(renames), history))
+    def note(_: int) -> None:
+        sizes = {file.name: file.stat().st_size for file in path.iterdir()}
+        history = (path / "history.jsonl").read_bytes()
+        left.append(Left(sizes, open_files(), len(renames), history))
         renames.clear()
 
-    monkeypatch.setattr(os, "replace", counted)
-    given = {"scale": "laptop", "dataset": "digits", "epochs": EPOCHS, "run_dir": folder_of_run}
-    config = RunConfig.create(**{**given, "run_dir": str(folder_of_run)})
-    with contextlib.redirect_stdout(None), opened(config) as folder:
-        run = TinyRun()
-        progress = run_epochs(run, folder, EPOCHS, ("loss",), note, run.alphas)
-        folder.finish({})
-    assert progress.epochs == EPOCHS
-    assert len(read_history(folder_of_run)) == EPOCHS
-    assert read_alphas(folder_of_run)["normal"].shape == (EPOCHS + 1, 2, 8)
-    return found
-
-
-@needs_proc
-def test_two_hundred_epochs_leave_as_much_as_two_hundred_times_one(left: list[Left]) -> None:
+    result = toy(toy_config(path, epochs=EPOCHS, max_steps=1, batch_size=2), note)
+    assert len(result.history) == EPOCHS
+    assert result.alphas["normal"].shape == (EPOCHS + 1, 2, 8)
     usual = {"config.json", "checkpoint.pt", "checkpoint.previous.pt", "history.jsonl"}
-    assert {frozenset(each.sizes) for each in left[1:]} == {frozenset({*usual, "alphas.npz"})}
+    assert {frozenset(each.sizes) for each in left[1:]} == {
+        frozenset({*usual, "alphas.npz", "genotype.json"})
+    }
     assert len({each.files for each in left}) == 1, "open files"
     assert len({each.renames for each in left[1:]}) == 1, "files written in an epoch"
     for before, after in itertools.pairwise(left):

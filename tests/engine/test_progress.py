@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from darts_lib.engine import progress
-from darts_lib.engine.progress import EpochLine, duration, live
+from darts_lib.engine.progress import EpochLine, TransferLines, duration, live
 
 
 @pytest.mark.parametrize(
@@ -58,3 +58,22 @@ def test_in_jupyterlab_a_bar_counts_the_steps(
     assert shown.out == ""
     assert "step:" in shown.err
     assert "/3" in shown.err
+
+
+def test_a_slow_download_tells_size_speed_and_the_time_left(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of pytorch/vision#9536: at 70 kB/s a person should see so, and choose another way."""
+    now = [0.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    with TransferLines(total=170_000_000, unit="B", unit_scale=True) as lines:
+        for second in range(1, 101):
+            now[0] = float(second)
+            lines.update(70_000)
+    said = capsys.readouterr().out.splitlines()
+    assert len(said) == 5
+    assert said[0] == "1 of 170 MB, 0.07 MB/s, 40 min left"
+    unknown = TransferLines()
+    now[0] += 20
+    unknown.update(2_000_000)
+    assert capsys.readouterr().out == "2 MB, 0.10 MB/s\n"

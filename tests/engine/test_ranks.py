@@ -9,16 +9,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from darts_lib.engine.command_line import read_config, run_from_file
+from darts_lib.engine.command_line import read_config
 from darts_lib.engine.files import unpack
 from darts_lib.engine.ranks import Ranks
 from darts_lib.engine.refusals import SettingsError
 from darts_lib.engine.run_files import read_alphas
-from darts_lib.retrain_epoch import Retraining
-from darts_lib.retrain_step import RetrainConfig
-from darts_lib.search import search
-from darts_lib.search_epoch import Search
-from darts_lib.search_settings import SearchConfig
+from darts_lib.retrain import RetrainConfig, Retraining
+from darts_lib.search import Search, SearchConfig, search
 
 TINY = {"scale": "laptop", "channels": 2, "layers": 3, "nodes": 1, "batch_size": 8}
 TINY |= {"epochs": 3, "max_steps": 2, "device": "cpu"}
@@ -26,9 +23,9 @@ HERE = Path(__file__).resolve().parents[1]
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
 
 
-def run(command: list[str], **environment: str) -> subprocess.CompletedProcess[str]:
+def run(*command: str) -> subprocess.CompletedProcess[str]:
     """Run a command with one thread a process, and show what it said if it failed."""
-    own = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
+    own = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         command, env=own, cwd=HERE.parent, capture_output=True, text=True, timeout=300
     )
@@ -36,17 +33,15 @@ def run(command: list[str], **environment: str) -> subprocess.CompletedProcess[s
     return done
 
 
-def ended(ranks: int, path: Path) -> dict[str, torch.Tensor]:
-    """Return where the steps of two_ranks.py ended on so many ranks."""
-    script = [str(HERE / "two_ranks.py"), "steps", str(path)]
-    command = [sys.executable, *script] if ranks == 1 else [*TORCHRUN, str(ranks), *script]
-    assert run(command).returncode == 0
-    found: dict[str, torch.Tensor] = torch.load(path, weights_only=True)
-    return found
-
-
-def assert_same(alone: dict[str, torch.Tensor], shared: dict[str, torch.Tensor]) -> None:
-    """Compare two ends to float64's rounding, which Adam and the finite difference make larger."""
+@pytest.mark.deep
+def test_two_ranks_search_and_retrain_as_one(tmp_path: Path) -> None:
+    """To float64's rounding, which Adam and the finite difference make larger."""
+    ends = []
+    for start in ([sys.executable], [*TORCHRUN, "2"]):
+        path = tmp_path / f"{len(ends)}.pt"
+        assert run(*start, str(HERE / "two_ranks.py"), "steps", str(path)).returncode == 0
+        ends.append(torch.load(path, weights_only=True))
+    alone, shared = ends
     assert alone.keys() == shared.keys()
     for name, value in alone.items():
         torch.testing.assert_close(
@@ -54,24 +49,17 @@ def assert_same(alone: dict[str, torch.Tensor], shared: dict[str, torch.Tensor])
         )
 
 
-@pytest.mark.slow
-def test_two_ranks_search_and_retrain_as_one(tmp_path: Path) -> None:
-    alone = ended(1, tmp_path / "one.pt")
-    shared = ended(2, tmp_path / "two.pt")
-    assert_same(alone, shared)
-
-
-@pytest.mark.slow
+@pytest.mark.deep
 def test_when_a_rank_dies_the_job_ends_and_the_same_command_goes_on(tmp_path: Path) -> None:
     """The end is that of a job in which nobody died, bit for bit; ranks leave no trace in it."""
     configs = {name: tmp_path / f"{name}.json" for name in ("straight", "stopped")}
     for name, path in configs.items():
         path.write_text(json.dumps({**TINY, "run_dir": str(tmp_path / name)}))
     script = [*TORCHRUN, "2", str(HERE / "two_ranks.py")]
-    assert run([*script, "search", str(configs["straight"])]).returncode == 0
-    assert run([*script, "dies", str(configs["stopped"])]).returncode != 0
+    assert run(*script, "search", str(configs["straight"])).returncode == 0
+    assert run(*script, "dies", str(configs["stopped"])).returncode != 0
     assert not (tmp_path / "stopped" / "result.json").exists()
-    done = run([*TORCHRUN, "2", "-m", "darts_lib.search", str(configs["stopped"])])
+    done = run(*TORCHRUN, "2", "-m", "darts_lib.search", str(configs["stopped"]))
     assert done.returncode == 0
     assert done.stdout.count("resuming at epoch") == 1  # one rank speaks for all
     straight, stopped = (read_alphas(tmp_path / name) for name in configs)
@@ -87,25 +75,27 @@ def test_a_route_that_ranks_cannot_share_is_refused(monkeypatch: pytest.MonkeyPa
         Search(SearchConfig.create(**TINY, route="exact"))
 
 
-def test_settings_of_a_file_that_are_wrong_end_the_program_on_one_line(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    path = tmp_path / "config.json"
-    path.write_text(json.dumps({**TINY, "epoch": 2}))
-    monkeypatch.setattr(sys, "argv", ["search", str(path)])
-    with pytest.raises(SystemExit) as ended:
-        run_from_file(SearchConfig, search, str)
-    assert ended.value.code == 2
-    message = "SettingsError: unknown setting 'epoch'; did you mean 'epochs'?"
-    assert capsys.readouterr().err.strip() == message
-
-
 def test_one_process_is_one_rank_and_sends_nothing() -> None:
     ranks, pair = Ranks.current(), (torch.arange(5), torch.arange(5))
     assert (ranks.rank, ranks.count, ranks.first) == (0, 1, True)
     assert torch.equal(ranks.part(pair)[0], pair[0])
     assert ranks.mean(list(pair))[0] is pair[0]
     assert ranks.after_first(lambda: 3) == 3
+
+
+def test_the_mean_over_ranks_is_one_message_and_keeps_shapes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    sent = []
+
+    def summed(_: Ranks, tensor: torch.Tensor) -> torch.Tensor:
+        sent.append(tensor.clone())
+        return tensor.mul_(4)  # each of two ranks sent twice this
+
+    monkeypatch.setattr(Ranks, "sum", summed)
+    means = Ranks(0, 2).mean([torch.ones(2, 3), torch.tensor(5.0)])
+    assert [mean.tolist() for mean in means] == [[[2.0] * 3] * 2, 10.0]
+    assert [tensor.tolist() for tensor in sent] == [[1.0] * 6 + [5.0]]
 
 
 def test_the_parts_of_a_batch_are_equal_and_disjoint() -> None:
@@ -123,6 +113,7 @@ def test_batches_too_small_for_the_ranks_are_left_out_or_refused() -> None:
 
 
 def test_statistics_of_all_ranks_are_for_gpus() -> None:
-    config = RetrainConfig.create(scale="laptop", channels=4, sync_batch_norm=True, device="cpu")
+    given = {"scale": "laptop", "channels": 4, "genotype": "DARTS_V1", "device": "cpu"}
+    config = RetrainConfig.create(**given, sync_batch_norm=True)
     with pytest.raises(SettingsError, match="sync_batch_norm=True needs GPUs, not 'cpu'"):
         Retraining(config)

@@ -6,22 +6,24 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from IPython.core.interactiveshell import InteractiveShell
 
 from darts_lib.engine.refusals import SettingsError
 from darts_lib.engine.settings import RunConfig
-
-
-def refusal(**given: object) -> str:
-    with pytest.raises(SettingsError) as caught:
-        RunConfig.create(**{"scale": "laptop", "dataset": "digits", **given})
-    message = str(caught.value)
-    assert "\n" not in message
-    return message
+from darts_lib.search import SearchConfig
 
 
 def config(**given: object) -> RunConfig:
     return RunConfig.create(**{"scale": "laptop", "dataset": "digits", **given})
+
+
+def refusal(**given: object) -> str:
+    with pytest.raises(SettingsError) as caught:
+        config(**given)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
 
 
 def test_the_data_folder_is_the_setting_or_the_projects(
@@ -42,47 +44,39 @@ def test_an_unknown_name_is_refused_with_the_nearest() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "value"),
+    ("name", "values"),
     [
-        ("epochs", "abc"),
-        ("epochs", 1.5),
-        ("epochs", "1.5"),
-        ("epochs", -1),
-        ("epochs", False),
-        ("epochs", [3]),
-        ("batch_size", 1),
-        ("seed", -1),
-        ("seed", 2**31),
-        ("seed", None),
-        ("max_steps", -1),
-        ("max_images", "many"),
-        ("resume", "maybe"),
-        ("resume", 2),
-        ("scale", "big"),
-        ("run_dir", 7),
+        ("epochs", ["abc", 1.5, "1.5", -1, False, [3]]),
+        ("seed", [-1, 2**31, None]),
+        ("max_images", [-1, "many"]),
+        ("resume", ["maybe", 2]),
+        ("run_dir", [7]),
     ],
 )
-def test_a_wrong_value_is_refused_naming_it(name: str, value: object) -> None:
-    assert refusal(**{name: value}).startswith(f"{name}={value!r}: ")
+def test_a_wrong_value_is_refused_naming_it(name: str, values: list[object]) -> None:
+    for value in values:
+        assert refusal(**{name: value}).startswith(f"{name}={value!r}: ")
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "message"),
+    ("name", "value", "words"),
     [
-        ("epochs", "two", "epochs='two': must be a whole number"),
-        ("epochs", -1, "epochs=-1: must be at least 1, or 0 for the scale's own"),
-        ("batch_size", 1, "batch_size=1: must be at least 2, or 0 for the scale's own"),
-        ("max_steps", -1, "max_steps=-1: must be at least 0"),
-        ("threads", 2000, "threads=2000: must be at most 1024"),
-        ("seed", 2**31, "seed=2147483648: must be less than 2147483648"),
-        ("scale", "big", "scale='big': must be 'auto', 'laptop' or 'paper'"),
-        ("amp", "yes", "amp='yes': must be 'auto', 'on' or 'off'"),
-        ("resume", "maybe", "resume='maybe': must be true or false"),
-        ("run_dir", 7, "run_dir=7: must be a text"),
+        ("epochs", "two", "must be a whole number"),
+        ("epochs", -1, "must be at least 1, or 0 for the scale's own"),
+        ("batch_size", 1, "must be at least 2, or 0 for the scale's own"),
+        ("max_steps", -1, "must be at least 0"),
+        ("threads", 2000, "must be at most 1024"),
+        ("seed", 2**31, "must be less than 2147483648"),
+        ("scale", "big", "must be 'auto', 'laptop' or 'paper'"),
+        ("amp", "yes", "must be 'auto', 'on' or 'off'"),
+        ("compile", "yes", "must be 'auto', 'on' or 'off'"),
+        ("graph", "yes", "must be 'auto', 'on' or 'off'"),
+        ("resume", "maybe", "must be true or false"),
+        ("run_dir", 7, "must be a text"),
     ],
 )
-def test_a_refusal_says_what_may_be(name: str, value: object, message: str) -> None:
-    assert refusal(**{name: value}) == message
+def test_a_refusal_says_what_may_be(name: str, value: object, words: str) -> None:
+    assert refusal(**{name: value}) == f"{name}={value!r}: {words}"
 
 
 def test_a_notebook_shows_a_refusal_as_one_line() -> None:
@@ -109,21 +103,20 @@ def test_an_unknown_data_set_is_refused(dataset: str, near: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "given", "value"),
+    ("name", "value", "texts"),
     [
-        ("epochs", "3", 3),
-        ("epochs", 3.0, 3),
-        ("resume", "false", False),  # papermill's -p resume false is this text
-        ("resume", "true", True),
-        ("resume", "False", False),
-        ("resume", 0, False),
-        ("seed", "7", 7),
+        ("epochs", 3, ["3", 3.0]),
+        ("resume", False, ["false", "False", 0]),  # papermill's -p resume false is this text
+        ("resume", True, ["true"]),
+        ("seed", 7, ["7"]),
     ],
 )
-def test_papermills_texts_become_what_they_say(name: str, given: object, value: object) -> None:
-    found = getattr(config(**{name: given}), name)
-    assert found == value
-    assert type(found) is type(value)
+def test_papermills_texts_become_what_they_say(
+    name: str, value: object, texts: list[object]
+) -> None:
+    for given in texts:
+        found = getattr(config(**{name: given}), name)
+        assert (found, type(found)) == (value, type(value))
 
 
 class Scaled(RunConfig):
@@ -164,13 +157,35 @@ def test_threads_are_set_with_the_device_and_zero_leaves_them() -> None:
 
 
 def test_settings_without_effect_on_the_result_do_not_matter() -> None:
-    plain = config()
-    for name, value in {
-        "data_root": "/d",
-        "run_dir": "/r",
-        "resume": False,
-        "device": "cpu",
-    }.items():
-        assert config(**{name: value}).settings_that_matter() == plain.settings_that_matter()
+    usual = config().settings_that_matter()
+    for name, value in {"data_root": "/d", "run_dir": "/r", "resume": 0, "device": "cpu"}.items():
+        assert config(**{name: value}).settings_that_matter() == usual
     for name, value in {"seed": 1, "epochs": 2, "batch_size": 8, "max_steps": 1}.items():
-        assert config(**{name: value}).settings_that_matter() != plain.settings_that_matter()
+        assert config(**{name: value}).settings_that_matter() != usual
+
+
+@pytest.mark.parametrize(
+    ("given", "name", "value"),
+    [
+        ("{learning_rate: 1e-3}", "learning_rate", 0.001),  # YAML 1.1 reads this as a text
+        ("{seed: 1.0e+3}", "seed", 1000),
+        ("{resume: no}", "resume", False),
+        ("{resume: 'no'}", "resume", False),
+        ("{epochs: 05}", "epochs", 5),
+        ("{amp: 'off'}", "amp", "off"),
+    ],
+)
+def test_what_yaml_makes_of_a_parameter_becomes_what_was_meant(
+    given: str, name: str, value: object
+) -> None:
+    """Of huggingface/trl#1450; papermill reads `-y` and `-f` so."""
+    setting = getattr(SearchConfig.create(scale="laptop", **yaml.safe_load(given)), name)
+    assert (setting, type(setting)) == (value, type(value))
+
+
+@pytest.mark.parametrize("switch", ["amp", "compile", "graph"])
+def test_a_switch_that_is_no_word_is_refused_with_the_three_words(switch: str) -> None:
+    """YAML's `off` is False, papermill's `-p amp false` a text that a condition takes for true."""
+    for given in (False, "false", 1):
+        with pytest.raises(SettingsError, match=rf"^{switch}=.*'auto', 'on' or 'off'"):
+            RunConfig.create(scale="laptop", **{switch: given})

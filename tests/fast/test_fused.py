@@ -9,12 +9,13 @@ from torch.func import functional_call
 
 from darts_lib import operations
 from darts_lib.bilevel import InnerStep, Loss, architecture_gradient
+from darts_lib.cost.complexity import saved_bytes
 from darts_lib.fast import fan, separable
 from darts_lib.fast.fan import JOINED
-from darts_lib.fast.fused import FusedSupernet
+from darts_lib.fast.fused import FusedSupernet, stacked
 from darts_lib.kernels.depthwise import over_phases
 from darts_lib.kernels.pointwise import as_matrices
-from darts_lib.relaxation import Supernet, initial_alphas
+from darts_lib.relaxation import Supernet, initial_alphas, mix
 from darts_lib.search_space import EXTRA_PRIMITIVES, KINDS, PRIMITIVES, edges
 
 TOLERANCE = {"rtol": 1e-9, "atol": 1e-11}
@@ -37,7 +38,7 @@ def random_alphas(nodes: int, primitives: Sequence[str]) -> dict[str, Tensor]:
 def all_gradients(
     net: Supernet, images: Tensor, alphas: dict[str, Tensor]
 ) -> tuple[Tensor, dict[str, Tensor], list[Tensor]]:
-    logits = net(images, alphas)
+    logits = net(images, mix(alphas))
     loss = nn.functional.cross_entropy(logits, torch.arange(len(images)) % 5)
     weights = dict(net.named_parameters())
     found = torch.autograd.grad(
@@ -48,15 +49,12 @@ def all_gradients(
 
 def assert_same(plain: Supernet, fused: FusedSupernet, images: Tensor, nodes: int) -> None:
     alphas = random_alphas(nodes, plain.primitives)
-    logits, weight_gradients, alpha_gradients = all_gradients(plain, images, alphas)
+    expected = all_gradients(plain, images, alphas)
     for layout in (torch.contiguous_format, torch.channels_last):
         batch = images.contiguous(memory_format=layout)
-        own_logits, own_weight_gradients, own_alpha_gradients = all_gradients(fused, batch, alphas)
-        torch.testing.assert_close(own_logits, logits, **TOLERANCE)
-        torch.testing.assert_close(own_alpha_gradients, alpha_gradients, **TOLERANCE)
-        torch.testing.assert_close(
-            fused.to_plain(own_weight_gradients), weight_gradients, **TOLERANCE
-        )
+        logits, by_weight, by_alpha = all_gradients(fused, batch, alphas)
+        found = logits, fused.to_plain(by_weight), by_alpha
+        torch.testing.assert_close(found, expected, **TOLERANCE)
 
 
 @pytest.fixture(params=["as on the CPU", "as on CUDA"])
@@ -65,12 +63,8 @@ def form(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Non
     if request.param == "as on CUDA":
         monkeypatch.setattr(separable, "fast_in_phases", separable.has_whole_phases)
         for module in (fan, separable):
-            monkeypatch.setattr(module, "fast_form", matrices)
+            monkeypatch.setattr(module, "fast_form", lambda w, n: as_matrices(w, n) if w else [])
         monkeypatch.setattr(separable, "depthwise", lambda *given: over_phases(*given))
-
-
-def matrices(weights: Sequence[Tensor], edges: int) -> Sequence[Tensor]:
-    return as_matrices(weights, edges) if weights else []
 
 
 @pytest.mark.usefixtures("form")
@@ -121,66 +115,48 @@ def test_second_order_alpha_gradients_are_equal() -> None:
 
     def loss_of(net: Supernet, batch: int) -> Loss:
         return lambda weights, alphas: nn.functional.cross_entropy(
-            functional_call(net, dict(weights), (images[batch], alphas)), labels
+            functional_call(net, dict(weights), (images[batch], mix(alphas))), labels
         )
 
+    buffers = {n: torch.randn_like(p) for n, p in plain.named_parameters()}
     totals = []
-    plain_buffers = {n: torch.randn_like(p) for n, p in plain.named_parameters()}
-    joined = {
-        own: torch.cat([plain_buffers[n] for n in names])
-        for own, names in fused.plain_names().items()
-    }
-    for net, buffers in ((plain, plain_buffers), (fused, joined)):
-        weights = dict(net.named_parameters())
-        found = [
-            architecture_gradient(
-                loss_of(net, 0),
-                loss_of(net, 1),
-                weights,
-                alphas,
-                InnerStep(0.1, 0.9, 3e-2, buffers),
-                r,
-            ).total
-            for r in ("finite_difference", "exact", "unrolled")
-        ]
-        totals.append(found)
+    for net, own in ((plain, buffers), (fused, stacked(buffers, fused.plain_names()))):
+        inner, weights = InnerStep(0.1, 0.9, 3e-2, own), dict(net.named_parameters())
+        given = (loss_of(net, 0), loss_of(net, 1), weights, alphas, inner)
+        routes = ("finite_difference", "exact", "unrolled")
+        totals.append([architecture_gradient(*given, route).total for route in routes])
     torch.testing.assert_close(totals[1], totals[0], rtol=1e-7, atol=1e-9)
 
 
-def test_weights_convert_both_ways_without_a_change() -> None:
-    plain, fused = pair(4, 3, 4, PRIMITIVES)
-    converted = fused.to_plain()
-    assert set(converted) == set(plain.state_dict())
-    for name, value in plain.state_dict().items():
-        assert torch.equal(converted[name], value), name
-    assert sum(p.numel() for p in fused.parameters()) == sum(p.numel() for p in plain.parameters())
-
-
-def test_the_same_seed_gives_the_same_weights_as_the_plain_supernet() -> None:
+def test_the_same_seed_gives_the_plain_weights_which_convert_both_ways() -> None:
+    """As drawn from the seed, and loaded; and the generator stands where it stood."""
     torch.manual_seed(5)
     plain = Supernet(4, 3)
-    after_plain = torch.rand(1)
+    after = torch.rand(1)
     torch.manual_seed(5)
     fused = FusedSupernet(4, 3)
-    assert torch.equal(torch.rand(1), after_plain)
-    for name, value in fused.to_plain().items():
-        assert torch.equal(value, plain.state_dict()[name]), name
+    assert torch.equal(torch.rand(1), after)
+    loaded = FusedSupernet(4, 3)
+    loaded.load_plain(plain.state_dict())
+    for net in (fused, loaded):
+        torch.testing.assert_close(net.to_plain(), dict(plain.state_dict()), rtol=0, atol=0)
+    assert sum(p.numel() for p in fused.parameters()) == sum(p.numel() for p in plain.parameters())
 
 
 def test_a_wrong_column_would_be_seen() -> None:
     """The comparison itself can fail: swap two columns of alpha and it does."""
     torch.manual_seed(6)
     plain, fused = pair(2, 3, 2, ("sep_conv_3x3", "dil_conv_3x3"))
-    alphas = random_alphas(2, plain.primitives)
+    weights = mix(random_alphas(2, plain.primitives))
     images = torch.randn(3, 1, 8, 8, dtype=torch.float64)
-    swapped = {kind: value.flip(1) for kind, value in alphas.items()}
-    assert (plain(images, alphas) - fused(images, swapped)).abs().max() > 1e-3
+    swapped = {kind: value.flip(1) for kind, value in weights.items()}
+    assert (plain(images, weights) - fused(images, swapped)).abs().max() > 1e-3
 
 
 def test_fewer_tensors_are_kept_for_the_backward_pass() -> None:
-    from darts_lib.cost.complexity import saved_bytes
-
-    images, alphas = torch.randn(8, 3, 16, 16), initial_alphas()
-    plain, fused = Supernet(8, 4), FusedSupernet(8, 4)
-    kept = [saved_bytes(lambda n=n: n(images, alphas).sum()) for n in (plain, fused)]  # type: ignore[misc]
-    assert kept[1] < 0.7 * kept[0]
+    images, weights = torch.randn(8, 3, 16, 16), mix(initial_alphas())
+    plain, fused = (
+        saved_bytes(lambda net=net: net(images, weights).sum())  # type: ignore[misc]
+        for net in (Supernet(8, 4), FusedSupernet(8, 4))
+    )
+    assert fused < 0.7 * plain

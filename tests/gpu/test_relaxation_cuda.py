@@ -4,11 +4,11 @@ import copy
 
 import torch
 
-from darts_lib.relaxation import Alphas, Supernet, initial_alphas
+from darts_lib.relaxation import Alphas, Supernet, initial_alphas, mix
 
 
 def _gradients(net: Supernet, images: torch.Tensor, alphas: Alphas) -> Alphas:
-    loss = net(images, alphas).square().mean()
+    loss = net(images, mix(alphas)).square().mean()
     values = torch.autograd.grad(loss, list(alphas.values()))
     return dict(zip(alphas, values, strict=True))
 

@@ -1,9 +1,14 @@
 """Averages of feature maps: their values, and where their gradients lie in memory."""
 
+from typing import Any
+
 import pytest
 import torch
+from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from darts_lib.kernels.averages import global_average
+from darts_lib.kernels.averages import global_average, quarters
+from darts_lib.network import AuxiliaryHead
 
 
 @pytest.mark.parametrize("size", [(4, 4), (3, 5), (1, 1)])
@@ -20,3 +25,33 @@ def test_the_global_average_is_the_mean_and_its_gradient_lies_as_the_map_does(
         assert gradient.is_contiguous(memory_format=layout)
         expected = -x.mean(dim=(2, 3), keepdim=True).sin().expand_as(x) / (size[0] * size[1])
         torch.testing.assert_close(gradient, expected, rtol=0, atol=1e-15)
+
+
+@pytest.mark.parametrize("sides", [(1, 1), (1, 3), (2, 2), (3, 5), (4, 4), (6, 7), (7, 7)])
+def test_the_auxiliary_head_takes_any_map_without_adaptive_pooling(sides: tuple[int, int]) -> None:
+    """Of pytorch/pytorch#96056: mps refuses it for sides that do not divide.
+
+    CUDA's deterministic mode (pytorch/pytorch#50198) refuses it altogether.
+    """
+    x = torch.randn(2, 3, *sides, requires_grad=True)
+    y = x.detach().clone().requires_grad_()
+    expected = F.adaptive_avg_pool2d(x, 2)
+    torch.testing.assert_close(quarters(y), expected)
+    (by_torch,) = torch.autograd.grad(expected.square().sum(), x)
+    (ours,) = torch.autograd.grad(quarters(y).square().sum(), y)
+    torch.testing.assert_close(ours, by_torch)
+
+
+class NoAdaptivePooling(TorchDispatchMode):
+    """Fails where an adaptive pooling is computed."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        assert "adaptive" not in str(func)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("side", [2, 7, 8])
+def test_no_adaptive_pooling_is_left(side: int) -> None:
+    head, x = AuxiliaryHead(4, 10), torch.randn(2, 4, side, side, requires_grad=True)
+    with NoAdaptivePooling():
+        head(x).sum().backward()

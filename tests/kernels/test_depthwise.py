@@ -48,15 +48,14 @@ def test_value_and_gradients_are_torchs(
     ours, theirs = ours_is(*inputs, dilation), torchs_own(*inputs, dilation)
     torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-12)
     outward = torch.randn(ours.shape, dtype=ours.dtype)
-    for mine, reference in zip(
-        torch.autograd.grad(ours, inputs, outward),
-        torch.autograd.grad(theirs, inputs, outward),
-        strict=True,
-    ):
-        torch.testing.assert_close(mine, reference, rtol=0, atol=1e-12)
+    found, expected = (torch.autograd.grad(out, inputs, outward) for out in (ours, theirs))
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize(("kernel", "dilation", "height", "width"), SHAPES[:5])
+@pytest.mark.parametrize(
+    ("kernel", "dilation", "height", "width"),
+    [(3, 2, 4, 4), (5, 2, 5, 3), (5, 2, 1, 3), (5, 1, 2, 3)],
+)
 def test_second_derivatives_are_those_of_finite_differences(
     kernel: int, dilation: int, height: int, width: int
 ) -> None:
@@ -68,8 +67,10 @@ def test_second_derivatives_are_those_of_finite_differences(
 def test_only_the_gradient_asked_for_is_computed(wanted: int) -> None:
     inputs = problem(5, 8, 8, torch.channels_last)
     inputs[1 - wanted].requires_grad_(False)
-    (ours,) = torch.autograd.grad(depthwise(*inputs, 2).square().sum(), inputs[wanted])
-    (theirs,) = torch.autograd.grad(torchs_own(*inputs, 2).square().sum(), inputs[wanted])
+    ours, theirs = (
+        torch.autograd.grad(convolved(*inputs, 2).square().sum(), inputs[wanted])
+        for convolved in (depthwise, torchs_own)
+    )
     torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-11)
 
 

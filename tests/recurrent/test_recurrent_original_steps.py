@@ -3,15 +3,9 @@
 import pytest
 import torch
 
+from darts_lib.data.text import Corpus
 from darts_lib.recurrent.plain import RecurrentOriginalSteps
-from darts_lib.recurrent.search_step import RecurrentSearchConfig, RecurrentSearchStep, Words
-
-CPU = torch.device("cpu")
-
-
-def segment(seed: int) -> Words:
-    tokens = torch.randint(9, (2, 4, 3), generator=torch.Generator().manual_seed(seed))
-    return tokens[0], tokens[1]
+from darts_lib.recurrent.search import RecurrentSearch, RecurrentSearchConfig
 
 
 @pytest.mark.parametrize("order", [1, 2])
@@ -21,7 +15,8 @@ def test_a_step_as_the_original_takes_it_ends_where_ours_does(order: int) -> Non
     given = {"scale": "laptop", "width": 5, "nodes": 3, "batch_size": 3, "order": order}
     config = RecurrentSearchConfig.create(**given, clip=1e9, learning_rate=0.5, ar=2.0, tar=3.0)
     torch.manual_seed(0)
-    original, ours = RecurrentOriginalSteps(config, 9, CPU), RecurrentSearchStep(config, 9, CPU)
+    original = RecurrentOriginalSteps(config, 9, torch.device("cpu"))
+    ours = RecurrentSearch(config, data=Corpus(*[torch.arange(9)] * 3, tuple("abcdefghi")))
     with torch.no_grad():
         for weight in original.net.parameters():
             weight.copy_(0.5 * torch.randn_like(weight))
@@ -29,13 +24,12 @@ def test_a_step_as_the_original_takes_it_ends_where_ours_does(order: int) -> Non
     for masks in (original.masks, ours.train_masks, ours.valid_masks):
         masks.draw(torch.Generator().manual_seed(0))
     before = ours.alphas["recurrent"].detach().clone()
-    train, valid = segment(1), segment(2)
-    (original.first_order if order == 1 else original.second_order)(train, valid)
-    ours.step(train, valid)
+    train, valid = torch.randint(9, (2, 2, 4, 3), generator=torch.Generator().manual_seed(1))
+    (original.first_order if order == 1 else original.second_order)(tuple(train), tuple(valid))
+    ours.step(tuple(train), tuple(valid))
     alphas = original.alphas["recurrent"]
     torch.testing.assert_close(ours.alphas["recurrent"], alphas, rtol=1e-6, atol=1e-9)
     assert not torch.allclose(alphas, before)
-    torch.testing.assert_close(
-        ours.net.state_dict(), original.net.state_dict(), rtol=1e-6, atol=1e-9
-    )
+    states = ours.net.state_dict(), original.net.state_dict()
+    torch.testing.assert_close(*states, rtol=1e-6, atol=1e-9)
     torch.testing.assert_close(ours.train_hidden, original.hidden, rtol=1e-6, atol=1e-9)

@@ -1,46 +1,34 @@
-"""A tiny recurrent search into its folder: its step, exact resume, refusals, memory and speed."""
+"""A search of recurrent cells: its settings, its step, its epoch, its figures."""
 
 import itertools
-import json
 import math
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from same_bits import bits
-from step_tools import NoWaiting
 from torch import Tensor, nn
 
-from darts_lib.bilevel import ROUTES
-from darts_lib.cost import step_cost
-from darts_lib.engine.files import unpack
+from darts_lib.cost.advice import after_search
 from darts_lib.engine.refusals import SettingsError
-from darts_lib.recurrent.cost import expected_cost
 from darts_lib.recurrent.genotype import RecurrentGenotype, derive
 from darts_lib.recurrent.network import LanguageModel, Masks
 from darts_lib.recurrent.relaxation import SearchCell, initial_alphas
 from darts_lib.recurrent.search import (
+    RecurrentSearch,
     RecurrentSearchConfig,
-    a_step,
+    Words,
+    activation_terms,
+    evaluate_columns,
     load_search,
+    perplexity,
     read_search,
     search,
-    warnings_of,
 )
-from darts_lib.recurrent.search_epoch import RecurrentSearch, evaluate_columns, perplexity
-from darts_lib.recurrent.search_step import Words, activation_terms
+from darts_lib.relaxation import mix
 
-TINY = {
-    "scale": "laptop",
-    "width": 6,
-    "nodes": 2,
-    "batch_size": 8,
-    "bptt": 5,
-    "max_steps": 3,
-    "epochs": 3,
-}
+TINY = {"scale": "laptop", "width": 6, "nodes": 2, "batch_size": 8, "bptt": 5}
+TINY |= {"max_steps": 3, "epochs": 3}
 
 
 def config(path: Path | str = "", **given: object) -> RecurrentSearchConfig:
@@ -49,18 +37,8 @@ def config(path: Path | str = "", **given: object) -> RecurrentSearchConfig:
 
 def started(**given: object) -> tuple[RecurrentSearch, Words, Words]:
     run = RecurrentSearch(config(**given))
-    train, valid = next(iter(run.batches(torch.Generator().manual_seed(0))))
-    for masks in (run.train_masks, run.valid_masks):
-        masks.draw(torch.Generator().manual_seed(0))
+    train, valid = next(run.batches(torch.Generator().manual_seed(0)))
     return run, train, valid
-
-
-@pytest.fixture(scope="module")
-def straight(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the folder of a search that was never stopped."""
-    path = tmp_path_factory.mktemp("search") / "straight"
-    search(config(path))
-    return path
 
 
 # Settings ----------------------------------------------------------------------------------------
@@ -83,7 +61,7 @@ def test_the_presets_are_the_papers_and_the_laptops() -> None:
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        ({"dataset": "pen"}, "unknown text 'pen'; did you mean penn?"),
+        ({"dataset": "pen"}, "unknown text 'pen'; did you mean"),
         ({"dataset": "cifar10"}, "unknown text 'cifar10'"),
         ({"max_images": 5}, "max_images is for images; for text use max_tokens"),
         ({"compile": "on"}, "compile='on' is for images"),
@@ -109,31 +87,6 @@ def test_a_batch_that_the_text_cannot_fill_is_refused() -> None:
 # One step ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("route", ROUTES)
-def test_nothing_in_a_step_waits_for_the_device(route: str) -> None:
-    run, train, valid = started(route=route)
-    with NoWaiting():
-        run.step(train, valid)
-        run.step(train, valid)
-
-
-def test_what_a_step_changes_is_all_that_it_changes_and_stays_in_place() -> None:
-    run, train, valid = started()
-    run.step(train, valid)
-    before = [tensor.detach().clone() for tensor in run._changed()]
-    places = [tensor.data_ptr() for tensor in run._changed()]
-    ends = []
-    for _ in range(2):
-        run.step(train, valid)
-        ends.append([tensor.detach().clone() for tensor in run._changed()])
-        assert [tensor.data_ptr() for tensor in run._changed()] == places
-        with torch.no_grad():
-            for tensor, value in zip(run._changed(), before, strict=True):
-                tensor.copy_(value)
-    assert all(torch.equal(a, b) for a, b in zip(*ends, strict=True))
-    assert not torch.equal(ends[0][0], before[0])
-
-
 def test_the_weight_step_against_plain_sgd() -> None:
     """Loss with both activation terms, clip by the norm, the rate of the segment's length."""
     run, train, valid = started(ar=2.0, tar=3.0, weight_decay=0.01, clip=0.1, order=1)
@@ -141,8 +94,8 @@ def test_the_weight_step_against_plain_sgd() -> None:
     run.rate.fill_(1.5)
     twin = LanguageModel(SearchCell(6, 2), run.net.vocabulary)
     twin.load_state_dict(run.net.state_dict())
-    alphas = {"recurrent": run.alphas["recurrent"].detach()}
-    out = twin(train[0], twin.first_hidden(8), run.train_masks, alphas)
+    weights = mix({"recurrent": run.alphas["recurrent"].detach()})
+    out = twin(train[0], twin.first_hidden(8), run.train_masks, weights)
     loss = nn.functional.cross_entropy(out.logits.flatten(0, 1), train[1].flatten())
     loss = loss + 2.0 * out.dropped.pow(2).mean()
     loss = loss + 3.0 * (out.outputs[1:] - out.outputs[:-1]).pow(2).mean()
@@ -153,6 +106,8 @@ def test_the_weight_step_against_plain_sgd() -> None:
     for name, value in twin.named_parameters():
         torch.testing.assert_close(run.weights[name], value, rtol=1e-4, atol=1e-6)
     torch.testing.assert_close(run.train_hidden, out.hidden.detach(), rtol=1e-4, atol=1e-5)
+    assert bool(run.valid_hidden.any())
+    assert not run.train_hidden.requires_grad, "the next segment's first, without its graph"
 
 
 def test_the_alphas_loss_has_no_activation_terms_and_the_inner_step_is_clipped() -> None:
@@ -180,84 +135,50 @@ def test_every_pass_over_a_segment_sees_the_same_masks(monkeypatch: pytest.Monke
 
     monkeypatch.setattr(LanguageModel, "forward", watched)
     run, train, valid = started()
-    run.valid_masks.draw(torch.Generator().manual_seed(9))
     run.step(train, valid)
     assert len(seen) == 5, "two on the training text for the gradient by w, three more"
     assert len({masks for _, masks in seen}) == len({tokens for tokens, _ in seen}) == 2
 
 
-def test_a_segments_hidden_state_is_the_next_ones_first_without_its_graph() -> None:
-    run, train, valid = started()
-    run.step(train, valid)
-    assert bool(run.train_hidden.any())
-    assert bool(run.valid_hidden.any())
-    assert not run.train_hidden.requires_grad
-    assert run.train_hidden.grad_fn is None
-
-
 def test_one_word_has_no_change_and_no_term() -> None:
     run, train, _ = started()
-    one = (train[0][:1], train[1][:1])
-    out = run.net(one[0], run.train_hidden, run.train_masks, run.alphas)
+    out = run.net(train[0][:1], run.train_hidden, run.train_masks, mix(run.alphas))
     assert float(activation_terms(out, 0.0, 1.0).detach()) == 0.0
-
-
-def test_a_gradient_that_is_no_number_is_skipped_and_told() -> None:
-    run, train, valid = started()
-    with torch.no_grad():
-        run.net.decoder.bias[0] = torch.nan
-    before = run.weights["rnns.0._W0"].detach().clone()
-    run.guard.begin()
-    run.step(train, valid)
-    assert torch.equal(run.weights["rnns.0._W0"], before)
-    with pytest.raises(FloatingPointError, match="step 1 of epoch 1"):
-        run.guard.check(1, 20.0, "folder")
 
 
 # The epoch ---------------------------------------------------------------------------------------
 
 
-def test_segments_of_both_texts_have_one_length_and_the_rate_follows(
+def test_segments_follow_one_another_with_rates_masks_and_a_text_read_anew_has_no_past(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    run, rates, places = RecurrentSearch(config(max_steps=0, bptt=35)), [], []
+    run = RecurrentSearch(config(max_steps=0, bptt=35))
+    rates: list[float] = []
+    drawn: dict[str, list[Tensor]] = {"train": [], "valid": []}
+    read: list[Tensor] = []
+    anew: list[bool] = []
 
     def step(train: Words, valid: Words) -> Tensor:
         assert train[0].shape == valid[0].shape
         rates.append(float(run.rate) / len(train[0]))
-        places.append(valid[0])
-        return torch.ones(2)
-
-    monkeypatch.setattr(run, "step", step)
-    run.epoch(0)
-    assert rates == pytest.approx([20 / 35] * len(rates))
-    assert len(rates) >= 6000 // 35
-    joined = torch.cat(places[:10])
-    assert torch.equal(joined, run.valid[: len(joined)]), "one segment follows the other"
-    assert sum(torch.equal(part, places[0]) for part in places) > 1, "and the text begins anew"
-
-
-def test_each_step_has_masks_of_its_own_and_a_text_read_anew_no_past(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    run = RecurrentSearch(config(max_steps=0, bptt=35))
-    drawn: dict[str, list[Tensor]] = {"train": [], "valid": []}
-    anew, first = [], []
-
-    def step(train: Words, valid: Words) -> Tensor:
+        read.append(valid[0])
         for name, masks in (("train", run.train_masks), ("valid", run.valid_masks)):
-            drawn[name] += [masks.hidden.clone()] if masks.hidden is not None else []
+            assert masks.hidden is not None
+            drawn[name].append(masks.hidden.clone())
         anew.append(not bool(run.valid_hidden.any()))
-        first.append(torch.equal(valid[0], run.valid[: len(valid[0])]))
         run.valid_hidden.fill_(1)
         return torch.ones(2)
 
     monkeypatch.setattr(run, "step", step)
+    monkeypatch.setattr(run, "recorded", step)
     run.epoch(0)
-    assert anew == first
+    assert rates == pytest.approx([20 / 35] * len(rates))
+    assert len(rates) >= 6000 // 8 // 35
+    assert anew == [torch.equal(words, run.valid[: len(words)]) for words in read]
     assert sum(anew) > 1, "the text must end, and begin again"
+    joined = torch.cat(read[: anew.index(True, 1)])
+    assert torch.equal(joined, run.valid[: len(joined)]), "one segment follows the other"
     for masks in drawn.values():
-        assert len(masks) == len(anew)
         assert not any(torch.equal(one, other) for one, other in itertools.pairwise(masks))
     assert not any(map(torch.equal, *drawn.values())), "both texts have masks of their own"
 
@@ -267,108 +188,51 @@ def test_the_supernet_is_evaluated_at_the_batch_of_the_search() -> None:
     assert run.valid.shape[1] == 8
     loss, count = run.evaluate().tolist()
     assert count == run.valid[1:].numel()
-    out = run.net(run.valid[:-1], run.net.first_hidden(8), alphas=run.alphas)
+    weights = mix(run.alphas)
+    out = run.net(run.valid[:-1], run.net.first_hidden(8), weights=weights)
     whole = nn.functional.cross_entropy(out.logits.flatten(0, 1), run.valid[1:].flatten())
     assert loss / count == pytest.approx(float(whole.detach()), rel=1e-5)
     with pytest.raises(ValueError, match="at least 2"):
-        evaluate_columns(run.net, run.valid[:, :1], 5, run.alphas)
+        evaluate_columns(run.net, run.valid[:, :1], 5, weights)
 
 
-def test_the_history_has_a_row_an_epoch_with_every_figure(straight: Path) -> None:
-    found = read_search(straight)
-    assert [row["epoch"] for row in found.history] == [1, 2, 3]
-    for row in found.history:
-        assert set(row) == {
-            "epoch", "learning_rate", "train_loss", "train_perplexity", "valid_loss",
-            "valid_perplexity", "entropy_recurrent", "alpha_change", "genotype", "seconds",
-        }  # fmt: skip
+def test_a_search_leaves_its_alphas_cells_and_figures_and_can_be_rebuilt(tmp_path: Path) -> None:
+    result = search(config(tmp_path / "run"))
+    for row in result.history:
         assert row["valid_perplexity"] == pytest.approx(math.exp(row["valid_loss"]))
         assert row["alpha_change"] > 0
-    assert tuple(found.alphas["recurrent"].shape) == (4, 3, 5)
-    for row, alphas in zip(found.history, found.alphas["recurrent"][1:], strict=True):
-        assert RecurrentGenotype.from_dict(row["genotype"]) == derive({"recurrent": alphas})
-    assert torch.equal(found.alphas["recurrent"][0], initial_alphas(2)["recurrent"].detach())
-    result = json.loads((straight / "result.json").read_text())
-    assert result["parameters"] == 2001 * 6 + 2001 + 12 * 12 + 2 * 6 * 12
-    assert result["route"] == "finite_difference"
-
-
-@pytest.mark.parametrize("last", [1, 2])
-def test_a_search_that_was_stopped_goes_on_to_the_same_bits(
-    straight: Path, tmp_path: Path, last: int
-) -> None:
-    def stop(row: dict[str, Any]) -> None:
-        if row["epoch"] == last:
-            raise KeyboardInterrupt
-
-    on_epoch: Callable[[dict[str, Any]], None] = stop
-    settings = config(tmp_path / "stopped")
-    with pytest.raises(KeyboardInterrupt):
-        search(settings, on_epoch)
-    search(settings)
-    here, there = (
-        bits(unpack(folder / "checkpoint.pt")) for folder in (straight, tmp_path / "stopped")
-    )
-    assert here["state"]["alpha_optimiser"]["state"]
-    for part in ("state", "alphas", "history"):
-        assert here[part] == there[part], part
-
-
-def test_a_finished_search_is_read_back_and_can_be_rebuilt(
-    straight: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    search(config(straight))
-    assert "finished already" in capsys.readouterr().out
-    run = load_search(straight)
-    assert torch.equal(
-        run.alphas["recurrent"].detach(), read_search(straight).alphas["recurrent"][-1]
-    )
-    with pytest.raises(SettingsError, match="other settings"):
-        search(config(straight, bptt=6))
-    with pytest.raises(SettingsError, match="holds no checkpoint"):
-        load_search(straight.parent)
+    alphas = result.alphas["recurrent"]
+    assert tuple(alphas.shape) == (4, 3, 5)
+    for row, after in zip(result.history, alphas[1:], strict=True):
+        assert RecurrentGenotype.from_dict(row["genotype"]) == derive({"recurrent": after})
+    assert torch.equal(alphas[0], initial_alphas(2)["recurrent"].detach())
+    assert result.figures["parameters"] == 2001 * 6 + 2001 + 12 * 12 + 2 * 6 * 12
+    assert result.figures["route"] == "finite_difference"
+    run = load_search(tmp_path / "run")
+    assert torch.equal(run.alphas["recurrent"].detach(), alphas[-1])
+    assert read_search(tmp_path / "run").genotype == result.genotype
+    with pytest.raises(SettingsError, match=r"holds no checkpoint\.pt; run chapter 06's search"):
+        load_search(tmp_path)
 
 
 def test_what_looks_wrong_is_said() -> None:
     row = {"train_loss": math.log(50), "alpha_change": 0.0}
-    assert len(warnings_of([row], 50)) == 2
-    assert warnings_of([{"train_loss": 1.0, "alpha_change": 0.1}], 50) == []
+    said = after_search([row], 50, "text")
+    assert len(said) == 2
+    assert "that of guessing, ln(50) = 3.912" in said[0]
+    assert after_search([{"train_loss": 1.0, "alpha_change": 0.1}], 50, "text") == []
     assert perplexity(math.log(50)) == pytest.approx(50)
     assert perplexity(1e6) == math.inf
 
 
-def test_the_expected_cost_is_that_of_the_whole_segment(monkeypatch: pytest.MonkeyPatch) -> None:
-    # Its constant would hide the rest.
-    monkeypatch.setattr(step_cost, "CPU_ALLOCATOR", (1.0, 0.0, 0))
-    run = RecurrentSearch(config(bptt=12))
-    memory, seconds = expected_cost(run, a_step)
-
-    def whole(twin: RecurrentSearch) -> None:
-        a_step(twin, torch.zeros(12, 8, dtype=torch.int64))
-
-    assert memory == pytest.approx(step_cost.trace(run, whole).peak_bytes, rel=0.1)
-    assert seconds > 0
-
-
-@pytest.mark.slow
+@pytest.mark.deep
 @pytest.mark.real_data("penn")
 def test_on_penn_treebank_the_training_loss_of_a_search_falls(
     real_data_root: Path, tmp_path: Path
 ) -> None:
-    found = search(
-        config(
-            tmp_path / "penn",
-            dataset="penn",
-            data_root=str(real_data_root),
-            max_tokens=60_000,
-            width=24,
-            nodes=4,
-            batch_size=32,
-            bptt=20,
-            max_steps=15,
-            epochs=3,
-        )
-    )
-    losses = [row["train_loss"] for row in found.history]
+    given: dict[str, Any] = {"dataset": "penn", "data_root": str(real_data_root)}
+    given |= {"max_tokens": 60_000, "width": 24, "nodes": 4, "batch_size": 32, "bptt": 20}
+    result = search(config(tmp_path / "penn", **given, max_steps=15))
+    losses = [row["train_loss"] for row in result.history]
     assert losses[0] > losses[1] > losses[2]
-    assert found.history[-1]["alpha_change"] > 0
+    assert result.history[-1]["alpha_change"] > 0

@@ -13,7 +13,7 @@ def test_all_runs_are_timed_and_written(
 ) -> None:
     monkeypatch.setattr(epoch_times, "STEPS", 3)
     for config in (epoch_times.SearchConfig, epoch_times.RetrainConfig):
-        few = {"max_images": 160, "batch_size": 32, "channels": 2}
+        few = {"max_images": 80, "batch_size": 32, "channels": 2, "layers": 2}
         monkeypatch.setattr(config, "LAPTOP", config.LAPTOP | few)
     file = tmp_path / "times.json"
     arguments = ["--scale", "laptop", "--dataset", "digits", "--epochs", "2", "--json", str(file)]

@@ -16,22 +16,16 @@ def test_rows_become_a_table_and_what_is_missing_is_blank() -> None:
         "| x | 12,346 | 2 |",
         "| y |  | 0.123 |",
     ]
-
-
-def test_no_rows_were_not_run() -> None:
     assert table([]) == "not run"
 
 
-def test_a_table_takes_the_place_of_the_one_before(tmp_path: Path) -> None:
+def test_a_table_takes_the_place_of_the_one_before_between_its_marks(tmp_path: Path) -> None:
     page = tmp_path / "README.md"
     start, end = "<!-- speed: made by darts_lib.tools.records -->", "<!-- end of speed -->"
     page.write_text(f"before\n{start}\nold\n{end}\nafter\n")
     for text in ("new", "newer"):
         put_between_marks(page, "speed", text)
         assert page.read_text() == f"before\n{start}\n{text}\n{end}\nafter\n"
-
-
-def test_a_page_without_the_marks_is_refused(tmp_path: Path) -> None:
     page = tmp_path / "README.md"
     page.write_text("no marks")
     with pytest.raises(SettingsError, match="lacks the marks"):

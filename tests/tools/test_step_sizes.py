@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from darts_lib.tools.step_sizes import sizes
+from darts_lib.tools.benchmark import sizes
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
+from darts_lib.teaching.exercises.answers import close, compare, has_shape
+
 BUGS_SHOWN = {"A": "expanded_around_virtual_weights", "B": "multiplied_by_eps"}
 """What is wrong with the two formulas of the exercise, by the names in `gradient_bugs.BUGS`."""
 
@@ -16,20 +18,18 @@ Slope = Callable[[Tensor], Tensor]
 def end_of_toy(end: Callable[[float], float]) -> None:
     """Check `end(xi)`: the alpha at which the toy's second order comes to rest."""
     for xi in (0.0, 0.5, 0.1, 2.0):
-        found, right = float(end(xi)), 2 / (1 + 2 * xi)
-        if math.isclose(found, right, rel_tol=1e-6):
-            continue
-        assert not math.isclose(found, 2 - 2 * xi), (
-            f"a straight line through both known ends; at xi = {xi} it gives {found:.4g}. Set the "
-            "gradient to zero instead."
-        )
-        assert not math.isclose(found, 2 / (1 + xi)), (
-            "the implicit term is 2 xi alpha; the 2 comes from L_train = (w - alpha)^2."
-        )
-        raise AssertionError(
-            f"at xi = {xi} you say {found:.4g}. At rest w = alpha, so w' = w as well; then "
+        alpha = float(end(xi))
+        line, single = 2 - 2 * xi, 2 / (1 + xi)
+        mistakes = {
+            line: f"a straight line through both known ends; at xi = {xi} it gives {alpha:.4g}. "
+            "Set the gradient to zero instead.",
+            single: "the implicit term is 2 xi alpha; the 2 comes from L_train = (w - alpha)^2.",
+        }
+        otherwise = (
+            f"at xi = {xi} you say {alpha:.4g}. At rest w = alpha, so w' = w as well; then "
             "(w' - 2) + 2 xi alpha = 0."
         )
+        compare(alpha, 2 / (1 + 2 * xi), mistakes, otherwise)
 
 
 def mixed_product(product: Callable[[Slope, Tensor, Tensor, float], Tensor]) -> None:
@@ -47,26 +47,17 @@ def mixed_product(product: Callable[[Slope, Tensor, Tensor, float], Tensor]) -> 
         return torch.stack([w0 * torch.cos(w0 * alphas[0]), w0**2 * w1])
 
     radius = 1e-3
-    found = product(slope, w, v, radius)
-    right = _exact(w, v, alphas[0])
-    eps = radius / v.norm()
-    assert _is_pair(found), (
+    answer = product(slope, w, v, radius)
+    # The second derivative by alpha and w, times v, written out.
+    (w0, w1), (v0, v1), a0 = w, v, alphas[0]
+    first = torch.cos(w0 * a0) - w0 * a0 * torch.sin(w0 * a0)
+    right = torch.stack([first * v0, 2 * w0 * w1 * v0 + w0**2 * v1])
+    assert has_shape(answer, (2,)), (
         "return a tensor with one number for each alpha: combine the two gradients as they are."
     )
     assert asked, "slope was never called; it gives the gradient by alpha at the weights you pass."
     assert torch.equal(w, _pair(0.5, -0.8)), "w was changed: work on a copy, w + eps * v."
-    assert not _close(found, right * eps**2), (
-        "a / 2 * b is (a / 2) * b: divide by the product, a / (2 * b)."
-    )
-    assert not _close(found, 2 * right), (
-        "twice too large: the two points are 2 eps apart, so divide by 2 eps."
-    )
-    assert not _close(found, -right), "the sign is turned round: plus first, minus taken from it."
-    assert not _close(found, right / v.norm()), (
-        "that is the slope along v of length one; divide by 2 eps, not by 2 R."
-    )
-    centre = torch.stack(asked).mean(dim=0)
-    assert _close(centre, w), (
+    assert close(torch.stack(asked).mean(dim=0), w), (
         "the points must lie on both sides of w, at w + eps v and w - eps v: one side alone errs "
         "by eps, both by eps^2."
     )
@@ -74,40 +65,46 @@ def mixed_product(product: Callable[[Slope, Tensor, Tensor, float], Tensor]) -> 
     assert math.isclose(moved, radius, rel_tol=1e-6), (
         f"the weights moved by {moved:.3g}, not by R = {radius:g}: eps is R over the norm of v."
     )
-    assert _close(found, right), f"expected {right.tolist()}, found {found.tolist()}."
+    multiplied, unit = right * (radius / v.norm()) ** 2, right / v.norm()
+    mistakes = {
+        multiplied: "a / 2 * b is (a / 2) * b: divide by the product, a / (2 * b).",
+        2 * right: "twice too large: the two points are 2 eps apart, so divide by 2 eps.",
+        -right: "the sign is turned round: plus first, minus taken from it.",
+        unit: "that is the slope along v of length one; divide by 2 eps, not by 2 R.",
+    }
+    otherwise = f"expected {right.tolist()}, found {answer.tolist()}."
+    compare(answer, right, mistakes, otherwise, rtol=1e-4)  # as near as a difference comes
 
 
 def virtual_step(step: Callable[[Tensor, Tensor, Tensor, float, float, float], Tensor]) -> None:
     """Check `step(w, gradient, buffer, xi, momentum, decay)` against a step of torch's SGD."""
     w, gradient, buffer = _pair(1.0, -2.0), _pair(0.3, 0.4), _pair(-0.5, 0.1)
     xi, momentum, decay = 0.1, 0.9, 0.05
-    found = step(w, gradient, buffer, xi, momentum, decay)
-    right = _sgd(w, gradient, buffer, xi, momentum, decay)
-    assert _is_pair(found), "return the moved weights, a new tensor of the same shape."
+    answer = step(w, gradient, buffer, xi, momentum, decay)
+    assert has_shape(answer, (2,)), "return the moved weights, a new tensor of the same shape."
     assert torch.equal(w, _pair(1.0, -2.0)), "w was changed in place; the real weights must stay."
-    wrong = {
-        "no momentum: add momentum * buffer to what is multiplied by xi.": _sgd(
-            w, gradient, 0 * buffer, xi, momentum, decay
-        ),
-        "no weight decay: add decay * w to the gradient.": _sgd(
-            w, gradient, buffer, xi, momentum, 0.0
-        ),
-        "neither momentum nor weight decay is in it.": w - xi * gradient,
-        "it climbs: the step goes against the gradient, w - xi * (...).": 2 * w - right,
-        "the buffer counts whole; multiply it by momentum.": w
-        - xi * (gradient + decay * w + buffer),
-        "weight decay belongs inside the brackets, times xi.": w
-        - xi * (gradient + momentum * buffer)
-        - decay * w,
-        "momentum belongs to the buffer alone, not to the weight decay.": w
-        - xi * (gradient + momentum * (buffer + decay * w)),
+    weight = w.clone().requires_grad_()
+    weight.grad = gradient.clone()
+    optimiser = torch.optim.SGD([weight], xi, momentum, weight_decay=decay)
+    optimiser.state[weight]["momentum_buffer"] = buffer.clone()
+    optimiser.step()
+    right = weight.detach()
+    pulled, pushed = gradient + decay * w, gradient + momentum * buffer
+    both = w - xi * (pushed + momentum * decay * w)
+    mistakes = {
+        w - xi * pulled: "no momentum: add momentum * buffer to what is multiplied by xi.",
+        w - xi * pushed: "no weight decay: add decay * w to the gradient.",
+        w - xi * gradient: "neither momentum nor weight decay is in it.",
+        2 * w - right: "it climbs: the step goes against the gradient, w - xi * (...).",
+        w - xi * (pulled + buffer): "the buffer counts whole; multiply it by momentum.",
+        w - xi * pushed - decay * w: "weight decay belongs inside the brackets, times xi.",
+        both: "momentum belongs to the buffer alone, not to the weight decay.",
     }
-    for hint, value in wrong.items():
-        assert not _close(found, value), hint
-    assert _close(found, right), (
-        f"expected {right.tolist()}, found {found.tolist()}: "
+    otherwise = (
+        f"expected {right.tolist()}, found {answer.tolist()}: "
         "w - xi * (gradient + decay * w + momentum * buffer)."
     )
+    compare(answer, right, mistakes, otherwise)
 
 
 def spot_the_bugs(names: Mapping[str, str]) -> None:
@@ -125,31 +122,3 @@ def spot_the_bugs(names: Mapping[str, str]) -> None:
 
 def _pair(first: float, second: float) -> Tensor:
     return torch.tensor([first, second], dtype=torch.float64)
-
-
-def _is_pair(found: object) -> bool:
-    return isinstance(found, Tensor) and found.shape == (2,)
-
-
-def _close(found: Tensor, expected: Tensor) -> bool:
-    """Say whether both agree to four digits or so; a central difference at R = 1e-3 does."""
-    return torch.allclose(found.to(expected), expected, rtol=1e-4, atol=1e-9)
-
-
-def _exact(w: Tensor, v: Tensor, alpha: Tensor) -> Tensor:
-    """Return the second derivative by alpha and w, times v, written out."""
-    (w0, w1), (v0, v1) = w, v
-    first = torch.cos(w0 * alpha) - w0 * alpha * torch.sin(w0 * alpha)
-    return torch.stack([first * v0, 2 * w0 * w1 * v0 + w0**2 * v1])
-
-
-def _sgd(
-    w: Tensor, gradient: Tensor, buffer: Tensor, xi: float, momentum: float, decay: float
-) -> Tensor:
-    """Return w after one step of torch's own SGD whose momentum buffer is `buffer`."""
-    weight = w.clone().requires_grad_()
-    weight.grad = gradient.clone()
-    optimiser = torch.optim.SGD([weight], xi, momentum, weight_decay=decay)
-    optimiser.state[weight]["momentum_buffer"] = buffer.clone()
-    optimiser.step()
-    return weight.detach()

@@ -8,6 +8,7 @@ from torch import Tensor
 from darts_lib.derivation import derive
 from darts_lib.genotype import Pair
 from darts_lib.search_space import PRIMITIVES, edges
+from darts_lib.teaching.exercises.answers import close, compare
 
 Rule = Callable[[Tensor, Sequence[str]], Sequence[Pair]]
 """Chooses one node's two (operation, source) pairs from the alphas `(edges, primitives)`."""
@@ -21,29 +22,28 @@ ROWS = torch.tensor(
 
 def edge_strength(strength: Callable[[Tensor, Sequence[str]], Tensor]) -> None:
     """Check `strength(alphas, primitives)`: the largest softmax weight besides `none`'s."""
-    weights = torch.softmax(ROWS, dim=-1)
-    found = strength(ROWS, NAMES)
-    assert isinstance(found, Tensor), "return a tensor: one number for each edge."
-    assert found.shape == (3,), "return one number for each edge."
-    assert not _close(found, ROWS[:, 1:].amax(dim=-1)), (
-        "these are raw alphas; a constant added to a row must change nothing, so take the softmax."
-    )
-    assert not _close(found, torch.softmax(ROWS, dim=0)[:, 1:].amax(dim=-1)), (
-        "the softmax runs over the edges; it belongs over the primitives of one edge, dim=-1."
-    )
-    assert not _close(found, weights[:, 1:].sum(dim=-1)), "take the maximum, not the sum."
-    assert not _close(found, weights.amax(dim=-1)), "none may not win: leave it out of the maximum."
-    assert not _close(found, torch.softmax(ROWS[:, 1:], dim=-1).amax(dim=-1)), (
-        "none must take its mass: rule it out after the softmax, not before."
-    )
-    assert _close(found, weights[:, 1:].amax(dim=-1)), (
-        f"the strengths should be {[round(x, 3) for x in weights[:, 1:].amax(dim=-1).tolist()]}."
-    )
+    weights, answer = torch.softmax(ROWS, dim=-1), strength(ROWS, NAMES)
+    assert isinstance(answer, Tensor), "return a tensor: one number for each edge."
+    assert answer.shape == (3,), "return one number for each edge."
+    right = weights[:, 1:].amax(dim=-1)
+    raw, down = ROWS[:, 1:].amax(dim=-1), torch.softmax(ROWS, dim=0)[:, 1:].amax(dim=-1)
+    before = torch.softmax(ROWS[:, 1:], dim=-1).amax(dim=-1)
+    mistakes = {
+        raw: "these are raw alphas; a constant added to a row must change nothing, so take the "
+        "softmax.",
+        down: "the softmax runs over the edges; it belongs over the primitives of one edge, "
+        "dim=-1.",
+        weights[:, 1:].sum(dim=-1): "take the maximum, not the sum.",
+        weights.amax(dim=-1): "none may not win: leave it out of the maximum.",
+        before: "none must take its mass: rule it out after the softmax, not before.",
+    }
+    otherwise = f"the strengths should be {[round(x, 3) for x in right.tolist()]}."
+    compare(answer, right, mistakes, otherwise)
     for order in ((1, 0, 2, 3), (3, 2, 1, 0), (1, 2, 3)):
         table, names = ROWS[:, list(order)], [NAMES[column] for column in order]
         kept = [column for column, name in enumerate(names) if name != "none"]
         right = torch.softmax(table, dim=-1)[:, kept].amax(dim=-1)
-        assert _close(strength(table, names), right), (
+        assert close(strength(table, names), right), (
             f"with the primitives {names} it is wrong: look for 'none' by its name, it may stand "
             "anywhere or be missing."
         )
@@ -52,43 +52,40 @@ def edge_strength(strength: Callable[[Tensor, Sequence[str]], Tensor]) -> None:
 def node_choice(choose: Rule) -> None:
     """Check `choose(alphas, primitives)`: the two pairs of one node, the stronger first."""
     zeros = torch.zeros(3, len(PRIMITIVES), dtype=torch.float64)
-    tables, found = [], _plain(choose(zeros, PRIMITIVES))
-    assert len(found) == 2, f"a node keeps two edges, not {len(found)}."
-    assert all(name != "none" for name, _ in found), "none may not be chosen."
-    assert found == _right(zeros, PRIMITIVES), (
-        f"on a table of zeros all is equal and the lower index wins: {_right(zeros, PRIMITIVES)}, "
-        f"not {found}."
+    answer, right = _plain(choose(zeros, PRIMITIVES)), _right(zeros)
+    assert len(answer) == 2, f"a node keeps two edges, not {len(answer)}."
+    assert all(name != "none" for name, _ in answer), "none may not be chosen."
+    assert answer == right, (
+        f"on a table of zeros all is equal and the lower index wins: {right}, not {answer}."
     )
     generator = torch.Generator().manual_seed(0)
-    for rows in (2, 3, 4, 5) * 8:
-        shape = (rows, len(PRIMITIVES))
-        tables.append(3 * torch.randn(shape, generator=generator, dtype=torch.float64))
+    tables = [
+        3 * torch.randn(rows, len(PRIMITIVES), generator=generator, dtype=torch.float64)
+        for rows in (2, 3, 4, 5) * 8
+    ]
     chosen = [_plain(choose(table, PRIMITIVES)) for table in tables]
     for name, hint in HINTS.items():
         rule = SUSPECTS[name]
         assert chosen != [_plain(rule(table, PRIMITIVES)) for table in tables], hint
     for table, pairs in zip(tables, chosen, strict=True):
-        _compare(pairs, _right(table, PRIMITIVES))
+        right = _right(table)
+        assert len({source for _, source in pairs}) == 2, (
+            f"both pairs come from state {pairs[0][1]}: choose two edges first, then one operation "
+            "on each."
+        )
+        assert pairs != right[::-1], "right edges, wrong order: the stronger edge comes first."
+        assert pairs == right, f"on one of the tables you chose {pairs}, the rule chooses {right}."
 
 
 def _plain(pairs: Sequence[Pair]) -> list[Pair]:
     return [(name, int(source)) for name, source in pairs]
 
 
-def _compare(found: list[Pair], right: list[Pair]) -> None:
-    assert len({source for _, source in found}) == 2, (
-        f"both pairs come from state {found[0][1]}: choose two edges first, then one operation on "
-        "each."
-    )
-    assert found != right[::-1], "right edges, wrong order: the stronger edge comes first."
-    assert found == right, f"on one of the tables you chose {found}, the rule chooses {right}."
-
-
-def _right(table: Tensor, names: Sequence[str]) -> list[Pair]:
+def _right(table: Tensor) -> list[Pair]:
     """Derive a whole cell whose last node has these rows, and return that node's pairs."""
     missing = len(edges(len(table) - 1)) - len(table)
     cell = torch.cat([torch.zeros(missing, table.shape[1], dtype=table.dtype), table])
-    return list(derive({"normal": cell, "reduce": cell}, names).normal[-2:])
+    return list(derive({"normal": cell, "reduce": cell}).normal[-2:])
 
 
 def _without_none(weights: Tensor, names: Sequence[str]) -> Tensor:
@@ -96,23 +93,20 @@ def _without_none(weights: Tensor, names: Sequence[str]) -> Tensor:
     return weights.masked_fill(ruled_out, -torch.inf)
 
 
-def _best_of(rows: Sequence[int], values: Tensor, names: Sequence[str]) -> list[Pair]:
+def _best_of(scores: Tensor, values: Tensor, names: Sequence[str]) -> list[Pair]:
+    """Return the largest value's name in each of the two rows with the highest scores."""
+    rows = sorted(range(len(scores)), key=lambda row: -float(scores[row]))[:2]
     return [(names[int(values[row].argmax())], row) for row in rows]
-
-
-def _order(scores: Tensor) -> list[int]:
-    return sorted(range(len(scores)), key=lambda row: -float(scores[row]))[:2]
 
 
 def _by_sum(alphas: Tensor, names: Sequence[str]) -> list[Pair]:
     values = _without_none(torch.softmax(alphas, dim=-1), names)
-    sums = values.masked_fill(values.isinf(), 0.0).sum(dim=-1)
-    return _best_of(_order(sums), values, names)
+    return _best_of(values.masked_fill(values.isinf(), 0.0).sum(dim=-1), values, names)
 
 
 def _by_raw(alphas: Tensor, names: Sequence[str]) -> list[Pair]:
     values = _without_none(alphas, names)
-    return _best_of(_order(values.amax(dim=-1)), values, names)
+    return _best_of(values.amax(dim=-1), values, names)
 
 
 def _by_pairs(alphas: Tensor, names: Sequence[str]) -> list[Pair]:
@@ -148,7 +142,3 @@ def suspects(answer: Mapping[str, str]) -> None:
         verdict = answer[name]
         assert verdict in REFUTED, f"{name}: {verdict!r} is none of 'raw', 'pairs', 'sum'."
         assert verdict == right, f"{name}: {REFUTED[verdict]}"
-
-
-def _close(found: Tensor, right: Tensor) -> bool:
-    return found.shape == right.shape and torch.allclose(found.double(), right, atol=1e-6)

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from darts_lib.relaxation import MixedOp, Supernet
+from darts_lib.teaching.exercises.answers import close, compare, has_shape
 
 ROWS = torch.tensor([[2.0, 1.0, 0.0, -1.0], [0.0, 0.0, 3.0, 0.0]], dtype=torch.float64)
 """Logits of two edges that differ from each other along both axes."""
@@ -18,64 +19,58 @@ def mixed_operation_count(count: Callable[[int, int], int]) -> None:
         net = Supernet(2, layers, nodes, primitives=("none", "skip_connect"))
         right = sum(isinstance(module, MixedOp) for module in net.modules())
         found = count(nodes, layers)
-        assert found != 8 * right, (
-            "you counted the candidate operations; a mixed operation is all of them on one edge."
-        )
-        assert found * layers != right or layers == 1, (
-            "that is one cell; every cell of the supernet has mixed operations of its own."
-        )
-        assert found == right, (
+        operations, cell = 8 * right, right / layers
+        mistakes = {
+            operations: "you counted the candidate operations; a mixed operation is all of them on "
+            "one edge.",
+            cell: "that is one cell; every cell of the supernet has mixed operations of its own.",
+        }
+        otherwise = (
             f"{nodes} nodes and {layers} layers have {right} mixed operations, not {found}: "
             "a node hears both inputs of its cell and all nodes before it."
         )
+        compare(found, right, mistakes, otherwise)
 
 
 def weights_at_temperature(soften: Callable[[Tensor, float], Tensor]) -> None:
     """Check `soften(alphas, temperature)`: each row's softmax of alphas over the temperature."""
-    right = torch.softmax(ROWS / 0.5, dim=-1)
-    found = soften(ROWS, 0.5)
-    assert _has_shape(found, ROWS.shape), (
-        f"return weights of the alphas' own shape, {tuple(ROWS.shape)}."
-    )
-    assert not _close(found, torch.softmax(ROWS / 0.5, dim=0)), (
-        "the softmax runs down the columns, over the edges; use dim=-1, over the primitives."
-    )
-    assert not _close(found, torch.softmax(ROWS * 0.5, dim=-1)), (
-        "a low temperature must sharpen the choice; divide the alphas by it, do not multiply."
-    )
-    softer = soften(ROWS, 2.0)
-    assert not _close(found, softer), "the temperature is not used."
-    assert _close(found.sum(dim=-1), torch.ones(2, dtype=torch.float64)), (
-        "the weights of an edge must add up to one; divide before the softmax, not after."
-    )
-    assert _close(found, right), f"at temperature 0.5 the first row should be {_written(right[0])}."
-    right = torch.softmax(ROWS / 2.0, dim=-1)
-    assert _close(softer, right), f"at temperature 2 the first row should be {_written(right[0])}."
+    sharper, softer = soften(ROWS, 0.5), soften(ROWS, 2.0)
+    right, flat = torch.softmax(ROWS / 0.5, dim=-1), torch.softmax(ROWS / 2, dim=-1)
+    shape = tuple(ROWS.shape)
+    assert has_shape(sharper, shape), f"return weights of the alphas' own shape, {shape}."
+    down, after = torch.softmax(ROWS / 0.5, dim=0), torch.softmax(ROWS, dim=-1) / 0.5
+    mistakes = {
+        down: "the softmax runs down the columns, over the edges; use dim=-1, over the primitives.",
+        flat: "a low temperature must sharpen the choice; divide the alphas by it, do not "
+        "multiply.",
+        after: "the weights of an edge must add up to one; divide before the softmax, not after.",
+    }
+    assert not close(sharper, softer), "the temperature is not used."
+    first = "the first row should be"
+    compare(sharper, right, mistakes, f"at temperature 0.5 {first} {_written(right[0])}.")
+    compare(softer, flat, {}, f"at temperature 2 {first} {_written(flat[0])}.")
 
 
 def edge_entropy(entropy: Callable[[Tensor], Tensor]) -> None:
     """Check `entropy(alphas)`: nats for every edge; an edge that has decided has exactly zero."""
-    found = entropy(ROWS)
-    assert _has_shape(found, (len(ROWS),)), (
+    found, weights = entropy(ROWS), torch.softmax(ROWS, dim=-1)
+    assert has_shape(found, (len(ROWS),)), (
         f"return one value for each of the {len(ROWS)} edges: sum over the primitives only."
     )
-    weights = torch.softmax(ROWS, dim=-1)
     right = -(weights * weights.log()).sum(dim=-1)
-    assert not _close(found, -right), "the sign is wrong: an entropy is never negative."
-    assert not _close(found, right / math.log(2)), (
-        "these are bits; use the natural logarithm, so that eight equal weights give ln 8."
-    )
-    assert _close(found, right), (
-        f"the entropies should be {_written(right)}; take the softmax of the alphas first."
-    )
-    one_hot = torch.tensor([[0.0, -math.inf, -math.inf]], dtype=torch.float64)
-    decided = entropy(one_hot)
+    bits = right / math.log(2)
+    mistakes = {
+        -right: "the sign is wrong: an entropy is never negative.",
+        bits: "these are bits; use the natural logarithm, so that eight equal weights give ln 8.",
+    }
+    otherwise = f"the entropies should be {_written(right)}; take the softmax of the alphas first."
+    compare(found, right, mistakes, otherwise)
+    decided = entropy(torch.tensor([[0.0, -math.inf, -math.inf]], dtype=torch.float64))
     assert not torch.isnan(decided).any(), (
         "0 times log 0 became nan for an edge that has decided; torch.special.entr counts it as 0."
     )
-    assert _close(decided, torch.zeros(1, dtype=torch.float64)), (
-        "an edge with all its weight on one primitive has entropy 0."
-    )
+    zero = torch.zeros(1, dtype=torch.float64)
+    compare(decided, zero, {}, "an edge with all its weight on one primitive has entropy 0.")
 
 
 Node = Callable[[Sequence[Tensor], Tensor, Sequence[Sequence[nn.Module]]], Tensor]
@@ -95,30 +90,21 @@ def node_of_a_cell(node: Node) -> None:
 
     right = from_weights(torch.softmax(ROWS, dim=-1))
     found = node(states, ROWS, operations)
-    assert _has_shape(found, right.shape), (
+    assert has_shape(found, right.shape), (
         f"a node keeps its inputs' shape, {tuple(right.shape)}: add the edges, do not join them."
     )
-    assert not _close(found, from_weights(torch.softmax(ROWS, dim=0))), (
-        "the softmax runs over the edges (dim=0); the primitives of one edge compete, so dim=-1."
-    )
-    assert not _close(found, from_weights(torch.softmax(ROWS.flatten(), dim=0).view_as(ROWS))), (
-        "the softmax runs over all edges at once; each edge has a softmax of its own."
-    )
-    assert not _close(found, from_weights(ROWS)), (
-        "the alphas are logits; turn each row into weights with a softmax first."
-    )
-    assert not _close(found, right / 2), "that is the mean of the edges; a node adds them."
-    assert _close(found, right), "add, over the edges, the weighted sum of the edge's candidates."
-
-
-def _has_shape(found: object, shape: Sequence[int]) -> bool:
-    return isinstance(found, Tensor) and found.shape == tuple(shape)
-
-
-def _close(found: Tensor, expected: Tensor) -> bool:
-    return found.shape == expected.shape and torch.allclose(
-        found.double(), expected.double(), atol=1e-6
-    )
+    down = from_weights(torch.softmax(ROWS, dim=0))
+    whole = from_weights(torch.softmax(ROWS.flatten(), dim=0).view_as(ROWS))
+    raw = from_weights(ROWS)
+    mistakes = {
+        down: "the softmax runs over the edges (dim=0); the primitives of one edge compete, so "
+        "dim=-1.",
+        whole: "the softmax runs over all edges at once; each edge has a softmax of its own.",
+        raw: "the alphas are logits; turn each row into weights with a softmax first.",
+        right / 2: "that is the mean of the edges; a node adds them.",
+    }
+    otherwise = "add, over the edges, the weighted sum of the edge's candidates."
+    compare(found, right, mistakes, otherwise)
 
 
 def _written(values: Tensor) -> str:

@@ -9,12 +9,12 @@ from darts_lib.cost.complexity import count_parameters
 from darts_lib.data.images import cut_out
 from darts_lib.network import AuxiliaryHead
 
-Node = Callable[[Tensor, Tensor, float, bool], Tensor]
-"""Adds two outputs under drop path: (first, second, probability, second is an identity)."""
 
+def dropped_node(node: Callable[[Tensor, Tensor, float, bool], Tensor]) -> None:
+    """Check `node(first, second, probability, identity)` by what it keeps of 4,000 images.
 
-def dropped_node(node: Node) -> None:
-    """Check `node(first, second, probability, identity)` by what it keeps of 4,000 images."""
+    It adds two outputs under drop path; `identity` says that the second is one.
+    """
     torch.manual_seed(0)
     first = torch.full((4000, 2, 2, 2), 1.0, dtype=torch.float64)
     second = 10 * first
@@ -25,16 +25,25 @@ def dropped_node(node: Node) -> None:
     )
     kept_first, kept_second = _kept(found)
     torch.testing.assert_close(node(first, second, 0.0, False), first + second)
-    for share in (kept_first.mean(), kept_second.mean()):
-        assert abs(float(share) - 0.8) < 0.03, (
-            f"{float(share):.2f} of the images keep an edge; at probability 0.2 it is 0.80."
+    for share in (float(kept_first.mean()), float(kept_second.mean())):
+        assert abs(share - 0.8) < 0.03, (
+            f"{share:.2f} of the images keep an edge; at probability 0.2 it is 0.80."
         )
     both = float((kept_first * kept_second).mean())
     assert abs(both - 0.64) < 0.03, (
         f"both edges are kept together in {both:.2f} of the images, not 0.64: each edge needs a "
         "draw of its own."
     )
-    _with_identity(node, first, second)
+    values = node(first, second, 0.2, True).flatten(1)[:, 0]
+    assert float(values.min()) > 5, "an identity is never dropped."
+    assert abs(float(values.max()) - 11.25) < 1e-6, (
+        "an identity is not scaled either; only what can be dropped is divided by 1 - probability."
+    )
+    share = float((values > 10.5).double().mean())
+    assert abs(share - 0.8) < 0.03, (
+        f"beside an identity the first edge is kept in {share:.2f} of the images, not in 0.80: it "
+        "is dropped as before."
+    )
 
 
 def _kept(found: Tensor) -> tuple[Tensor, Tensor]:
@@ -52,19 +61,6 @@ def _kept(found: Tensor) -> tuple[Tensor, Tensor]:
     )
     second = (seen > 5).to(seen)
     return ((seen - second * 12.5) > 0.5).to(seen), second
-
-
-def _with_identity(node: Node, first: Tensor, second: Tensor) -> None:
-    values = node(first, second, 0.2, True).flatten(1)[:, 0]
-    assert float(values.min()) > 5, "an identity is never dropped."
-    assert abs(float(values.max()) - 11.25) < 1e-6, (
-        "an identity is not scaled either; only what can be dropped is divided by 1 - probability."
-    )
-    kept = float((values > 10.5).double().mean())
-    assert abs(kept - 0.8) < 0.03, (
-        f"beside an identity the first edge is kept in {kept:.2f} of the images, not in 0.80: it "
-        "is dropped as before."
-    )
 
 
 def cutout_area(area: Callable[[int, int], float]) -> None:

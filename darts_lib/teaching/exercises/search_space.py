@@ -73,11 +73,20 @@ def own_primitive(attempt: Build) -> None:
                 f"it returned {type(module).__name__}; return an nn.Module, which has parameters."
             )
             for height, width in ((8, 8), (7, 9)):
-                _check_shape(module, stride, height, width)
-            _check_affine(module, affine)
+                _check_picture(module, stride, height, width)
+            for part in module.modules():
+                if isinstance(part, nn.BatchNorm2d):
+                    assert part.affine == affine, (
+                        f"affine={affine} was asked for, but a BatchNorm2d has affine="
+                        f"{part.affine}; pass it on, for example with batch_norm(channels, affine)."
+                    )
+                    assert part.track_running_stats == affine, (
+                        "in a search a normalisation keeps no running statistics, retrained it "
+                        "does; batch_norm(channels, affine) does both."
+                    )
 
 
-def _check_shape(module: nn.Module, stride: int, height: int, width: int) -> None:
+def _check_picture(module: nn.Module, stride: int, height: int, width: int) -> None:
     x = torch.randn(2, 4, height, width, requires_grad=True)
     before = x.detach().clone()
     out: Tensor = _call(module, x)
@@ -90,30 +99,12 @@ def _check_shape(module: nn.Module, stride: int, height: int, width: int) -> Non
         "it changed its input in place, which other edges read too; use inplace=False."
     )
     # Weighted at random: after a normalisation the plain sum, and that of squares, are constant.
-    assert _reaches((out * torch.randn_like(out)).sum(), x), (
+    if out.requires_grad:
+        torch.autograd.backward((out * torch.randn_like(out)).sum(), inputs=[x])
+    reached = x.grad is not None and bool(x.grad.any())
+    assert reached, (
         "no gradient passes through it to its input; do not detach and do not use no_grad."
     )
-
-
-def _reaches(result: Tensor, x: Tensor) -> bool:
-    """Say whether the gradient of `result` by `x` is anything but zero."""
-    if not result.requires_grad:
-        return False
-    (slopes,) = torch.autograd.grad(result, x, allow_unused=True, materialize_grads=True)
-    return bool(slopes.any())
-
-
-def _check_affine(module: nn.Module, affine: bool) -> None:
-    for part in module.modules():
-        if isinstance(part, nn.BatchNorm2d):
-            assert part.affine == affine, (
-                f"affine={affine} was asked for, but a BatchNorm2d has affine={part.affine}; "
-                "pass it on, for example with batch_norm(channels, affine)."
-            )
-            assert part.track_running_stats == affine, (
-                "in a search a normalisation keeps no running statistics, retrained it does; "
-                "batch_norm(channels, affine) does both."
-            )
 
 
 def _count(attempt: Callable[..., int], *arguments: int) -> int:

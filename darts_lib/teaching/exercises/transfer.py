@@ -8,20 +8,10 @@ from torch.nn import functional as F
 
 from darts_lib.cost.complexity import multiply_adds
 from darts_lib.genotype import PUBLISHED, Genotype
-from darts_lib.imagenet_network import ImageNetNetwork
-
-IMAGE = (3, 224, 224)
-MILLION = 1_000_000
-
-Target = Callable[[int, int, float], Sequence[float]]
-"""The shares of the classes: (label, classes, smoothing)."""
-Sides = Callable[[int, int], Sequence[int]]
-"""The side of each cell's output: (side of the image, layers)."""
-Widest = Callable[[Genotype, int], int]
-"""The most channels within a budget: (genotype, budget in multiply-adds)."""
+from darts_lib.network import ImageNetNetwork
 
 
-def smoothed_target(target: Target) -> None:
+def smoothed_target(target: Callable[[int, int, float], Sequence[float]]) -> None:
     """Check `target(label, classes, smoothing)`, the shares that label smoothing aims at."""
     for label, classes, smoothing in ((2, 5, 0.1), (0, 3, 0.3), (1, 4, 0.0)):
         found = torch.tensor([float(share) for share in target(label, classes, smoothing)])
@@ -29,7 +19,10 @@ def smoothed_target(target: Target) -> None:
             f"the target has a share for each of the {classes} classes, not {len(found)}."
         )
         assert int(found.argmax()) == label, f"the largest share is that of the label, {label}."
-        right = _smoothed(label, classes, smoothing)
+        # What torch's own loss aims at: it is linear in the target, so its gradient tells.
+        logits = torch.zeros(1, classes, requires_grad=True)
+        loss = F.cross_entropy(logits, torch.tensor([label]), label_smoothing=smoothing)
+        right = 1 / classes - torch.autograd.grad(loss, logits)[0][0]
         others = torch.full((classes,), smoothing / (classes - 1))
         others[label] = 1 - smoothing
         assert smoothing == 0 or not torch.allclose(found, others), (
@@ -45,15 +38,7 @@ def smoothed_target(target: Target) -> None:
         )
 
 
-def _smoothed(label: int, classes: int, smoothing: float) -> torch.Tensor:
-    """Return what torch's own loss aims at: it is linear in the target, so its gradient tells."""
-    logits = torch.zeros(1, classes, requires_grad=True)
-    F.cross_entropy(logits, torch.tensor([label]), label_smoothing=smoothing).backward()  # type: ignore[no-untyped-call]
-    assert logits.grad is not None
-    return 1 / classes - logits.grad[0]
-
-
-def cell_sides(sides: Sides) -> None:
+def cell_sides(sides: Callable[[int, int], Sequence[int]]) -> None:
     """Check `sides(pixels, layers)`: the side of the map that each cell puts out."""
     for pixels, layers in ((224, 14), (96, 8), (70, 5), (100, 6)):
         found, right = [int(side) for side in sides(pixels, layers)], _measured(pixels, layers)
@@ -85,10 +70,10 @@ def _measured(pixels: int, layers: int) -> list[int]:
     return sides
 
 
-def widest_within(widest: Widest) -> None:
-    """Check `widest(genotype, budget)`: the most channels, an even number, within a budget."""
-    for name, million in (("DARTS_V2", 600), ("NASNet", 600), ("DARTS_V2", 300)):
-        budget = million * MILLION
+def widest_within(widest: Callable[[Genotype, int], int]) -> None:
+    """Check `widest(genotype, budget)`: the most channels, even, within so many multiply-adds."""
+    for name, millions in (("DARTS_V2", 600), ("NASNet", 600), ("DARTS_V2", 300)):
+        budget = millions * 1_000_000
         found = widest(PUBLISHED[name], budget)
         assert isinstance(found, int), f"a number of channels is an int, not {found!r}."
         assert found in range(2, found + 1, 2), (
@@ -107,4 +92,4 @@ def widest_within(widest: Widest) -> None:
 @functools.cache
 def _cost(name: str, channels: int) -> int:
     with torch.device("meta"):
-        return multiply_adds(ImageNetNetwork(PUBLISHED[name], channels), IMAGE)
+        return multiply_adds(ImageNetNetwork(PUBLISHED[name], channels), (3, 224, 224))

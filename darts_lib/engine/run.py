@@ -1,0 +1,341 @@
+"""A run: the loop over epochs that every kind shares, its state, and its folder.
+
+    opened folder -> describe -> epoch, checkpoint, line; epoch, checkpoint, line; ... -> result
+
+A kind of run is a subclass in a file of its own. It holds its data and network, and says what a
+step, an epoch's batches and its figures are; nothing here knows of cells, images or words.
+"""
+
+import contextlib
+import copy
+import math
+import time
+from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Generic, Protocol, Self, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from darts_lib.engine.acceleration import Acceleration
+from darts_lib.engine.determinism import seed_epoch
+from darts_lib.engine.devices import wait
+from darts_lib.engine.files import unpack
+from darts_lib.engine.finite_guard import EVERY, FiniteGuard
+from darts_lib.engine.folder import Progress, RunFolder
+from darts_lib.engine.memory import step_memory
+from darts_lib.engine.opening import opened, stored_config, this_machine
+from darts_lib.engine.optimisers import Part, laid_out_like, load, stored, tensors_of
+from darts_lib.engine.progress import EpochLine, counted, duration
+from darts_lib.engine.ranks import Ranks
+from darts_lib.engine.refusals import SettingsError
+from darts_lib.engine.run_files import Row, read_alphas, read_history, read_json
+from darts_lib.engine.settings import RunConfig
+
+Batch = tuple[Tensor, ...]
+"""What a step is given: tensors on the device."""
+
+NO_MEMORY = ("out of memory", "DefaultCPUAllocator")
+"""What torch says, on any device, where memory is not enough."""
+
+
+class Run:
+    """A run between two epochs. A subclass builds `net` and its optimisers, and lists its `parts`.
+
+    The randomness of an epoch depends on its number alone, so a run that was killed goes on to the
+    same bits from the state after its last finished epoch.
+    """
+
+    CONFIG: type[RunConfig]
+    PRINTED: tuple[str, ...]
+    """The figures of a row that its line shows."""
+    LESS_MEMORY: str
+    """What to change where a step does not fit into memory, as words that follow `less with`."""
+
+    net: nn.Module
+    alphas: Mapping[str, Tensor] = {}
+    """What a search records before its first epoch and after each; empty for a retraining."""
+
+    def __init__(self, config: Any, folder: object = "the run folder") -> None:
+        self.config, self.folder = config, folder
+        self.device, self.ranks = config.open_device(), Ranks.current()
+        self.fast = Acceleration.of(config, self.device)
+        # A tensor, so that a recorded step follows the schedule.
+        self.rate = torch.tensor(config.learning_rate, device=self.device)
+        self.guard = FiniteGuard(self.device)
+        self.attempt = 0
+        self.recorded = self.fast.recorded(self.step, self.changed)
+        seed_epoch(config.seed, -1, self.device)
+
+    # What a kind of run says of itself -----------------------------------------------------------
+
+    def parts(self) -> Mapping[str, Part]:
+        """Return, by the names in a checkpoint, all that the next epoch depends on."""
+        raise NotImplementedError
+
+    def batches(self, generator: torch.Generator) -> Generator[tuple[Batch, ...]]:
+        """Yield what each step of an epoch is given; `generator` is the epoch's own."""
+        raise NotImplementedError
+
+    def step(self, *batches: Any, **_: Any) -> Tensor:
+        """Take a step; return sums over the batch, on the device, without waiting for it."""
+        raise NotImplementedError
+
+    def begin(self, epoch: int, generator: torch.Generator) -> Row:
+        """Set what an epoch's schedules give; return them for its row, `learning_rate` first."""
+        raise NotImplementedError
+
+    def figures(self, split: str, sums: Sequence[float]) -> Row:
+        """Return the figures of a row from sums such as `step` returns."""
+        raise NotImplementedError
+
+    def end(self) -> Row:
+        """Return what is measured after an epoch's steps."""
+        return {}
+
+    def data_line(self, steps: str) -> str:
+        """Say what the run learns from; `steps` are an epoch's, in words."""
+        raise NotImplementedError
+
+    def network_line(self) -> str:
+        """Say how large the network is."""
+        weights = sum(weight.numel() for weight in self.net.parameters())
+        return f"{'supernet' if self.alphas else 'network'}: {weights:,} weights"
+
+    def steps(self) -> int:
+        """Return the number of steps of an epoch."""
+        raise NotImplementedError
+
+    def advice(self) -> list[str]:
+        """Return what looks wrong before the first step."""
+        return []
+
+    def warnings(self, history: Sequence[Row]) -> list[str]:
+        """Return what looks wrong after the last epoch."""
+        return []
+
+    def result(self, history: Sequence[Row]) -> Row:
+        """Return the final figures; test images or words are read here and only here."""
+        raise NotImplementedError
+
+    def trial_batches(self) -> tuple[Batch, ...]:
+        """Return what a usual step is given, for the steps that tell what one costs."""
+        generator = seed_epoch(self.config.seed, -1, self.device)
+        with contextlib.closing(self.batches(generator)) as batches:
+            return next(batches)
+
+    # The epoch -----------------------------------------------------------------------------------
+
+    def epoch(self, epoch: int) -> Row:
+        """Run epoch number `epoch`, from 0, and return its row of the history.
+
+        Raises FloatingPointError when a gradient was no number.
+        """
+        started = time.perf_counter()
+        generator = seed_epoch(self.config.seed, epoch, self.device, self.attempt)
+        row: Row = {"epoch": epoch + 1, **self.begin(epoch, generator)}
+        self.guard.begin()
+        sums: Tensor | int = 0
+        with contextlib.closing(self.batches(generator)) as batches:
+            for number, given in enumerate(batches, 1):
+                sums = sums + self.take(*given)
+                self.guard.count()
+                if number % EVERY == 0:
+                    self.guard.check(epoch + 1, row["learning_rate"], self.folder)
+        self.guard.check(epoch + 1, row["learning_rate"], self.folder)
+        assert isinstance(sums, Tensor)
+        row |= self.figures("train", self.ranks.sum(sums).tolist()) | self.end()
+        return row | {"seconds": time.perf_counter() - started}
+
+    def take(self, *batches: Any) -> Tensor:
+        """Take a step, from its recording where there is one."""
+        return self.recorded(*batches)
+
+    def descend(
+        self,
+        optimiser: torch.optim.Optimizer,
+        loss: Tensor,
+        gradients: Sequence[Tensor] | None = None,
+        clip: float = math.inf,
+    ) -> None:
+        """Take an optimiser's step along `gradients`, or along those its variables have already.
+
+        `clip` limits their norm. A gradient that is no number is left out, and told by the guard.
+        """
+        variables = optimiser.param_groups[0]["params"]
+        for variable, gradient in zip(variables, gradients or (), strict=gradients is not None):
+            variable.grad = laid_out_like(gradient, variable)
+        norm = nn.utils.get_total_norm([v.grad for v in variables if v.grad is not None])
+        if math.isfinite(clip):
+            nn.utils.clip_grads_with_norm_(variables, clip, norm)
+        self.guard.watch(optimiser, loss, norm)
+        optimiser.step()
+
+    # State ---------------------------------------------------------------------------------------
+
+    def state(self) -> dict[str, Any]:
+        """Return all that the next epoch depends on, by name."""
+        return {name: stored(part) for name, part in self.parts().items()}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Put a stored state back, bit for bit. Raises SettingsError for another network's."""
+        try:
+            for name, part in self.parts().items():
+                load(part, state[name])
+        except (KeyError, RuntimeError, ValueError) as error:
+            first = str(error).partition("\n")[0]
+            raise SettingsError(
+                f"the checkpoint in {self.folder} is of a network with other weights than this "
+                f"version of darts_lib builds ({first}); use the version that made it, or another "
+                "run_dir."
+            ) from error
+
+    def changed(self) -> list[Tensor]:
+        """Return every tensor that a step changes in place."""
+        return [*self.guard.state, *(t for part in self.parts().values() for t in tensors_of(part))]
+
+    # Before the first step -----------------------------------------------------------------------
+
+    def describe(self) -> None:
+        """Print the settings, the data, and what the run will cost, from two steps undone."""
+        steps, epochs = self.steps(), self.config.epochs
+        print(self.config.line)
+        print(self.data_line(counted(steps, "step")))
+        seconds, size = self.trial()
+        print(
+            f"{self.network_line()}; a step keeps about {size / 2**20:,.0f} MiB (less with "
+            f"{self.LESS_MEMORY}); about {duration(seconds * steps * epochs)} for "
+            f"{counted(epochs, 'epoch')}"
+        )
+        for warning in self.advice():
+            print(f"warning: {warning}")
+
+    def trial(self) -> tuple[float, int]:
+        """Return the (seconds, bytes) of a step: two are taken, and everything is put back.
+
+        The first chooses kernels and shows the memory, the second is timed.
+        """
+        state = copy.deepcopy(self.state())
+        with self._memory_error_told(0, self.folder):
+            given = self.trial_batches()
+            with step_memory(self.device, self.changed()) as memory:
+                self.step(*given)
+            wait(self.device)
+            started = time.perf_counter()
+            self.step(*given)
+            wait(self.device)
+        seconds = time.perf_counter() - started
+        self.restore(state)
+        return seconds, memory.peak
+
+    # All epochs ----------------------------------------------------------------------------------
+
+    def run(self, folder: RunFolder, on_epoch: Callable[[Row], None] | None = None) -> None:
+        """Describe the run, make the epochs that are still to do, and finish its folder.
+
+        `on_epoch` is called with each new row. Raises SettingsError where a step does not fit into
+        memory.
+        """
+        self.describe()
+        progress, checkpoint = Progress(), folder.load()
+        if checkpoint:
+            self.restore(checkpoint[0])
+            progress = checkpoint[1]
+        else:
+            progress.record_alphas(self.alphas)
+        line = EpochLine(self.config.epochs, progress.epochs)
+        while progress.epochs < self.config.epochs:
+            with self._memory_error_told(progress.epochs, folder.path):
+                row = self.epoch(progress.epochs)
+            progress.history.append(row)
+            progress.record_alphas(self.alphas)
+            folder.save(self.state(), progress)
+            line({name: row[name] for name in self.PRINTED})
+            if on_epoch:
+                on_epoch(row)
+        for warning in self.warnings(progress.history):
+            print(f"warning: {warning}")
+        hours = sum(row["seconds"] for row in progress.history) / 3600
+        folder.finish({**self.result(progress.history), "hours": hours})
+
+    @contextlib.contextmanager
+    def _memory_error_told(self, epochs: int, path: object) -> Generator[None]:
+        try:
+            yield
+        except RuntimeError as error:  # only CUDA has a type of its own for this
+            if not any(words in str(error) for words in NO_MEMORY):
+                raise
+            first = str(error).partition("\n")[0]
+            raise SettingsError(
+                f"a step of epoch {epochs + 1} does not fit into memory ({first}); less with "
+                f"{self.LESS_MEMORY}. {epochs} finished epochs are kept in {path}."
+            ) from error
+
+    @classmethod
+    def loaded(cls, path: Path, config: RunConfig | None = None, missing: str = "") -> Self:
+        """Rebuild a run as it stood after its last finished epoch.
+
+        `config` may give another `data_root` or `device`; the rest comes from the run folder.
+        `missing` says what to do where there is no checkpoint.
+        """
+        file = path / "checkpoint.pt"
+        if not file.is_file():
+            raise SettingsError(f"{path} holds no checkpoint.pt; {missing}")
+        run = cls(stored_config(path, cls.CONFIG, **this_machine(config)), path)
+        content: Any = unpack(file)
+        run.restore(content["state"])
+        return run
+
+
+class Cell(Protocol):
+    """A genotype of any kind."""
+
+    @classmethod
+    def from_dict(cls, values: object) -> Self:
+        """Build from JSON's lists."""
+
+
+AnyCell = TypeVar("AnyCell", bound=Cell)
+
+
+@dataclass(frozen=True)
+class Result(Generic[AnyCell]):
+    """A run read from its folder: its cell, a row an epoch, the final figures if it finished."""
+
+    path: Path
+    genotype: AnyCell
+    history: list[Row]
+    figures: Row
+
+    @cached_property
+    def alphas(self) -> dict[str, Tensor]:
+        """Return a search's alphas by kind, each `(epochs + 1, edges, primitives)`."""
+        return read_alphas(self.path)
+
+    @classmethod
+    def read(cls, path: Path, cell: type[AnyCell]) -> "Result[AnyCell]":
+        """Read a run folder; a search that has not finished has the cell of its last epoch."""
+        history, file = read_history(path), path / "result.json"
+        figures = read_json(file) if file.is_file() else {}
+        if not history:
+            raise SettingsError(f"{path} has no finished epoch: run it again.")
+        return Result(
+            path, cell.from_dict({**history[-1], **figures}.get("genotype")), history, figures
+        )
+
+
+def run_in_folder(
+    config: RunConfig,
+    start: Callable[[Any, Path], Run],
+    cell: type[AnyCell],
+    on_epoch: Callable[[Row], None] | None = None,
+) -> Result[AnyCell]:
+    """Make the run that `start` builds, or go on with one that was stopped, or read it back."""
+    with opened(config) as folder:
+        if folder.result() is None:
+            start(config, folder.path).run(folder, on_epoch)  # no name keeps an ended run
+        else:
+            print(f"finished already; read back from {folder.path}")
+        return Result.read(folder.path, cell)

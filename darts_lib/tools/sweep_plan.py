@@ -1,0 +1,195 @@
+"""The protocol of a sweep: which cells, which runs of which chapter, with which settings.
+
+Each searched cell is found with a seed of its own; each random cell is drawn with one. Every cell
+is then trained from scratch for a short time on a part of the training images and judged on the
+held-out rest. The best of each kind is retrained in full several times and tested. Searched and
+random cells go through the same retrainings (paper, sections 3.1 and 3.2).
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field, model_validator
+
+from darts_lib import __version__
+from darts_lib.derivation import random_genotype
+from darts_lib.engine.devices import auto_scale
+from darts_lib.engine.places import project_root
+from darts_lib.engine.refusals import SettingsError, StrictModel, nearest, unknown
+from darts_lib.engine.run_files import read_json, write_json
+from darts_lib.engine.settings import RunConfig
+from darts_lib.retrain import RetrainConfig
+from darts_lib.search import SearchConfig
+from darts_lib.tools.sweep_runs import ChapterRun
+
+FORMAT = 1
+KINDS = ("searched", "random")
+CHAPTERS: dict[str, type[RunConfig]] = {"search": SearchConfig, "retrain": RetrainConfig}
+PLANNED = ("scale", "seed", "epochs", "genotype", "holdout", "run_dir", "resume")
+"""Settings of a run that the plan gives, so that `-p` cannot."""
+HERE_ONLY = ("device", "graph")
+"""Settings that only the worker's machine can judge."""
+
+SEEDS = "of the first cell of each kind; the next ones count on"
+
+
+class SweepConfig(StrictModel):
+    """How many cells and runs, and for how long; the field defaults are for the paper's scale.
+
+    Fields with a description are options of the command line. The search's halves are a `holdout`
+    of 0.5. `search` and `retrain` are further settings of chapters 03 and 05.
+    """
+
+    LAPTOP: ClassVar[dict[str, int]] = {
+        "searches": 3,
+        "randoms": 3,
+        "finals": 2,
+        "search_epochs": SearchConfig.LAPTOP["epochs"],
+        "short_epochs": 6,
+        "full_epochs": RetrainConfig.LAPTOP["epochs"],
+    }
+    COUNTS: ClassVar[frozenset[str]] = frozenset({"searches", "randoms", "finals", "retries"})
+
+    scale: Literal["laptop", "paper"]
+    seed: int = Field(0, ge=0, lt=2**30, description=SEEDS)
+    searches: int = Field(4, ge=1, description="cells to search")
+    randoms: int = Field(4, ge=0, description="cells to draw at random")
+    finals: int = Field(10, ge=1, description="full retrainings of the best cell of each kind")
+    search_epochs: int = Field(50, ge=1, description="of a search")
+    short_epochs: int = Field(100, ge=1, description="of the retraining that selects")
+    full_epochs: int = Field(600, ge=1, description="of a full retraining")
+    holdout: float = Field(0.5, gt=0, lt=1, description="share of the training images that selects")
+    retries: int = Field(2, ge=0, description="of a run that failed")
+    search: dict[str, Any] = {}
+    retrain: dict[str, Any] = {}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_from_scale(cls, given: dict[str, Any]) -> dict[str, Any]:
+        scale = given.get("scale", "auto")
+        scale = auto_scale() if scale == "auto" else scale
+        return {**(cls.LAPTOP if scale == "laptop" else {}), **given, "scale": scale}
+
+    @property
+    def on_cpu(self) -> bool:
+        """Say whether all runs were told to stay on the CPU."""
+        return {self.search.get("device"), self.retrain.get("device")} == {"cpu"}
+
+
+def chapter_settings(pairs: Iterable[Sequence[str]], scale: str) -> dict[str, dict[str, Any]]:
+    """Return the checked settings of each chapter from (name, value) pairs of the command line.
+
+    `search.channels` is for the searches alone, `retrain.channels` for the retrainings, a plain
+    `channels` for both. Raises SettingsError for a name or a value that a chapter does not take.
+    """
+    given: dict[str, dict[str, Any]] = {chapter: {} for chapter in CHAPTERS}
+    for full_name, value in pairs:
+        chapter, dot, name = full_name.rpartition(".")
+        if dot and chapter not in CHAPTERS:
+            raise SettingsError(f"-p {full_name}: write search.{name} or retrain.{name}.")
+        fields = {each: CHAPTERS[each].model_fields for each in ([chapter] if dot else CHAPTERS)}
+        known = {field for each in fields.values() for field in each}
+        near = nearest(name, sorted({*known, *PLANNED}))  # a known name: itself
+        if near in PLANNED:
+            raise SettingsError(
+                f"-p {name}: the plan of a sweep gives {near} to each run; see the options of "
+                "`python -m darts_lib.sweep --help`."
+            )
+        if name not in known:
+            raise SettingsError(f"-p: {unknown('setting', name, sorted(known - set(PLANNED)))}")
+        for each in fields:
+            if name in fields[each]:
+                given[each][name] = value
+    return {chapter: _typed(CHAPTERS[chapter], given[chapter], scale) for chapter in CHAPTERS}
+
+
+def _typed(kind: type[RunConfig], given: dict[str, Any], scale: str) -> dict[str, Any]:
+    here = {name: value for name, value in given.items() if name in HERE_ONLY}
+    names = [name for name in given if name not in here]
+    checked = kind.create(**{name: given[name] for name in names}, scale=scale)
+    typed = {**here, **{name: getattr(checked, name) for name in names}}
+    if "data_root" in typed:  # a worker stands in another folder
+        typed["data_root"] = str(Path(typed["data_root"]).expanduser().absolute())
+    return typed
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A cell of the sweep: how it comes about, and the seed of all that is done with it."""
+
+    kind: str
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """Return `searched-0`: kind and seed."""
+        return f"{self.kind}-{self.seed}"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All runs of a sweep in the folder `root`."""
+
+    config: SweepConfig
+    root: Path
+
+    def cells(self) -> list[Cell]:
+        """Return the cells: searched ones first, each kind with the same row of seeds."""
+        counts = zip(KINDS, (self.config.searches, self.config.randoms), strict=True)
+        return [Cell(kind, self.config.seed + i) for kind, count in counts for i in range(count)]
+
+    def chain(self, cell: Cell) -> list[ChapterRun]:
+        """Return what leads to a cell's judgement, in turn: its search, and the short retraining.
+
+        A random cell needs no search. The retraining is judged on held-out training images.
+        """
+        short = {"epochs": self.config.short_epochs, "holdout": self.config.holdout}
+        retraining = self._retraining("short", cell.name, cell, {"seed": cell.seed, **short})
+        return [retraining] if cell.kind == "random" else [self._search(cell), retraining]
+
+    def full(self, cell: Cell) -> list[ChapterRun]:
+        """Return the full retrainings of a selected cell, tested on the test images."""
+        config, runs = self.config, []
+        for seed in range(config.seed, config.seed + config.finals):
+            given = {"seed": seed, "epochs": config.full_epochs}
+            runs.append(self._retraining("full", f"{cell.name}-seed-{seed}", cell, given))
+        return runs
+
+    def _search(self, cell: Cell) -> ChapterRun:
+        given = {"seed": cell.seed, "epochs": self.config.search_epochs, **self.config.search}
+        return self._run("03_search.ipynb", "search", cell.name, given)
+
+    def _retraining(self, stage: str, name: str, cell: Cell, given: dict[str, Any]) -> ChapterRun:
+        drawn = cell.kind == "random"
+        genotype = random_genotype(cell.seed) if drawn else self._search(cell).folder
+        given = {"genotype": str(genotype), **given, **self.config.retrain}
+        return self._run("05_retrain.ipynb", stage, name, given)
+
+    def _run(self, chapter: str, stage: str, name: str, given: dict[str, Any]) -> ChapterRun:
+        folder = self.root / stage / name
+        parameters = {"scale": self.config.scale, "run_dir": str(folder), **given}
+        return ChapterRun(project_root() / "notebooks" / chapter, folder, parameters)
+
+    def claim(self) -> None:
+        """Write `sweep.json`, or check that the folder is that of this sweep.
+
+        The counts may change: more cells or retrainings are added to what is there. Raises
+        SettingsError where anything differs that the runs depend on.
+        """
+        file, wanted = self.root / "sweep.json", self.config.model_dump(mode="json")
+        stored = read_json(file).get("settings", {}) if file.exists() else wanted
+        differing = [
+            f"{name} {stored.get(name)!r} there, {value!r} here"
+            for name, value in wanted.items()
+            if name not in self.config.COUNTS and stored.get(name) != value
+        ]
+        if differing:
+            raise SettingsError(
+                f"{self.root} holds a sweep with other settings ({'; '.join(differing)}); "
+                "give another --folder."
+            )
+        names = [run.name for cell in self.cells() for run in self.chain(cell)]
+        content = {"format": FORMAT, "library": __version__, "settings": wanted, "runs": names}
+        write_json(file, content)

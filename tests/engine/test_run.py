@@ -1,0 +1,340 @@
+"""The run itself: epochs, steps, state and what is said before the first step."""
+
+import copy
+import gc
+import math
+import weakref
+from collections.abc import Generator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from same_bits import bits
+from torch import Tensor, nn
+from toy_run import CELL, ToyConfig, ToyRun, end, killed, toy, toy_config
+
+from darts_lib.engine.finite_guard import EVERY
+from darts_lib.engine.memory import step_memory
+from darts_lib.engine.ranks import Ranks
+from darts_lib.engine.refusals import SettingsError
+from darts_lib.engine.run import Batch, Result, run_in_folder
+from darts_lib.engine.run_files import read_alphas, read_history
+from darts_lib.genotype import Genotype
+
+# An epoch ---------------------------------------------------------------------------------------
+
+
+def test_every_epoch_is_run_saved_and_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, saved_by_then = tmp_path / "run", []
+    result = toy(toy_config(path), lambda _: saved_by_then.append(len(read_history(path))))
+    assert saved_by_then == [1, 2, 3, 4], "an epoch is told when it is on the disk"
+    lines = capsys.readouterr().out.splitlines()
+    losses = [f"{row['train_loss']:.4g}" for row in result.history]
+    assert [line.split("  ")[:2] for line in lines if line.startswith("epoch ")] == [
+        [f"epoch {epoch}/4", f"train_loss {loss}"] for epoch, loss in enumerate(losses, 1)
+    ]
+    assert lines[-1] == "warning: nothing was learnt in 4 epochs"
+    assert result.figures["loss"] == result.history[-1]["train_loss"]
+    rates = [row["learning_rate"] for row in result.history]
+    assert rates == pytest.approx([0.05 * (1 + math.cos(math.pi * k / 4)) for k in range(4)])
+    assert all(row["seconds"] > 0 for row in result.history)
+    assert len(read_alphas(path)["normal"].unique(dim=0)) == 5, "recorded as they were"
+
+
+def test_the_randomness_of_an_epoch_is_that_of_seed_number_and_attempt() -> None:
+    ends = {}
+    for seed, epoch, attempt in [(0, 0, 0), (0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1)]:
+        run = ToyRun(toy_config(seed=0))
+        run.config, run.attempt = toy_config(seed=seed), attempt
+        torch.rand(7)  # whatever was drawn before must not matter
+        seen: list[Batch] = []
+        run.take = lambda batch, run=run, seen=seen: seen.append(batch) or run.step(batch)
+        run.epoch(epoch)
+        key = seed, epoch, attempt
+        ends.setdefault(key, []).append((bits([*seen]), bits(run.net.state_dict())))
+    assert ends[0, 0, 0][0] == ends[0, 0, 0][1]
+    for part in (0, 1):  # what the epoch's generator drew, and what torch's own (dropout) gave
+        assert len({str(found[0][part]) for found in ends.values()}) == 4
+
+
+def test_an_epochs_figures_are_the_sums_of_its_steps_over_all_ranks() -> None:
+    class Two(Ranks):
+        def sum(self, tensor: Tensor) -> Tensor:
+            return tensor + torch.tensor([5.0, 1.0])
+
+    run, losses = ToyRun(toy_config()), []
+    run.ranks = Two()
+    run.take = lambda batch: losses.append(run.step(batch)) or losses[-1]
+    row = run.epoch(2)
+    assert row["train_loss"] == pytest.approx((sum(float(x[0]) for x in losses) + 5) / 4)
+    assert row["epoch"] == 3
+    assert row["genotype"] == CELL.to_dict(), "what is measured after the steps"
+
+
+def test_an_epoch_with_a_gradient_that_is_no_number_ends_at_the_next_look(tmp_path: Path) -> None:
+    """Its batches are closed, so that no worker stays; the step itself is left out."""
+
+    class Odd(ToyRun):
+        def batches(self, generator: torch.Generator) -> Generator[tuple[Batch, ...]]:
+            self.closed, self.count = False, 0
+            try:
+                for given in super().batches(generator):
+                    self.count += 1
+                    yield given if self.count != 7 else ((given[0][0] * math.nan,),)
+            finally:
+                self.closed = True
+
+    for steps, taken in ((3 * EVERY, EVERY), (9, 9)):
+        run = Odd(toy_config(max_steps=steps), tmp_path)
+        with pytest.raises(FloatingPointError, match="the loss was no number in step 7 of epoch 2"):
+            run.epoch(1)
+        assert (run.count, run.closed) == (taken, True)
+        assert all(t.isfinite().all() for t in run.changed() if t is not run.guard.first)
+    run.batches = lambda generator: ToyRun.batches(run, generator)
+    run.epoch(1)  # the next attempt counts and looks anew
+
+
+# A step of an optimiser -------------------------------------------------------------------------
+
+
+def descended(gradient: list[float] | None, clip: float = math.inf) -> tuple[list[float], ToyRun]:
+    """Return where a weight of (3, 4) ends after a step of SGD at rate 0.5."""
+    run, weight = ToyRun(toy_config()), torch.tensor([3.0, 4.0], requires_grad=True)
+    sgd = torch.optim.SGD([weight], 0.5, fused=True)
+    weight.grad = torch.tensor([2.0, 2.0])
+    given = None if gradient is None else [torch.tensor(gradient)]
+    run.descend(sgd, torch.tensor(1.0), given, clip)
+    return weight.tolist(), run
+
+
+@pytest.mark.parametrize(
+    ("gradient", "clip", "ended"),
+    [
+        ([6.0, 8.0], math.inf, [0.0, 0.0]),
+        ([6.0, 8.0], 100.0, [0.0, 0.0]),
+        ([6.0, 8.0], 5.0, [1.5, 2.0]),  # of norm 10
+        (None, math.inf, [2.0, 3.0]),  # along the gradients that are there
+        ([math.nan, 8.0], 5.0, [3.0, 4.0]),
+        ([math.inf, 8.0], math.inf, [3.0, 4.0]),
+    ],
+)
+def test_descend_by_hand(gradient: list[float] | None, clip: float, ended: list[float]) -> None:
+    weight, run = descended(gradient, clip)
+    assert weight == pytest.approx(ended, abs=1e-5)
+    assert bool(run.guard.first[0]) == (weight == [3.0, 4.0]), "told by the guard"
+
+
+def test_gradients_are_as_many_as_variables() -> None:
+    run = ToyRun(toy_config())
+    with pytest.raises(ValueError, match="zip"):
+        run.descend(run.optimiser, torch.tensor(0.0), [torch.zeros(100, 100)])
+
+
+# State ------------------------------------------------------------------------------------------
+
+
+def test_a_restored_run_goes_on_as_the_one_whose_state_it_was() -> None:
+    first, second = ToyRun(toy_config()), ToyRun(toy_config(seed=1))
+    first.epoch(0)
+    second.restore(copy.deepcopy(first.state()))
+    assert bits(second.state()) == bits(first.state())
+    assert float(second.rate) == pytest.approx(0.1)
+    for run in (first, second):
+        run.config = toy_config()
+        run.epoch(1)
+    assert bits(second.state()) == bits(first.state())
+
+
+@pytest.mark.parametrize("fault", ["empty", "no weights", "shape"])
+def test_a_state_of_another_network_is_refused_in_one_line(fault: str) -> None:
+    run = ToyRun(toy_config(), "folder")
+    state = {**run.state(), "weights": {}}
+    state |= {"weights": nn.Linear(3, 1).state_dict()} if fault == "shape" else {}
+    with pytest.raises(SettingsError, match="the checkpoint in folder is of a network") as caught:
+        run.restore({} if fault == "empty" else state)
+    assert "\n" not in str(caught.value)
+
+
+def test_every_tensor_that_a_step_changes_is_listed() -> None:
+    run = ToyRun(toy_config())
+    run.epoch(0)
+    before = [tensor.detach().clone() for tensor in run.changed()]
+    run.take(*run.trial_batches())
+    now = run.changed()
+    moved = [not torch.equal(a, b) for a, b in zip(before, now, strict=True)]
+    assert len(now) == 2 + 2 + 1 + 2 + 3  # guard, weights, alphas, momenta, Adam's
+    assert all(moved[2:])
+
+
+def test_a_run_is_rebuilt_from_its_folder(tmp_path: Path) -> None:
+    config = killed(tmp_path / "run", 2)
+    run = ToyRun.loaded(tmp_path / "run", config)
+    assert bits(run.state()) == end(tmp_path / "run")
+    assert (run.config.seed, run.config.device, run.folder) == (0, "cpu", tmp_path / "run")
+    with pytest.raises(SettingsError, match=r"holds no checkpoint\.pt; search first"):
+        ToyRun.loaded(tmp_path, missing="search first")
+
+
+def test_a_result_is_that_of_the_last_epoch_until_the_run_has_finished(tmp_path: Path) -> None:
+    killed(tmp_path / "run", 2)
+    result = Result.read(tmp_path / "run", Genotype)
+    assert (result.genotype, len(result.history), result.figures) == (CELL, 2, {})
+    (tmp_path / "run" / "history.jsonl").write_text("")
+    with pytest.raises(SettingsError, match="has no finished epoch: run it again"):
+        Result.read(tmp_path / "run", Genotype)
+
+
+# What is said before the first step -------------------------------------------------------------
+
+
+def test_a_run_says_settings_data_network_cost_and_doubts(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ToyRun, "trial", lambda run: (2.0, 84 * 2**20))
+    ToyRun(toy_config(max_steps=1500)).describe()
+    said = capsys.readouterr().out.splitlines()
+    assert "epochs=4" in said[0]
+    assert "learning_rate=0.1" in said[0]
+    assert said[1:] == [
+        "random numbers, 1,500 steps an epoch",
+        "a linear model; a step keeps about 84 MiB (less with a smaller batch_size); "
+        "about 3 h 20 min for 4 epochs",
+        "warning: toys learn nothing",
+    ]
+
+
+@pytest.mark.parametrize("epochs", [0, 1])
+def test_a_trial_leaves_no_trace(epochs: int) -> None:
+    """Neither in the state, to the bit, nor in what comes after it."""
+    ends = []
+    for tried in (False, True):
+        run = ToyRun(toy_config())
+        for epoch in range(epochs):
+            run.epoch(epoch)
+        before = bits(run.state())
+        if tried:
+            seconds, size = run.trial()
+            assert seconds > 0
+            assert size > 0
+            assert bits(run.state()) == before
+        run.epoch(epochs)
+        ends.append(bits(run.state()))
+    assert ends[0] == ends[1]
+
+
+def test_the_trial_times_the_second_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, run = [0.0], ToyRun(toy_config())
+    monkeypatch.setattr("darts_lib.engine.run.time.perf_counter", lambda: clock[0])
+    duration, step = iter([100.0, 3.0]), run.step
+
+    def timed(batch: Batch) -> Tensor:
+        clock[0] += next(duration)
+        return step(batch)
+
+    run.step = timed
+    assert run.trial()[0] == 3.0
+
+
+def test_the_memory_of_a_step_by_hand() -> None:
+    """Bytes that autograd keeps, at the peak, each storage once and none that was there before."""
+    known, cpu = torch.ones(100, requires_grad=True), torch.device("cpu")
+    with step_memory(cpu, [known]) as memory:
+        first = known.exp()  # keeps its result: 400 bytes
+        assert memory.peak == 400
+        second = first * first  # keeps first, twice, which is kept already
+        third = second * known  # keeps second, and known which it does not add
+        assert memory.peak == 800
+        third.sum().backward()
+        del first, second, third
+        again = known.exp() + known.exp()  # each keeps 400: after the others were freed
+    assert memory.peak == 800
+    with step_memory(cpu, []) as memory:
+        (known[:50] * known[50:]).sum()
+    assert memory.peak == 400, "a part keeps its whole storage"
+    del again
+
+
+@pytest.mark.parametrize("words", ["CUDA out of memory. Tried", "[enforce] DefaultCPUAllocator: x"])
+@pytest.mark.parametrize("epoch", [1, 3])
+def test_a_step_that_does_not_fit_is_told_with_the_way_out(
+    words: str, epoch: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before the first epoch in the trial, later in the epoch; what is finished is kept."""
+    config = killed(tmp_path / "run", 2) if epoch == 3 else toy_config(tmp_path / "run")
+
+    def full(*_: object) -> None:
+        raise RuntimeError(f"{words}\nmore")
+
+    if epoch == 3:
+        monkeypatch.setattr(ToyRun, "take", full)
+    monkeypatch.setattr(ToyRun, "trial" if epoch == 3 else "step", full if epoch == 1 else known)
+    with pytest.raises(SettingsError) as caught:
+        toy(config)
+    assert str(caught.value) == (
+        f"a step of epoch {epoch} does not fit into memory ({words}); less with a smaller "
+        f"batch_size. {epoch - 1} finished epochs are kept in {tmp_path / 'run'}."
+    )
+
+
+def known(_: ToyRun) -> tuple[float, int]:
+    return 0.0, 0
+
+
+def test_another_error_stays_what_it_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def wrong(*_: object) -> None:
+        raise RuntimeError("shapes differ")
+
+    monkeypatch.setattr(ToyRun, "step", wrong)
+    with pytest.raises(RuntimeError, match="shapes differ"):
+        toy(toy_config(tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
+
+
+# How it ends ------------------------------------------------------------------------------------
+
+
+def test_ctrl_c_is_told_in_one_line_and_the_run_goes_on(tmp_path: Path) -> None:
+    toy(toy_config(tmp_path / "straight"))
+
+    def interrupt(epoch: int) -> None:
+        if epoch == 2:
+            raise KeyboardInterrupt
+
+    path = tmp_path / "run"
+    with pytest.raises(KeyboardInterrupt) as caught:
+        toy(toy_config(path), interrupt)
+    said = f"stopped; finished epochs are kept in {path}: run the same cell or command to go on."
+    assert str(caught.value) == said
+    shown: Any = caught.value
+    assert shown._render_traceback_() == [f"KeyboardInterrupt: {said}"], "as a notebook shows it"
+    assert end(toy(toy_config(path)).path) == end(tmp_path / "straight")
+
+
+def test_an_error_that_is_kept_keeps_no_network(tmp_path: Path) -> None:
+    """As a notebook's kernel keeps its last error, with the frames of it and of what it hides."""
+    nets: list[weakref.ref[nn.Module]] = []
+
+    def start(config: ToyConfig, path: Path) -> ToyRun:
+        run = ToyRun(config, path)
+        nets.append(weakref.ref(run.net))
+        return run
+
+    def fail(_: object) -> None:
+        raise RuntimeError("out of memory")
+
+    config, error = toy_config(tmp_path / "run"), None
+    gc.disable()
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(ToyRun, "end", fail)
+            try:
+                run_in_folder(config, start, Genotype)
+            except SettingsError as caught:
+                error = caught
+        assert isinstance(error and error.__cause__, RuntimeError)
+        assert nets[0]() is None
+    finally:
+        gc.enable()

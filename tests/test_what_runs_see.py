@@ -1,0 +1,216 @@
+"""What a run sees: pictures of one's own, clean ones to judge by, and in each epoch others."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+import pytest
+import torch
+from picture_tools import make
+from PIL import Image
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from darts_lib import search as searching
+from darts_lib.data.images import ImageSet, augmented_batch, load_images, normalise
+from darts_lib.engine.files import unpack
+from darts_lib.engine.run import Run
+from darts_lib.engine.settings import RunConfig
+from darts_lib.genotype import Genotype
+from darts_lib.network import Network
+from darts_lib.relaxation import mix
+from darts_lib.retrain import RetrainConfig, Retraining, evaluate, retrain
+from darts_lib.search import Search, SearchConfig, search
+from darts_lib.transfer import ImageNetRetrainConfig, ImageNetRetraining
+
+CELL = (
+    "Genotype(normal=[('sep_conv_3x3', 0), ('skip_connect', 1)], normal_concat=[2], "
+    "reduce=[('max_pool_3x3', 0), ('dil_conv_3x3', 1)], reduce_concat=[2])"
+)
+SMALL = {"scale": "laptop", "layers": 2, "max_steps": 2, "batch_size": 8, "epochs": 1}
+TO_SEARCH = {**SMALL, "channels": 2, "nodes": 1}
+TO_RETRAIN = {**SMALL, "channels": 4, "genotype": CELL}
+
+
+def pictures(root: Path, counts: dict[str, int], mode: str = "RGB") -> Path:
+    """Write so many pictures of each class, of mixed sizes and random pixels."""
+    rng = np.random.RandomState(0)
+    for name, count in counts.items():
+        (root / name).mkdir(parents=True)
+        for index in range(count):
+            height, width = rng.randint(9, 20, size=2)
+            pixels = rng.randint(256, size=(height, width, 3)).astype(np.uint8)
+            Image.fromarray(pixels).convert(mode).save(root / name / f"{index}.png")
+    return root
+
+
+class StartedError(Exception):
+    """Raised in place of the first epoch."""
+
+
+def said_before_the_first_step(
+    run: Callable[[Any], object], config: RunConfig, capsys: pytest.CaptureFixture[str]
+) -> str:
+    """Return what a run prints before it starts, and end it there."""
+
+    def epoch(_: object, __: int) -> NoReturn:
+        raise StartedError
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(Run, "epoch", epoch)
+        with pytest.raises(StartedError):
+            run(config)
+    return capsys.readouterr().out
+
+
+# Pictures of one's own ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("mode", "channels"), [("RGB", 3), ("L", 1)])
+def test_own_pictures_go_from_search_to_retraining_by_parameters_alone(
+    mode: str, channels: int, tmp_path: Path
+) -> None:
+    """Classes and channels come from the folder; a blank or an umlaut in a path does no harm."""
+    root, classes = tmp_path / "my pictures, süß", [f"class {i}" for i in range(7)]
+    pictures(root / "train", dict.fromkeys(classes, 6), mode)
+    pictures(root / "val", dict.fromkeys(classes, 2), mode)
+    own: dict[str, Any] = {"dataset": "folder", "data_root": str(root), "image_size": 9}
+    own["cutout"] = 4
+    there = tmp_path / "not yet" / "there"
+    found = search(SearchConfig.create(**{**TO_SEARCH, **own}, run_dir=str(there / "a sëarch")))
+    state: Any = unpack(found.path / "checkpoint.pt")["state"]
+    assert state["weights"]["classifier.weight"].shape[0] == 7
+    assert state["weights"]["stem.0.weight"].shape[1] == channels
+    given = {**TO_RETRAIN, **own, "genotype": str(found.path), "run_dir": str(there / "b")}
+    result = retrain(RetrainConfig.create(**given))
+    assert result.genotype == found.genotype
+    assert (result.figures["test_images"], result.figures["tested_on"]) == (14, "test images")
+    stored = load_file(result.path / "weights.safetensors")
+    assert stored["classifier.weight"].shape[0] == 7
+    assert stored["auxiliary_head.classifier.weight"].shape[0] == 7
+    assert stored["stem.0.weight"].shape[1] == channels
+
+
+def test_a_search_tells_uneven_classes_and_too_few_steps_before_it_starts(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = pictures(tmp_path / "uneven", {"few": 5, "many": 40, "some": 10})
+    own: dict[str, Any] = {"dataset": "folder", "data_root": str(root), "image_size": 8}
+    own |= {"epochs": 3, "max_steps": 0, "alpha_learning_rate": 3e-4}
+    config = SearchConfig.create(**{**TO_SEARCH, **own})
+    said = said_before_the_first_step(search, config, capsys)
+    assert "22 images for the weights (2 to 16 a class), 22 for the alphas, 3 steps an" in said
+    line = (
+        "9 steps of about 0.0003 move each alpha by 0.0027 at most, so the cell found will be noise"
+    )
+    assert f"warning: {line}" in said
+
+
+def test_a_retraining_tells_how_many_pictures_a_class_has(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = pictures(tmp_path / "even", {"a": 10, "b": 10})
+    own: dict[str, Any] = {"dataset": "folder", "data_root": str(root), "image_size": 8}
+    config = RetrainConfig.create(**{**TO_RETRAIN, **own})
+    said = said_before_the_first_step(retrain, config, capsys)
+    assert "16 training images (8 a class), 2 steps an epoch" in said
+
+
+# What a search and a retraining see -------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("count", "parts"), [(8, [2, 2, 2, 2]), (7, [3, 2, 2]), (5, [3, 2]), (3, [3]), (2, [2])]
+)
+def test_a_part_of_a_batch_has_two_pictures_or_more(count: int, parts: list[int]) -> None:
+    """Of one alone the auxiliary head's last normalisation has a single value a channel."""
+    run, seen = Retraining(RetrainConfig.create(**TO_RETRAIN, accumulate=4)), []
+    run.net.register_forward_pre_hook(lambda _, given: seen.append(len(given[0])))
+    ((images, labels),) = next(run.batches(torch.Generator().manual_seed(0)))
+    assert run.step((images[:count], labels[:count]))[2] == count
+    assert seen == parts
+
+
+def by_hand(logits: Tensor, labels: Tensor) -> tuple[float, float]:
+    """Return the mean loss and the accuracy."""
+    loss = nn.functional.cross_entropy(logits, labels)
+    return float(loss), float((logits.argmax(1) == labels).float().mean())
+
+
+@torch.no_grad()
+def test_accuracies_are_those_of_clean_pictures() -> None:
+    """Of a set that was split by index, the part that judges must not be augmented too."""
+    run = Search(SearchConfig.create(**TO_SEARCH, cutout=4))
+    found = run.evaluate()
+    torch.rand(3)
+    assert run.evaluate() == found
+    clean = normalise(run.valid.images[:16], run.valid.mean, run.valid.std)
+    logits = torch.cat([run.net(batch, mix(run.alphas)) for batch in clean.split(8)])
+    loss, accuracy = by_hand(logits, run.valid.labels[:16])
+    assert found["valid_loss"] == pytest.approx(loss, rel=1e-5)
+    assert found["valid_accuracy"] == pytest.approx(accuracy)
+
+    test = load_images("digits", Path(), "test", max_images=21)
+    net = Network(Genotype.from_text(CELL), 4, 3, 10, 1).eval()
+    judged = evaluate(net, test, 8)
+    loss, accuracy = by_hand(net(normalise(test.images, test.mean, test.std))[0], test.labels)
+    assert judged["loss"] == pytest.approx(loss, rel=1e-5)
+    assert judged["top1"] == pytest.approx(accuracy)
+
+
+def to_search(_: Path) -> Search:
+    return Search(SearchConfig.create(**TO_SEARCH))
+
+
+def to_retrain(_: Path) -> Retraining:
+    return Retraining(RetrainConfig.create(**TO_RETRAIN))
+
+
+def to_retrain_from_files(folder: Path) -> ImageNetRetraining:
+    given: dict[str, Any] = {**TO_RETRAIN, "batch_size": 6, "workers": 2}
+    return ImageNetRetraining(ImageNetRetrainConfig.create(**given, data_root=str(make(folder))))
+
+
+@pytest.mark.parametrize("started", [to_search, to_retrain, to_retrain_from_files])
+def test_no_two_epochs_draw_alike_and_each_draws_the_same_again(
+    started: Callable[[Path], Any], tmp_path: Path
+) -> None:
+    run, seen = started(tmp_path), []
+
+    def step(*batches: tuple[Tensor, Tensor]) -> Tensor:
+        seen[-1] += [images for images, _ in batches]
+        return torch.ones(3)
+
+    run.take = step
+    for epoch in (0, 1, 0):
+        seen.append([])
+        run.epoch(epoch)
+    first, second, again = (torch.cat(images) for images in seen)
+    assert torch.equal(first, again)
+    assert first.shape == second.shape
+    assert not torch.equal(first, second)
+    if started is to_retrain_from_files:  # of photographs no two crops are the same
+        both = [image.numpy().tobytes() for image in torch.cat([first, second])]
+        assert len(set(both)) == len(both) == 24
+
+
+def test_the_alphas_half_is_used_up_before_it_is_drawn_anew(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Begun anew at each step, a half is not covered, and a loader starts its workers each time."""
+    drawn: list[Tensor] = []
+    run = Search(SearchConfig.create(**{**TO_SEARCH, "max_steps": 0, "max_images": 200}))
+    run.valid = run.valid.select(slice(20))
+
+    def noting(images: ImageSet, indices: Tensor, *rest: Any) -> Any:
+        if images is run.valid:
+            drawn.append(indices)
+        return augmented_batch(images, indices, *rest)
+
+    monkeypatch.setattr(searching, "augmented_batch", noting)
+    steps = len(list(run.batches(torch.Generator().manual_seed(0))))
+    assert steps == len(drawn) == 13
+    passes = [torch.cat(drawn[start : start + 3]).tolist() for start in range(0, 12, 3)]
+    assert [sorted(each) for each in passes] == [list(range(20))] * 4
+    assert len({tuple(each) for each in passes}) == 4, "in another order each time"
