@@ -206,8 +206,8 @@ class Run:
         seconds, size = self.trial()
         print(
             f"{self.network_line()}; a step keeps about {size / 2**20:,.0f} MiB (less with "
-            f"{self.LESS_MEMORY}); about {duration(seconds * steps * epochs)} for "
-            f"{counted(epochs, 'epoch')}"
+            f"{self.LESS_MEMORY}); {'at most' if self.fast.graph else 'about'} "
+            f"{duration(seconds * steps * epochs)} for {counted(epochs, 'epoch')}"
         )
         for warning in self.advice():
             print(f"warning: {warning}")
@@ -215,10 +215,11 @@ class Run:
     def trial(self) -> tuple[float, int]:
         """Return the (seconds, bytes) of a step: two are taken, and everything is put back.
 
-        The first chooses kernels and shows the memory, the second is timed.
+        The first chooses kernels and shows the memory, the second is timed. Neither is recorded as
+        a CUDA graph, which is quicker.
         """
         state = copy.deepcopy(self.state())
-        with self._memory_error_told(0, self.folder):
+        with self._memory_error_told("a step", "finished epochs", self.folder):
             given = self.trial_batches()
             with step_memory(self.device, self.changed()) as memory:
                 self.step(*given)
@@ -247,8 +248,11 @@ class Run:
             progress.record_alphas(self.alphas)
         line = EpochLine(self.config.epochs, progress.epochs)
         while progress.epochs < self.config.epochs:
-            with self._memory_error_told(progress.epochs, folder.path):
-                row = self.epoch(progress.epochs)
+            done = progress.epochs
+            with self._memory_error_told(
+                f"a step of epoch {done + 1}", f"{done} finished epochs", folder.path
+            ):
+                row = self.epoch(done)
             progress.history.append(row)
             progress.record_alphas(self.alphas)
             folder.save(self.state(), progress)
@@ -261,7 +265,7 @@ class Run:
         folder.finish({**self.result(progress.history), "hours": hours})
 
     @contextlib.contextmanager
-    def _memory_error_told(self, epochs: int, path: object) -> Generator[None]:
+    def _memory_error_told(self, step: str, kept: str, path: object) -> Generator[None]:
         try:
             yield
         except RuntimeError as error:  # only CUDA has a type of its own for this
@@ -269,8 +273,8 @@ class Run:
                 raise
             first = str(error).partition("\n")[0]
             raise SettingsError(
-                f"a step of epoch {epochs + 1} does not fit into memory ({first}); less with "
-                f"{self.LESS_MEMORY}. {epochs} finished epochs are kept in {path}."
+                f"{step} does not fit into memory ({first}); less with {self.LESS_MEMORY}. "
+                f"{kept.capitalize()} are kept in {path}."
             ) from error
 
     @classmethod

@@ -273,9 +273,10 @@ def test_a_step_that_does_not_fit_is_told_with_the_way_out(
     monkeypatch.setattr(ToyRun, "trial" if epoch == 3 else "step", full if epoch == 1 else known)
     with pytest.raises(SettingsError) as caught:
         toy(config)
+    step, kept = ("a step of epoch 3", "2 finished") if epoch == 3 else ("a step", "Finished")
     assert str(caught.value) == (
-        f"a step of epoch {epoch} does not fit into memory ({words}); less with a smaller "
-        f"batch_size. {epoch - 1} finished epochs are kept in {tmp_path / 'run'}."
+        f"{step} does not fit into memory ({words}); less with a smaller batch_size. {kept} epochs "
+        f"are kept in {tmp_path / 'run'}."
     )
 
 
