@@ -30,13 +30,13 @@ from darts_lib.data.images import (
 )
 from darts_lib.engine.batches import check_batch_size, epoch_batches
 from darts_lib.engine.command_line import run_from_file
+from darts_lib.engine.folder import Row
 from darts_lib.engine.opening import stored_config, this_machine
 from darts_lib.engine.optimisers import Part, cosine, momentum_sgd
 from darts_lib.engine.progress import live
 from darts_lib.engine.ranks import Ranks
 from darts_lib.engine.refusals import SettingsError
 from darts_lib.engine.run import Result, Run, run_in_folder
-from darts_lib.engine.run_files import Row
 from darts_lib.engine.settings import RunConfig
 from darts_lib.formats.cell_choice import CellSettings
 from darts_lib.formats.weight_files import WEIGHTS, load_weights, read_run, save_weights

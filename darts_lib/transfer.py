@@ -19,12 +19,11 @@ from pydantic import Field
 from darts_lib.data.imagenet_data import find_pictures, read_batches
 from darts_lib.data.images import Batch
 from darts_lib.engine.batches import epoch_batches
+from darts_lib.engine.folder import Row
 from darts_lib.engine.opening import default_folder
-from darts_lib.engine.places import data_root, runs_root
 from darts_lib.engine.progress import live
 from darts_lib.engine.run import run_in_folder
-from darts_lib.engine.run_files import Row
-from darts_lib.engine.settings import RunConfig
+from darts_lib.engine.settings import RunConfig, data_root, runs_root
 from darts_lib.formats.cell_choice import find_genotype
 from darts_lib.genotype import Genotype
 from darts_lib.network import CellStack, ImageNetNetwork

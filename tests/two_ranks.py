@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from darts_lib.engine.command_line import read_config
+from darts_lib.engine.folder import Row
 from darts_lib.engine.ranks import Ranks, joined
-from darts_lib.engine.run_files import Row
 from darts_lib.fast import fan, separable
 from darts_lib.retrain import RetrainConfig, Retraining
 from darts_lib.search import Search, SearchConfig, search

@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
+from darts_lib.engine.folder import read_json
 from darts_lib.engine.opening import check_kind, run_path, stored_config
 from darts_lib.engine.ranks import Ranks, joined
 from darts_lib.engine.refusals import SettingsError, show
-from darts_lib.engine.run_files import read_json
 from darts_lib.engine.settings import RunConfig
 
 Config = TypeVar("Config", bound=RunConfig)

@@ -19,23 +19,25 @@ from typing import Any, Generic, Protocol, Self, TypeVar
 import torch
 from torch import Tensor, nn
 
-from darts_lib.engine.acceleration import Acceleration
-from darts_lib.engine.determinism import seed_epoch
-from darts_lib.engine.devices import wait
+from darts_lib.engine.acceleration import Acceleration, Batch
+from darts_lib.engine.batches import seed_epoch
+from darts_lib.engine.devices import step_memory, wait
 from darts_lib.engine.files import unpack
-from darts_lib.engine.finite_guard import EVERY, FiniteGuard
-from darts_lib.engine.folder import Progress, RunFolder
-from darts_lib.engine.memory import step_memory
+from darts_lib.engine.folder import Progress, Row, RunFolder, read_alphas, read_history, read_json
 from darts_lib.engine.opening import opened, stored_config, this_machine
-from darts_lib.engine.optimisers import Part, laid_out_like, load, stored, tensors_of
+from darts_lib.engine.optimisers import (
+    EVERY,
+    FiniteGuard,
+    Part,
+    laid_out_like,
+    load,
+    stored,
+    tensors_of,
+)
 from darts_lib.engine.progress import EpochLine, counted, duration
 from darts_lib.engine.ranks import Ranks
 from darts_lib.engine.refusals import SettingsError
-from darts_lib.engine.run_files import Row, read_alphas, read_history, read_json
 from darts_lib.engine.settings import RunConfig
-
-Batch = tuple[Tensor, ...]
-"""What a step is given: tensors on the device."""
 
 NO_MEMORY = ("out of memory", "DefaultCPUAllocator")
 """What torch says, on any device, where memory is not enough."""
