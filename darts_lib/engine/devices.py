@@ -25,14 +25,10 @@ FIXED_WORKSPACES = (":4096:8", ":16:8")
 def resolve_device(name: str) -> torch.device:
     """Return the device `auto`, `cpu`, `cuda`, `cuda:1` or `mps`; refuse what is absent."""
     if name == "auto":
-        if torch.cuda.is_available():
-            return torch.device("cuda")
-        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-    present = {
-        "cpu": 1,
-        "cuda": torch.cuda.device_count(),
-        "mps": int(torch.backends.mps.is_available()),
-    }
+        name = "mps" if torch.backends.mps.is_available() else "cpu"
+        return torch.device("cuda" if torch.cuda.is_available() else name)
+    mps = int(torch.backends.mps.is_available())
+    present = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": mps}
     try:
         device = torch.device(name)
     except RuntimeError:

@@ -9,10 +9,11 @@ genotype.json             the cell after the last finished epoch      (from the 
 result.json               the final figures; its presence means 'finished'
 """
 
+import contextlib
 import io
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -53,29 +54,30 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def read_history(path: Path) -> list[Row]:
     """Return the history of a run folder, a dict an epoch."""
-    file = path / "history.jsonl"
-    if not file.is_file():
-        raise SettingsError(f"{path} is not a run folder: it has no history.jsonl.")
-    try:
+    with _readable(path / "history.jsonl", "a run folder") as file:
         return [dict(json.loads(line)) for line in file.read_text(encoding="utf-8").splitlines()]
-    except (ValueError, TypeError, RecursionError) as error:
-        raise _damaged(file, error) from error
 
 
 def read_alphas(path: Path) -> dict[str, Tensor]:
     """Return the alphas of a search folder by kind, each `(epochs + 1, edges, primitives)`."""
-    file = path / "alphas.npz"
+    with (
+        _readable(path / "alphas.npz", "the folder of a search") as file,
+        np.load(file, allow_pickle=False) as content,
+    ):
+        return {kind: torch.from_numpy(content[kind]) for kind in content.files}
+
+
+@contextlib.contextmanager
+def _readable(file: Path, place: str) -> Iterator[Path]:
+    """Raise SettingsError where a file is absent, or damaged as what reads it inside finds."""
     if not file.is_file():
-        raise SettingsError(f"{path} is not the folder of a search: it has no alphas.npz.")
+        raise SettingsError(f"{file.parent} is not {place}: it has no {file.name}.")
     try:
-        with np.load(file, allow_pickle=False) as stored:
-            return {kind: torch.from_numpy(stored[kind]) for kind in stored.files}
+        yield file
     except Exception as error:  # any reader's complaint means the same: not our file any more
-        raise _damaged(file, error) from error
-
-
-def _damaged(file: Path, error: Exception) -> SettingsError:
-    return SettingsError(f"{file} is damaged ({error}): delete result.json and run it again.")
+        raise SettingsError(
+            f"{file} is damaged ({error}): delete result.json and run it again."
+        ) from error
 
 
 FORMAT = 1
@@ -115,26 +117,23 @@ class RunFolder:
     def _load(self) -> tuple[dict[str, Any], Progress] | None:
         for file in filter(Path.exists, (self.path / name for name in CHECKPOINTS)):
             try:
-                content = unpack(file)
+                content: Any = unpack(file)
             except DamagedFileError as error:
                 file.replace(f"{file}.damaged")
                 print(f"{error}; it is now {file.name}.damaged.")
-            else:
-                check_format(file, content.get("format"))
-                return self._resume(content)
+                continue
+            check_format(file, content.get("format"))
+            progress = Progress(content["history"], content["alphas"])
+            if torch.get_num_threads() != content["threads"]:
+                print(f"using {content['threads']} threads, as the run began, for the same bits.")
+                torch.set_num_threads(content["threads"])
+            if self.ranks.first:
+                self._write_derived(progress)
+            print(f"resuming at epoch {progress.epochs + 1} from {self.path}")
+            return content["state"], progress
         if any(self.path.glob("checkpoint*.damaged")):
             print(f"no good checkpoint is left in {self.path}: starting at the first epoch.")
         return None
-
-    def _resume(self, content: Mapping[str, Any]) -> tuple[dict[str, Any], Progress]:
-        progress = Progress(list(content["history"]), dict(content["alphas"]))
-        if torch.get_num_threads() != content["threads"]:
-            print(f"using {content['threads']} threads, as the run began, for the same bits.")
-            torch.set_num_threads(content["threads"])
-        if self.ranks.first:
-            self._write_derived(progress)
-        print(f"resuming at epoch {progress.epochs + 1} from {self.path}")
-        return content["state"], progress
 
     def save(self, state: Mapping[str, Any], progress: Progress) -> None:
         """Store everything after an epoch; a kill at any moment leaves a good checkpoint."""
@@ -186,11 +185,11 @@ class RunFolder:
         return result
 
 
-def check_format(file: Path, found: object) -> None:
+def check_format(file: Path, stored: object) -> None:
     """Raise SettingsError if a file of a run folder is of another format than this version's."""
-    if found != FORMAT:
-        age = "a newer" if isinstance(found, int) and found > FORMAT else "an older"
+    if stored != FORMAT:
+        age = "a newer" if isinstance(stored, int) and stored > FORMAT else "an older"
         raise SettingsError(
-            f"{file} has format {found!r}, of {age} darts_lib than this one (format {FORMAT}); "
+            f"{file} has format {stored!r}, of {age} darts_lib than this one (format {FORMAT}); "
             "use that version, another run_dir, or resume=False to move the run aside."
         )

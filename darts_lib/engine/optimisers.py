@@ -116,7 +116,8 @@ def load(part: Part, state: Mapping[str, Any]) -> None:
                 tensor.copy_(state[name])
     else:
         group = part.param_groups[0]
-        ours = {name: group[name] for name in ("lr", "capturable") if name in group}
+        names = ("lr", "capturable")
+        ours: dict[str, Any] = {name: group[name] for name in names if name in group}
         part.load_state_dict(dict(state))
         group = part.param_groups[0]
         if isinstance(ours["lr"], Tensor):

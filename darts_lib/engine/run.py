@@ -139,7 +139,7 @@ class Run:
         generator = seed_epoch(self.config.seed, epoch, self.device, self.attempt)
         row: Row = {"epoch": epoch + 1, **self.begin(epoch, generator)}
         self.guard.begin()
-        sums: Tensor | int = 0
+        sums: Any = 0
         with contextlib.closing(self.batches(generator)) as batches:
             for number, given in enumerate(batches, 1):
                 sums = sums + self.take(*given)
@@ -147,7 +147,6 @@ class Run:
                 if number % EVERY == 0:
                     self.guard.check(epoch + 1, row["learning_rate"], self.folder)
         self.guard.check(epoch + 1, row["learning_rate"], self.folder)
-        assert isinstance(sums, Tensor)
         row |= self.figures("train", self.ranks.sum(sums).tolist()) | self.end()
         return row | {"seconds": time.perf_counter() - started}
 
@@ -198,7 +197,7 @@ class Run:
         """Return every tensor that a step changes in place."""
         return [*self.guard.state, *(t for part in self.parts().values() for t in tensors_of(part))]
 
-    # Before the first step -----------------------------------------------------------------------
+    # All epochs ----------------------------------------------------------------------------------
 
     def describe(self) -> None:
         """Print the settings, the data, and what the run will cost, from two steps undone."""
@@ -233,8 +232,6 @@ class Run:
         self.restore(state)
         return seconds, memory.peak
 
-    # All epochs ----------------------------------------------------------------------------------
-
     def run(self, folder: RunFolder, on_epoch: Callable[[Row], None] | None = None) -> None:
         """Describe the run, make the epochs that are still to do, and finish its folder.
 
@@ -242,11 +239,11 @@ class Run:
         memory.
         """
         self.describe()
-        progress, checkpoint = Progress(), folder.load()
-        if checkpoint:
-            self.restore(checkpoint[0])
-            progress = checkpoint[1]
+        if checkpoint := folder.load():
+            state, progress = checkpoint
+            self.restore(state)
         else:
+            progress = Progress()
             progress.record_alphas(self.alphas)
         line = EpochLine(self.config.epochs, progress.epochs)
         while progress.epochs < self.config.epochs:

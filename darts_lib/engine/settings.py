@@ -36,10 +36,10 @@ def data_root() -> Path:
     return Path(os.environ.get("DARTS_LIB_DATA") or project_root() / "data")
 
 
-DATASETS = ("digits", "cifar10", "cifar100", "fashion_mnist", "svhn", "folder")
-"""The image data sets: `digits` ships with scikit-learn, `folder` is a folder of your pictures."""
 DOWNLOADED = ("cifar10", "cifar100", "fashion_mnist", "svhn")
-"""Those that are downloaded where they are missing."""
+"""The image data sets that are downloaded where they are missing."""
+DATASETS = ("digits", *DOWNLOADED, "folder")
+"""All: `digits` ships with scikit-learn, `folder` is a folder of your pictures."""
 SHAPES = {
     "digits": (10, 1),
     "cifar10": (10, 3),
@@ -103,13 +103,11 @@ class RunConfig(StrictModel):
         for name in given:
             if name not in cls.model_fields:
                 raise ValueError(unknown("setting", name, cls.model_fields))
-        own = [name for name in cls.FILLED_BY_SCALE if is_unset(given.get(name))]
-        kept = {name: value for name, value in given.items() if name not in own}
+        unset = [name for name in cls.FILLED_BY_SCALE if is_unset(given.get(name))]
+        kept = {name: value for name, value in given.items() if name not in unset}
         scale = kept.get("scale", "auto")
-        named = scale if isinstance(scale, str) else ""
-        if named == "auto":
-            scale = named = auto_scale()
-        return {**(cls.LAPTOP if named == "laptop" else {}), **kept, "scale": scale}
+        scale = auto_scale() if scale == "auto" else scale
+        return {**(cls.LAPTOP if scale == "laptop" else {}), **kept, "scale": scale}
 
     @model_validator(mode="after")
     def _check_dataset(self) -> Self:
