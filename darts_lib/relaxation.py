@@ -110,12 +110,9 @@ class SearchCell(nn.Module):
         """Run the cell; weights `(edges, primitives)`, output `(batch, nodes * channels, h, w)`."""
         states = [self.preprocess0(before_previous), self.preprocess1(previous)]
         for target in range(INPUTS, INPUTS + self.nodes):
-            first = row_offset(target)
-            incoming = [
-                self.edges[first + source](states[source], weights[first + source])
-                for source in range(target)
-            ]
-            states.append(reduce(torch.add, incoming))
+            rows = range(row_offset(target), row_offset(target + 1))
+            heard = [self.edges[row](x, weights[row]) for row, x in zip(rows, states, strict=True)]
+            states.append(reduce(torch.add, heard))
         return torch.cat(states[INPUTS:], dim=1)
 
 
@@ -159,20 +156,18 @@ class Supernet(nn.Module):
 
         `weights` are those of `mix`: for each kind of cell `(edges, primitives)`.
         """
-        check_weights(self, weights)
+        self._check(weights)
         before = previous = self.stem(images)
         for kind, cell in zip(self.kinds, self.cells, strict=True):
             before, previous = previous, self.run_cell(cell, before, previous, weights[kind])
         return self.classifier(global_average(previous))  # type: ignore[no-any-return]
 
-
-def check_weights(net: Supernet, weights: Mapping[str, Tensor]) -> None:
-    """Raise ValueError unless there are weights `(edges, primitives)` for each kind of cell."""
-    expected = (len(edges(net.nodes)), len(net.primitives))
-    for kind in set(net.kinds):
-        shape = tuple(weights[kind].shape) if kind in weights else "nothing"
-        if shape != expected:
-            raise ValueError(
-                f"weights[{kind!r}] must have shape {expected} (edges, primitives), not "
-                f"{shape}; mix(initial_alphas(nodes={net.nodes})) makes fitting ones."
-            )
+    def _check(self, weights: Mapping[str, Tensor]) -> None:
+        expected = (len(edges(self.nodes)), len(self.primitives))
+        for kind in set(self.kinds):
+            shape = tuple(weights[kind].shape) if kind in weights else "nothing"
+            if shape != expected:
+                raise ValueError(
+                    f"weights[{kind!r}] must have shape {expected} (edges, primitives), not "
+                    f"{shape}; mix(initial_alphas(nodes={self.nodes})) makes fitting ones."
+                )

@@ -140,10 +140,6 @@ def retrain(
     return run_in_folder(config, ImageNetRetraining, Genotype, on_epoch)
 
 
-FALLBACK = "DARTS_V2"
-"""The published cell that is taken where no search has finished."""
-
-
 def with_defaults(config: ImageNetRetrainConfig) -> ImageNetRetrainConfig:
     """Return the configuration with its empty names filled, and print the cell that was taken.
 
@@ -152,19 +148,15 @@ def with_defaults(config: ImageNetRetrainConfig) -> ImageNetRetrainConfig:
     the example pictures at laptop scale; at paper scale it stays `imagenet` in the data folder.
     """
     if not config.genotype:
-        config = config.model_copy(update={"genotype": _last_cell(config)})
+        given = config.model_dump(include={"scale", "seed", "device"})
+        folder = default_folder(SearchConfig.create(**given))
+        name = str(folder) if (folder / "result.json").exists() else "DARTS_V2"
+        print(f"the cell of {name}")
+        cell = str(find_genotype(name, config.seed))
+        config = config.model_copy(update={"genotype": cell})
     if not config.data_root and config.scale == "laptop":
         # scikit-learn takes a second to load, and only this needs it.
         from darts_lib.data.example_pictures import example_pictures
 
         return config.model_copy(update={"data_root": str(example_pictures(runs_root()))})
     return config
-
-
-def _last_cell(config: ImageNetRetrainConfig) -> str:
-    """Return the text of the cell."""
-    wanted = SearchConfig.create(**config.model_dump(include={"scale", "seed", "device"}))
-    folder = default_folder(wanted)
-    name = str(folder) if (folder / "result.json").exists() else FALLBACK
-    print(f"the cell of {name}")
-    return str(find_genotype(name, config.seed))

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -12,13 +12,6 @@ from torch.nn import functional as F
 from darts_lib.kernels.depthwise import convolve, depthwise, join_phases, split_phases
 from darts_lib.kernels.pointwise import fast_form, pointwise
 from darts_lib.operations import normalise
-
-
-class Branches(NamedTuple):
-    """Parts of a sum that do not wait for each other, and what was made for several of them."""
-
-    parts: list[Callable[[], Tensor]]
-    shared: list[Tensor]
 
 
 @dataclass(frozen=True)
@@ -59,12 +52,9 @@ class Round(nn.Module):
 
         `mixing` is the pointwise weight or a `fast_form` of it.
         """
-        return pointwise(self._spread(x, dilation), mixing)
-
-    def _spread(self, x: Tensor, dilation: int) -> Tensor:
         if self.stride == 1:
-            return depthwise(x, self.depthwise, dilation)
-        return convolve(x, self.depthwise, dilation, self.stride)
+            return pointwise(depthwise(x, self.depthwise, dilation), mixing)
+        return pointwise(convolve(x, self.depthwise, dilation, self.stride), mixing)
 
 
 class Separables(nn.ModuleDict):
@@ -85,17 +75,22 @@ class Separables(nn.ModuleDict):
         """Return the rounds of a candidate."""
         return cast("list[Round]", list(self[name].children()))
 
-    def branches(self, rectified: Tensor, gains: Mapping[str, Tensor]) -> Branches:
-        """Return what computes the candidates' weighted sum, part by part.
+    def branches(
+        self, rectified: Tensor, gains: Mapping[str, Tensor]
+    ) -> tuple[list[Callable[[], Tensor]], list[Tensor]]:
+        """Return what computes the candidates' weighted sum, in parts that do not wait for others.
 
         `rectified` are the states after their ReLU, side by side; `gains` each candidate's
-        `(edges * channels,)`.
+        `(edges * channels,)`. With the parts comes what was made for several of them.
         """
         firsts = {name: self.rounds(name)[0] for name in self}
         steps = sorted({first.step for first in firsts.values()})
         inputs = {step: self._repeated(rectified, step) for step in steps}
-        mixings = self._mixings()
-        shared = [*inputs.values(), *(form for own in mixings.values() for form in own)]
+        weights = [each.pointwise for name in self for each in self.rounds(name)]
+        forms = fast_form(weights, self.edges)
+        left = iter(forms)
+        mixings = {name: [next(left) for _ in self.rounds(name)] for name in self}
+        shared = [*inputs.values(), *forms]
         parts: dict[int, list[Callable[[Tensor, int], Tensor]]] = {}
         branches: list[Callable[[], Tensor]] = []
         for name, first in firsts.items():
@@ -106,7 +101,7 @@ class Separables(nn.ModuleDict):
                 branches.append(partial(part, inputs[first.step], first.dilation))
         for dilation, own in parts.items():
             branches.append(partial(_over_phases, own, inputs[1], dilation))
-        return Branches(branches, shared)
+        return branches, shared
 
     def _repeated(self, rectified: Tensor, step: int) -> Tensor:
         """Lay each state once for each of its edges: by cat, repeat would leave channels_last."""
@@ -114,15 +109,6 @@ class Separables(nn.ModuleDict):
         if self.targets == 1:
             return thinned
         return torch.cat(state_of_each_edge(thinned, self.sources, self.targets), dim=1)
-
-    def _mixings(self) -> dict[str, list[Tensor]]:
-        """Return the pointwise weights of every round, in the form that is fast here."""
-        rounds = [(name, one) for name in self for one in self.rounds(name)]
-        found: dict[str, list[Tensor]] = {name: [] for name in self}
-        forms = fast_form([one.pointwise for _, one in rounds], self.edges)
-        for (name, _), form in zip(rounds, forms, strict=True):
-            found[name].append(form)
-        return found
 
     def _candidate(
         self, name: str, mixings: Sequence[Tensor], gain: Tensor, x: Tensor, dilation: int
