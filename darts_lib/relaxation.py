@@ -13,16 +13,7 @@ from torch import Tensor, nn
 
 from darts_lib.kernels.averages import global_average
 from darts_lib.operations import build_candidate, preprocess
-from darts_lib.search_space import (
-    INPUTS,
-    KINDS,
-    PRIMITIVES,
-    CellPlan,
-    Stem,
-    edges,
-    plan_cells,
-    row_offset,
-)
+from darts_lib.search_space import INPUTS, KINDS, PRIMITIVES, CellPlan, Stem, edges, plan_cells
 
 Alphas = dict[str, Tensor]
 """Logits by kind of cell, `normal` and `reduce`, each `(edges, primitives)`."""
@@ -109,10 +100,12 @@ class SearchCell(nn.Module):
     def forward(self, before_previous: Tensor, previous: Tensor, weights: Tensor) -> Tensor:
         """Run the cell; weights `(edges, primitives)`, output `(batch, nodes * channels, h, w)`."""
         states = [self.preprocess0(before_previous), self.preprocess1(previous)]
-        for target in range(INPUTS, INPUTS + self.nodes):
-            rows = range(row_offset(target), row_offset(target + 1))
-            heard = [self.edges[row](x, weights[row]) for row, x in zip(rows, states, strict=True)]
-            states.append(reduce(torch.add, heard))
+        for row, (source, target) in enumerate(edges(self.nodes)):
+            mixed = self.edges[row](states[source], weights[row])
+            if target == len(states):
+                states.append(mixed)
+            else:
+                states[target] = states[target] + mixed
         return torch.cat(states[INPUTS:], dim=1)
 
 

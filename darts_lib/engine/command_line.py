@@ -41,9 +41,7 @@ def read_config(path: Path, kind: type[Config], data_root: str = "") -> Config:
 
 
 def run_from_file(
-    kind: type[Config],
-    run: Callable[[Config], Result],
-    summary: Callable[[Result], str],
+    kind: type[Config], run: Callable[[Config], Result], summary: Callable[[Result], str]
 ) -> None:
     """Run what the command line's one argument describes; settings that are wrong end it with 2.
 

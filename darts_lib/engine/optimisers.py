@@ -8,9 +8,6 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-EVERY = 50
-"""Steps between two looks at the guard's note."""
-
 
 class FiniteGuard:
     """Leaves an update out where its gradient is no number, and tells the run later.

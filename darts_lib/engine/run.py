@@ -25,20 +25,14 @@ from darts_lib.engine.devices import step_memory, wait
 from darts_lib.engine.files import unpack
 from darts_lib.engine.folder import Progress, Row, RunFolder, read_alphas, read_history, read_json
 from darts_lib.engine.opening import opened, stored_config, this_machine
-from darts_lib.engine.optimisers import (
-    EVERY,
-    FiniteGuard,
-    Part,
-    laid_out_like,
-    load,
-    stored,
-    tensors_of,
-)
+from darts_lib.engine.optimisers import FiniteGuard, Part, laid_out_like, load, stored, tensors_of
 from darts_lib.engine.progress import EpochLine, counted, duration
 from darts_lib.engine.ranks import Ranks
 from darts_lib.engine.refusals import SettingsError
 from darts_lib.engine.settings import RunConfig
 
+EVERY = 50
+"""Steps between two looks at what the guard has noted."""
 NO_MEMORY = ("out of memory", "DefaultCPUAllocator")
 """What torch says, on any device, where memory is not enough."""
 

@@ -15,8 +15,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.utils.checkpoint import checkpoint
 
-from darts_lib.fast.fan import Fan
-from darts_lib.fast.separable import states_of
+from darts_lib.fast.fan import Fan, states_of
 from darts_lib.kernels.branches import in_turn, side_by_side
 from darts_lib.relaxation import MixedOp, SearchCell, Supernet
 from darts_lib.search_space import INPUTS, CellPlan, row_offset
