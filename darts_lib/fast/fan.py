@@ -7,7 +7,6 @@ mixing costs nothing more, and `none` costs nothing at all.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial, reduce
 from typing import Any, cast
 
@@ -21,23 +20,14 @@ from darts_lib.kernels.pointwise import fast_form, pointwise
 from darts_lib.operations import every_second_pixel, normalise
 from darts_lib.relaxation import MixedOp
 
-
-@dataclass(frozen=True)
-class Separable:
-    """How a depthwise-separable candidate is built; `repeats` is 2 for `sep_conv`, 1 for `dil`."""
-
-    kernel: int
-    dilation: int
-    repeats: int
-
-
 SEPARABLE = {
-    "sep_conv_3x3": Separable(3, 1, 2),
-    "sep_conv_5x5": Separable(5, 1, 2),
-    "sep_conv_7x7": Separable(7, 1, 2),
-    "dil_conv_3x3": Separable(3, 2, 1),
-    "dil_conv_5x5": Separable(5, 2, 1),
+    "sep_conv_3x3": (3, 1, 2),
+    "sep_conv_5x5": (5, 1, 2),
+    "sep_conv_7x7": (7, 1, 2),
+    "dil_conv_3x3": (3, 2, 1),
+    "dil_conv_5x5": (5, 2, 1),
 }
+"""How the depthwise-separable candidates are built: (kernel, dilation, number of rounds)."""
 
 
 class Round(nn.Module):
@@ -47,12 +37,12 @@ class Round(nn.Module):
     much dilation as stride reads every `step`-th row and column only, and no others need to come.
     """
 
-    def __init__(self, form: Separable, channels: int, edges: int, stride: int) -> None:
+    def __init__(self, kernel: int, dilation: int, channels: int, edges: int, stride: int) -> None:
         super().__init__()
-        self.step = stride if stride == form.dilation else 1
-        self.stride, self.dilation = stride // self.step, form.dilation // self.step
+        self.step = stride if stride == dilation else 1
+        self.stride, self.dilation = stride // self.step, dilation // self.step
         width = edges * channels
-        self.depthwise = nn.Parameter(torch.empty(width, 1, form.kernel, form.kernel))
+        self.depthwise = nn.Parameter(torch.empty(width, 1, kernel, kernel))
         self.pointwise = nn.Parameter(torch.empty(width, channels, 1, 1))
 
     def forward(self, x: Tensor, mixing: Tensor, dilation: int) -> Tensor:
@@ -72,11 +62,10 @@ class Separables(nn.ModuleDict):
         self, channels: int, sources: int, targets: int, stride: int, names: Sequence[str]
     ) -> None:
         super().__init__()
-        self.sources, self.targets = sources, targets
-        self.edges = edges = sources * targets
+        self.sources, self.targets, edges = sources, targets, sources * targets
         for name in names:
-            form, strides = SEPARABLE[name], (stride, 1)
-            rounds = (Round(form, channels, edges, each) for each in strides[: form.repeats])
+            kernel, dilation, count = SEPARABLE[name]
+            rounds = (Round(kernel, dilation, channels, edges, s) for s in (stride, 1)[:count])
             self[name] = nn.ModuleList(rounds)
 
     def rounds(self, name: str) -> list[Round]:
@@ -95,7 +84,7 @@ class Separables(nn.ModuleDict):
         steps = sorted({first.step for first in firsts.values()})
         inputs = {step: self._repeated(rectified, step) for step in steps}
         weights = [each.pointwise for name in self for each in self.rounds(name)]
-        forms = fast_form(weights, self.edges)
+        forms = fast_form(weights, self.sources * self.targets)
         left = iter(forms)
         mixings = {name: [next(left) for _ in self.rounds(name)] for name in self}
         shared = [*inputs.values(), *forms]
