@@ -298,8 +298,7 @@ def _training_split(config: RetrainConfig) -> tuple[ImageSet, ImageSet]:
 
 def evaluate(net: CellStack, images: ImageSet, batch_size: int = 96) -> dict[str, float]:
     """Return `tested`'s figures of a network on clean images."""
-    batches = epoch_batches(len(images), max(2, min(batch_size, len(images))), None)
-    indices = Ranks.current().in_turn(batches)
+    indices = Ranks.current().in_turn(epoch_batches(len(images), batch_size, None))
     return tested(net, (clean_batch(images, each) for each in indices))
 
 

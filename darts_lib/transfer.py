@@ -109,8 +109,8 @@ class ImageNetRetraining(Retraining):
 
     def test(self) -> dict[str, float]:
         """Return `tested`'s figures on the `val` pictures."""
-        size = min(self.config.batch_size, len(self.held_out))
-        indices = self.ranks.in_turn(epoch_batches(len(self.held_out), max(2, size), None))
+        batches = epoch_batches(len(self.held_out), self.config.batch_size, None)
+        indices = self.ranks.in_turn(batches)
         reading = read_batches(self.held_out, indices, self.config.workers, self.device)
         with contextlib.closing(reading):
             return tested(self.net, reading)

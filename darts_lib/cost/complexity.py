@@ -10,12 +10,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.graph import saved_tensors_hooks
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 from torch.utils.flop_counter import FlopCounterMode
 
 from darts_lib.cost.timing import seconds
+from darts_lib.engine.devices import step_memory
 
 
 def count_parameters(module: nn.Module, without: str = "") -> int:
@@ -86,16 +86,9 @@ def saved_bytes(loss: Callable[[], Tensor]) -> int:
 
     Storages are counted once, however many operations keep them.
     """
-    storages: dict[int, torch.UntypedStorage] = {}
-
-    def pack(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        storages[storage._cdata] = storage
-        return tensor
-
-    with saved_tensors_hooks(pack, lambda tensor: tensor):
-        loss()
-    return sum(storage.nbytes() for storage in storages.values())
+    with step_memory(torch.device("cpu"), ()) as memory:  # counted, on whatever device they are
+        _kept = loss()
+    return memory.peak
 
 
 def seconds_per_pass(loss: Callable[[], Tensor], inputs: Sequence[Tensor]) -> float:

@@ -31,14 +31,9 @@ def epoch_batches(count: int, batch_size: int, generator: torch.Generator | None
     """Return the index batches (int64, on the CPU) of one pass over `count` pictures.
 
     Shuffled with a generator (training), in order without (evaluation). A last batch of one is
-    merged into the batch before it. Raises SettingsError for a batch size below 2, and in
-    training for fewer pictures than one batch.
+    merged into the batch before it: batch statistics need two. Raises SettingsError in training for
+    fewer pictures than one batch.
     """
-    if batch_size < 2:
-        raise SettingsError(
-            f"batch_size is {batch_size}: batch statistics need at least two pictures, "
-            "use 2 or more."
-        )
     if generator is None:
         order = torch.arange(count)
     else:
