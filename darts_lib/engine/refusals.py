@@ -8,9 +8,6 @@ from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator
 
-LONGEST = 200
-"""The most characters of a value that a message shows."""
-
 _SHORT = reprlib.Repr()
 _SHORT.maxstring = _SHORT.maxother = 100
 _SHORT.maxlist = _SHORT.maxtuple = _SHORT.maxset = _SHORT.maxdict = 20
@@ -51,7 +48,7 @@ def show(value: object) -> str:
         return "a huge number" if isinstance(value, int) else f"a {type(value).__name__}"
     if len(text.splitlines()) > 1:  # a tensor or an array
         text = " ".join(text.split())
-    return text if len(text) <= LONGEST else text[:LONGEST] + "..."
+    return text if len(text) <= 200 else text[:200] + "..."
 
 
 def one_line(error: Exception) -> str:
