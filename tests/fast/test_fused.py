@@ -62,8 +62,7 @@ def form(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Non
     """Compute the separable candidates in the form that is fast on this device, or on that."""
     if request.param == "as on CUDA":
         monkeypatch.setattr(fan, "fast_in_phases", fan.has_whole_phases)
-        for module in (fan, separable):
-            monkeypatch.setattr(module, "fast_form", lambda w, n: as_matrices(w, n) if w else [])
+        monkeypatch.setattr(fan, "fast_form", lambda w, n: as_matrices(w, n) if w else [])
         monkeypatch.setattr(fan, "depthwise", lambda *given: over_phases(*given))
 
 
