@@ -60,14 +60,10 @@ class Cell(nn.Module):
         states = side_by_side(inputs, [before_previous, previous])
         paths = None if dropped is None else kept_paths(len(self.sources), states[0], dropped)
         for first in range(0, len(self.sources), 2):
-            edge_1, edge_2 = self._pair(first, states, paths)
+            edges = [partial(self._edge, i, states, paths) for i in (first, first + 1)]
+            edge_1, edge_2 = side_by_side(edges, states if paths is None else [*states, paths])
             states.append(edge_1 + edge_2)
         return torch.cat([states[state] for state in self.concat], dim=1)
-
-    def _pair(self, first: int, states: list[Tensor], paths: Tensor | None) -> list[Tensor]:
-        """Return what the two edges of a node make of their sources, side by side on a GPU."""
-        edges = [partial(self._edge, i, states, paths) for i in (first, first + 1)]
-        return side_by_side(edges, states if paths is None else [*states, paths])
 
     def _edge(self, i: int, states: list[Tensor], paths: Tensor | None) -> Tensor:
         operation = self._ops[i]
@@ -113,10 +109,9 @@ class CellStack(nn.Module):
     """What all derived networks share: cells above a stem, and what becomes of their output.
 
     A subclass makes its stem, adds the cells and the two classifiers, in this order, and says in
-    `run_stem` what the first cell reads.
-    `drop_path` is the probability in use, a 0-dim tensor, or None, as at first; it acts in training
-    only.
-    Parameter names are those of the original code, so that its weights can be read.
+    `run_stem` what the first cell reads. `drop_path` is the probability in use, a 0-dim tensor, or
+    None, as at first; it acts in training only. Parameter names are those of the original code, so
+    that its weights can be read.
     """
 
     auxiliary_head: AuxiliaryHead | None
@@ -178,9 +173,8 @@ class Network(CellStack):
             nn.Conv2d(in_channels, width, 3, padding=1, bias=False), nn.BatchNorm2d(width)
         )
         widths = self.add_cells(genotype, channels, layers, Stem((width, width)), pool_norm)
-        self.auxiliary_head = (
-            AuxiliaryHead(widths[self.auxiliary_after], classes) if auxiliary else None
-        )
+        head = AuxiliaryHead(widths[self.auxiliary_after], classes) if auxiliary else None
+        self.auxiliary_head = head
         self.classifier = nn.Linear(widths[-1], classes)
 
     def run_stem(self, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -221,15 +215,11 @@ class ImageNetNetwork(CellStack):
         self.stem1 = nn.Sequential(nn.ReLU(), *halve(channels, channels))
         widths = self.add_cells(genotype, channels, layers, Stem((channels, channels), True))
         # The original left the head's last normalisation out by accident; its weights have none.
-        self.auxiliary_head = (
-            AuxiliaryHead(widths[self.auxiliary_after], classes, side=7, last_norm=False)
-            if auxiliary
-            else None
-        )
+        width = widths[self.auxiliary_after]
+        self.auxiliary_head = AuxiliaryHead(width, classes, 7, False) if auxiliary else None
         self.classifier = nn.Linear(widths[-1], classes)
 
     def run_stem(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Return `(batch, channels, h, w)` at a quarter and at an eighth of the image's size."""
         quarter: Tensor = self.stem0(images)
-        eighth: Tensor = self.stem1(quarter)
-        return quarter, eighth
+        return quarter, self.stem1(quarter)

@@ -123,9 +123,9 @@ def depthwise_block(
     channels: int, kernel: int, stride: int, dilation: int, affine: bool
 ) -> list[nn.Module]:
     """ReLU, depthwise convolution with 'same' padding, pointwise convolution, normalisation."""
-    spread = Depthwise(channels, kernel, stride, dilation)
+    depthwise = Depthwise(channels, kernel, stride, dilation)
     pointwise = nn.Conv2d(channels, channels, 1, bias=False)
-    return [nn.ReLU(), spread, pointwise, batch_norm(channels, affine)]
+    return [nn.ReLU(), depthwise, pointwise, batch_norm(channels, affine)]
 
 
 class SeparableConv(Block):
@@ -161,30 +161,22 @@ def _skip(channels: int, stride: int, affine: bool) -> nn.Module:
     return nn.Identity() if stride == 1 else FactorizedReduce(channels, channels, affine)
 
 
-def _max_pool(channels: int, stride: int, affine: bool) -> nn.Module:
-    return nn.MaxPool2d(3, stride=stride, padding=1)
-
-
-def _avg_pool(channels: int, stride: int, affine: bool) -> nn.Module:
-    # Zeros of the padding are not pictures: they are left out of the mean.
-    return nn.AvgPool2d(3, stride=stride, padding=1, count_include_pad=False)
-
-
 OPERATIONS: dict[str, Build] = {
     "none": lambda channels, stride, affine: Zero(stride),
-    "max_pool_3x3": _max_pool,
-    "avg_pool_3x3": _avg_pool,
+    "max_pool_3x3": lambda channels, stride, affine: nn.MaxPool2d(3, stride, 1),
+    # Zeros of the padding are not pictures: they are left out of the mean.
+    "avg_pool_3x3": lambda channels, stride, affine: nn.AvgPool2d(
+        3, stride, 1, count_include_pad=False
+    ),
     "skip_connect": _skip,
     "sep_conv_3x3": lambda channels, stride, affine: SeparableConv(channels, 3, stride, affine),
     "sep_conv_5x5": lambda channels, stride, affine: SeparableConv(channels, 5, stride, affine),
     "sep_conv_7x7": lambda channels, stride, affine: SeparableConv(channels, 7, stride, affine),
     "dil_conv_3x3": lambda channels, stride, affine: DilatedConv(channels, 3, stride, affine),
     "dil_conv_5x5": lambda channels, stride, affine: DilatedConv(channels, 5, stride, affine),
-    "conv_7x1_1x7": lambda channels, stride, affine: Conv7x1And1x7(channels, stride, affine),
+    "conv_7x1_1x7": Conv7x1And1x7,
 }
 """Every operation by name; `add_operation` takes one of your own."""
-
-POOLS = ("max_pool_3x3", "avg_pool_3x3")
 
 
 def add_operation(name: str, build: Build) -> None:
@@ -192,9 +184,9 @@ def add_operation(name: str, build: Build) -> None:
 
     Adding it again replaces it. Raises ValueError for a name of the library's own operations.
     """
-    if name in OPERATIONS and name not in OWN_PRIMITIVES:
-        raise ValueError(f"the operation {name!r} is there already; choose another name.")
     if name not in OWN_PRIMITIVES:
+        if name in OPERATIONS:
+            raise ValueError(f"the operation {name!r} is there already; choose another name.")
         OWN_PRIMITIVES.append(name)
     OPERATIONS[name] = build
 
@@ -211,7 +203,7 @@ def build_operation(
         raise ValueError(unknown("primitive", name, OPERATIONS))
     _check_shape(name, OPERATIONS[name], channels, stride)
     operation = OPERATIONS[name](channels, stride, affine)
-    if pool_norm and name in POOLS:
+    if pool_norm and name in ("max_pool_3x3", "avg_pool_3x3"):
         return nn.Sequential(operation, batch_norm(channels, affine))
     return operation
 
@@ -221,11 +213,11 @@ def _check_shape(name: str, build: Build, channels: int, stride: int) -> None:
     """Raise ValueError if an operation breaks the rule above; `meta` tensors have only a shape."""
     image = (2, channels, 7, 6)
     with torch.device("meta"), torch.no_grad():
-        found = tuple(build(channels, stride, True)(torch.empty(image)).shape)
+        shape = tuple(build(channels, stride, True)(torch.empty(image)).shape)
     wanted = (2, channels, *(-(-side // stride) for side in image[2:]))
-    if found != wanted:
+    if shape != wanted:
         raise ValueError(
-            f"operation {name!r} at stride {stride} turns {image} into {found}, not {wanted}: keep "
+            f"operation {name!r} at stride {stride} turns {image} into {shape}, not {wanted}: keep "
             "the channels, and pad so that a side becomes ceil(side / stride)."
         )
 

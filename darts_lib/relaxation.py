@@ -13,16 +13,7 @@ from torch import Tensor, nn
 
 from darts_lib.kernels.averages import global_average
 from darts_lib.operations import build_candidate, preprocess
-from darts_lib.search_space import (
-    INPUTS,
-    KINDS,
-    PRIMITIVES,
-    CellPlan,
-    Stem,
-    edges,
-    plan_cells,
-    row_offset,
-)
+from darts_lib.search_space import INPUTS, KINDS, PRIMITIVES, CellPlan, Stem, edges, plan_cells
 
 Alphas = dict[str, Tensor]
 """Logits by kind of cell, `normal` and `reduce`, each `(edges, primitives)`."""
@@ -109,13 +100,12 @@ class SearchCell(nn.Module):
     def forward(self, before_previous: Tensor, previous: Tensor, weights: Tensor) -> Tensor:
         """Run the cell; weights `(edges, primitives)`, output `(batch, nodes * channels, h, w)`."""
         states = [self.preprocess0(before_previous), self.preprocess1(previous)]
-        for target in range(INPUTS, INPUTS + self.nodes):
-            first = row_offset(target)
-            incoming = [
-                self.edges[first + source](states[source], weights[first + source])
-                for source in range(target)
-            ]
-            states.append(reduce(torch.add, incoming))
+        for row, (source, target) in enumerate(edges(self.nodes)):
+            mixed = self.edges[row](states[source], weights[row])
+            if target == len(states):
+                states.append(mixed)
+            else:
+                states[target] = states[target] + mixed
         return torch.cat(states[INPUTS:], dim=1)
 
 
@@ -159,20 +149,18 @@ class Supernet(nn.Module):
 
         `weights` are those of `mix`: for each kind of cell `(edges, primitives)`.
         """
-        check_weights(self, weights)
+        self._check(weights)
         before = previous = self.stem(images)
         for kind, cell in zip(self.kinds, self.cells, strict=True):
             before, previous = previous, self.run_cell(cell, before, previous, weights[kind])
         return self.classifier(global_average(previous))  # type: ignore[no-any-return]
 
-
-def check_weights(net: Supernet, weights: Mapping[str, Tensor]) -> None:
-    """Raise ValueError unless there are weights `(edges, primitives)` for each kind of cell."""
-    expected = (len(edges(net.nodes)), len(net.primitives))
-    for kind in set(net.kinds):
-        shape = tuple(weights[kind].shape) if kind in weights else "nothing"
-        if shape != expected:
-            raise ValueError(
-                f"weights[{kind!r}] must have shape {expected} (edges, primitives), not "
-                f"{shape}; mix(initial_alphas(nodes={net.nodes})) makes fitting ones."
-            )
+    def _check(self, weights: Mapping[str, Tensor]) -> None:
+        expected = (len(edges(self.nodes)), len(self.primitives))
+        for kind in set(self.kinds):
+            shape = tuple(weights[kind].shape) if kind in weights else "nothing"
+            if shape != expected:
+                raise ValueError(
+                    f"weights[{kind!r}] must have shape {expected} (edges, primitives), not "
+                    f"{shape}; mix(initial_alphas(nodes={self.nodes})) makes fitting ones."
+                )

@@ -30,13 +30,13 @@ from darts_lib.data.images import (
 )
 from darts_lib.engine.batches import check_batch_size, epoch_batches
 from darts_lib.engine.command_line import run_from_file
+from darts_lib.engine.folder import Row
 from darts_lib.engine.opening import stored_config, this_machine
 from darts_lib.engine.optimisers import Part, cosine, momentum_sgd
 from darts_lib.engine.progress import live
 from darts_lib.engine.ranks import Ranks
 from darts_lib.engine.refusals import SettingsError
 from darts_lib.engine.run import Result, Run, run_in_folder
-from darts_lib.engine.run_files import Row
 from darts_lib.engine.settings import RunConfig
 from darts_lib.formats.cell_choice import CellSettings
 from darts_lib.formats.weight_files import WEIGHTS, load_weights, read_run, save_weights
@@ -124,7 +124,15 @@ class Retraining(Run):
         super().__init__(config, folder)
         self.train = self.pictures() if data is None else data.to(self.device)
         check_batch_size(config.batch_size, len(self.train))
-        self.net = self._synced(self.build(len(self.train.classes), self.train.channels))
+        self.net = self.build(len(self.train.classes), self.train.channels).to(self.device)
+        if config.sync_batch_norm:
+            if self.device.type != "cuda":
+                raise SettingsError(
+                    f"sync_batch_norm=True needs GPUs, not {self.device.type!r}; use False, and as "
+                    "large a share of the batch for each rank as fits."
+                )
+            convert: Any = nn.SyncBatchNorm.convert_sync_batchnorm
+            self.net = convert(self.net)
         self.fast.compiled(self.net.cells)
         # A tensor, so that a recorded step follows the schedule.
         self.drop_path = torch.zeros((), device=self.device)
@@ -134,24 +142,12 @@ class Retraining(Run):
         )
 
     def pictures(self) -> Any:
-        """Return what is learnt from."""
-        return training_images(self.config).to(self.device)
+        """Return the images that a retraining learns from: all but those held out."""
+        return _training_split(self.config)[0].to(self.device)
 
     def build(self, classes: int, in_channels: int) -> CellStack:
         """Return the untrained network."""
         return build_network(self.config, classes, in_channels)
-
-    def _synced(self, net: CellStack) -> CellStack:
-        net = net.to(self.device)
-        if not self.config.sync_batch_norm:
-            return net
-        if self.device.type != "cuda":
-            raise SettingsError(
-                f"sync_batch_norm=True needs GPUs, not {self.device.type!r}; use False, and as "
-                "large a share of the batch for each rank as fits."
-            )
-        synced: CellStack = nn.SyncBatchNorm.convert_sync_batchnorm(net)  # type: ignore[no-untyped-call]
-        return synced
 
     def parts(self) -> Mapping[str, Part]:
         """Return what a checkpoint keeps."""
@@ -169,7 +165,9 @@ class Retraining(Run):
                 loss = self.loss(logits, auxiliary, labels)
             torch.autograd.backward(loss * (len(labels) / len(batch[1])))
             total += sums(logits.detach().float(), labels)
-        self._share_gradients()
+        if self.ranks.count > 1:  # every rank gets the mean, each gradient in its own layout
+            own = [weight.grad for weight in self.net.parameters() if weight.grad is not None]
+            torch._foreach_copy_(own, self.ranks.mean(own))
         self.descend(self.optimiser, loss, clip=self.config.gradient_clip)
         return total
 
@@ -177,12 +175,6 @@ class Retraining(Run):
         """Cut a batch into `accumulate` parts, or fewer: one picture alone has no statistics."""
         count = max(1, min(self.config.accumulate, len(batch[1]) // 2))
         return zip(*(tensor.tensor_split(count) for tensor in batch), strict=True)
-
-    def _share_gradients(self) -> None:
-        """Let every rank have the mean of all ranks' gradients, each in its own memory layout."""
-        if self.ranks.count > 1:
-            own = [weight.grad for weight in self.net.parameters() if weight.grad is not None]
-            torch._foreach_copy_(own, self.ranks.mean(own))
 
     def loss(self, logits: Tensor, auxiliary: Tensor | None, labels: Tensor) -> Tensor:
         """Return the cross-entropy, plus the auxiliary head's with its weight.
@@ -221,12 +213,11 @@ class Retraining(Run):
         if self.ranks.rank:  # each rank drops paths of its own
             torch.manual_seed(generator.initial_seed() + self.ranks.rank)
         # Grows from 0 and never quite reaches the full probability, as in the original.
-        row = {"learning_rate": config.rate(epoch)}
-        row |= {"drop_path": config.drop_path * epoch / config.epochs}
-        self.rate.fill_(row["learning_rate"])
-        self.drop_path.fill_(row["drop_path"])
+        rate, drop_path = config.rate(epoch), config.drop_path * epoch / config.epochs
+        self.rate.fill_(rate)
+        self.drop_path.fill_(drop_path)
         self.net.train()
-        return row
+        return {"learning_rate": rate, "drop_path": drop_path}
 
     def end(self) -> Row:
         """Let every rank have the mean of all ranks' running statistics."""
@@ -292,11 +283,6 @@ def retrain(config: RetrainConfig, on_epoch: Callable[[Row], None] | None = None
     return run_in_folder(config, Retraining, Genotype, on_epoch)
 
 
-def training_images(config: RetrainConfig) -> ImageSet:
-    """Return the images that a retraining learns from: all but those held out."""
-    return _training_split(config)[0]
-
-
 def judging_images(config: RetrainConfig) -> ImageSet:
     """Return the images that judge a retraining: with a holdout these are training images."""
     if config.holdout:
@@ -312,9 +298,8 @@ def _training_split(config: RetrainConfig) -> tuple[ImageSet, ImageSet]:
 
 def evaluate(net: CellStack, images: ImageSet, batch_size: int = 96) -> dict[str, float]:
     """Return `tested`'s figures of a network on clean images."""
-    batches = epoch_batches(len(images), max(2, min(batch_size, len(images))), None)
-    own = Ranks.current().in_turn(batches)
-    return tested(net, (clean_batch(images, indices) for indices in own))
+    indices = Ranks.current().in_turn(epoch_batches(len(images), batch_size, None))
+    return tested(net, (clean_batch(images, each) for each in indices))
 
 
 @torch.no_grad()
@@ -351,8 +336,7 @@ def evaluate_run(path: Path, config: RunConfig | None = None) -> dict[str, float
     """
     tensors = read_run(path)
     own = stored_config(path, RetrainConfig, **this_machine(config))
-    test = judging_images(own)
-    device = own.open_device()
+    test, device = judging_images(own), own.open_device()
     net = build_network(own, len(test.classes), test.channels)
     load_weights(net, tensors, path / WEIGHTS)
     return evaluate(net.to(device), test.to(device), own.batch_size)
@@ -362,10 +346,10 @@ def summary(result: RetrainResult) -> str:
     """Say what a retraining has come to, and where its network is."""
     figures = result.figures
     top1, top5 = 1 - figures["test_accuracy"], 1 - figures["test_top5"]
-    errors = errors_line(top1, top5, figures.get("classes", 10))
     return (
         f"cell: {result.genotype}\n"
-        f"{errors} on {figures['test_images']} {figures['tested_on']}\n"
+        f"{errors_line(top1, top5, figures.get('classes', 10))} on "
+        f"{figures['test_images']} {figures['tested_on']}\n"
         f"weights, with their cell: {result.path / WEIGHTS}"
     )
 

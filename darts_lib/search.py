@@ -45,11 +45,11 @@ from darts_lib.data.images import (
 from darts_lib.derivation import derive
 from darts_lib.engine.batches import epoch_batches
 from darts_lib.engine.command_line import run_from_file
+from darts_lib.engine.folder import Row
 from darts_lib.engine.optimisers import Part, cosine, momentum_sgd
 from darts_lib.engine.progress import live
 from darts_lib.engine.refusals import SettingsError
 from darts_lib.engine.run import Result, Run, run_in_folder
-from darts_lib.engine.run_files import Row
 from darts_lib.engine.settings import RunConfig
 from darts_lib.fast.fused import FusedSupernet
 from darts_lib.genotype import Genotype

@@ -85,14 +85,12 @@ def allowed(
     for kind in edge_primitives:
         if kind not in KINDS:
             raise ValueError(f"edge_primitives: {unknown('kind of cell', kind, KINDS)}")
-    everything = [primitives] * len(edges(nodes))
-    rows = {kind: edge_primitives.get(kind, everything) for kind in KINDS}
-    for kind, names in rows.items():
-        _check_rows(f"edge_primitives[{kind!r}]", names, primitives, nodes)
-    return {
-        kind: torch.tensor([[name in names for name in primitives] for names in rows[kind]])
-        for kind in KINDS
-    }
+    masks = {}
+    for kind in KINDS:
+        rows = edge_primitives.get(kind, [primitives] * len(edges(nodes)))
+        _check_rows(f"edge_primitives[{kind!r}]", rows, primitives, nodes)
+        masks[kind] = torch.tensor([[name in names for name in primitives] for names in rows])
+    return masks
 
 
 def _check_rows(
@@ -105,14 +103,12 @@ def _check_rows(
         )
     free = Counter[int]()
     for (source, target), names in zip(edges(nodes), rows, strict=True):
+        edge = f"{where}, edge {source} to {target}"
         for name in names:
             if name not in primitives:
-                given = unknown("primitive", name, primitives)
-                raise ValueError(f"{where}, edge {source} to {target}: {given}")
+                raise ValueError(f"{edge}: {unknown('primitive', name, primitives)}")
         if not names:
-            raise ValueError(
-                f"{where}, edge {source} to {target}: no name; write ['none'] to leave it out."
-            )
+            raise ValueError(f"{edge}: no name; write ['none'] to leave it out.")
         free[target] += any(name != "none" for name in names)
     for target in range(INPUTS, INPUTS + nodes):
         if free[target] < KEPT:

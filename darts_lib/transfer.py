@@ -19,12 +19,11 @@ from pydantic import Field
 from darts_lib.data.imagenet_data import find_pictures, read_batches
 from darts_lib.data.images import Batch
 from darts_lib.engine.batches import epoch_batches
+from darts_lib.engine.folder import Row
 from darts_lib.engine.opening import default_folder
-from darts_lib.engine.places import data_root, runs_root
 from darts_lib.engine.progress import live
 from darts_lib.engine.run import run_in_folder
-from darts_lib.engine.run_files import Row
-from darts_lib.engine.settings import RunConfig
+from darts_lib.engine.settings import RunConfig, data_root, runs_root
 from darts_lib.formats.cell_choice import find_genotype
 from darts_lib.genotype import Genotype
 from darts_lib.network import CellStack, ImageNetNetwork
@@ -110,8 +109,8 @@ class ImageNetRetraining(Retraining):
 
     def test(self) -> dict[str, float]:
         """Return `tested`'s figures on the `val` pictures."""
-        size = min(self.config.batch_size, len(self.held_out))
-        indices = self.ranks.in_turn(epoch_batches(len(self.held_out), max(2, size), None))
+        batches = epoch_batches(len(self.held_out), self.config.batch_size, None)
+        indices = self.ranks.in_turn(batches)
         reading = read_batches(self.held_out, indices, self.config.workers, self.device)
         with contextlib.closing(reading):
             return tested(self.net, reading)
@@ -141,10 +140,6 @@ def retrain(
     return run_in_folder(config, ImageNetRetraining, Genotype, on_epoch)
 
 
-FALLBACK = "DARTS_V2"
-"""The published cell that is taken where no search has finished."""
-
-
 def with_defaults(config: ImageNetRetrainConfig) -> ImageNetRetrainConfig:
     """Return the configuration with its empty names filled, and print the cell that was taken.
 
@@ -153,19 +148,15 @@ def with_defaults(config: ImageNetRetrainConfig) -> ImageNetRetrainConfig:
     the example pictures at laptop scale; at paper scale it stays `imagenet` in the data folder.
     """
     if not config.genotype:
-        config = config.model_copy(update={"genotype": _last_cell(config)})
+        given = config.model_dump(include={"scale", "seed", "device"})
+        folder = default_folder(SearchConfig.create(**given))
+        name = str(folder) if (folder / "result.json").exists() else "DARTS_V2"
+        print(f"the cell of {name}")
+        cell = str(find_genotype(name, config.seed))
+        config = config.model_copy(update={"genotype": cell})
     if not config.data_root and config.scale == "laptop":
         # scikit-learn takes a second to load, and only this needs it.
         from darts_lib.data.example_pictures import example_pictures
 
         return config.model_copy(update={"data_root": str(example_pictures(runs_root()))})
     return config
-
-
-def _last_cell(config: ImageNetRetrainConfig) -> str:
-    """Return the text of the cell."""
-    wanted = SearchConfig.create(**config.model_dump(include={"scale", "seed", "device"}))
-    folder = default_folder(wanted)
-    name = str(folder) if (folder / "result.json").exists() else FALLBACK
-    print(f"the cell of {name}")
-    return str(find_genotype(name, config.seed))

@@ -25,8 +25,7 @@ from toy_run import toy, toy_config
 
 from darts_lib.engine import files
 from darts_lib.engine.files import DamagedFileError, unpack
-from darts_lib.engine.folder import CHECKPOINTS
-from darts_lib.engine.run_files import read_history
+from darts_lib.engine.folder import CHECKPOINTS, read_history
 
 PATIENCE = 300.0
 """Seconds after which a run that neither ends nor goes on is a failure."""

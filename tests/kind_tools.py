@@ -14,8 +14,8 @@ from darts_lib import retrain as retraining
 from darts_lib import search as searching
 from darts_lib import transfer
 from darts_lib.engine.files import unpack
+from darts_lib.engine.folder import read_history, read_json
 from darts_lib.engine.run import Result, Run
-from darts_lib.engine.run_files import read_history, read_json
 from darts_lib.engine.settings import RunConfig
 from darts_lib.recurrent import retrain as recurrent_retraining
 from darts_lib.recurrent import search as recurrent_searching

@@ -139,7 +139,7 @@ print(_held())
 
 ARMED = """
 def _arm():
-    from darts_lib.engine.finite_guard import FiniteGuard
+    from darts_lib.engine.optimisers import FiniteGuard
     watch, calls = FiniteGuard.watch, []
     def failing(self, optimiser, loss, norm):
         calls.append(loss.item())

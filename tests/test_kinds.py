@@ -24,11 +24,10 @@ from darts_lib import retrain as retraining
 from darts_lib.bilevel import ROUTES
 from darts_lib.cost.complexity import count_parameters
 from darts_lib.cost.expected_cost import edge_costs, expected_cost
-from darts_lib.engine.memory import step_memory
+from darts_lib.engine.devices import step_memory
+from darts_lib.engine.folder import read_history, read_json
 from darts_lib.engine.opening import default_folder
-from darts_lib.engine.places import project_root
-from darts_lib.engine.run_files import read_history, read_json
-from darts_lib.engine.settings import RunConfig
+from darts_lib.engine.settings import RunConfig, project_root
 
 SEARCHES = ("search", "recurrent search")
 FILES = {"config.json", "checkpoint.pt", "checkpoint.previous.pt", "history.jsonl", "result.json"}

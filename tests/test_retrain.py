@@ -17,8 +17,8 @@ from darts_lib import retrain as retraining
 from darts_lib.cost.complexity import count_parameters, multiply_adds
 from darts_lib.data.images import Batch, ImageSet, load_images
 from darts_lib.engine.files import unpack
+from darts_lib.engine.folder import read_json
 from darts_lib.engine.refusals import SettingsError
-from darts_lib.engine.run_files import read_json
 from darts_lib.genotype import PUBLISHED
 from darts_lib.retrain import (
     RetrainConfig,

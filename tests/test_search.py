@@ -22,11 +22,11 @@ from darts_lib.cost.complexity import multiply_adds
 from darts_lib.data.images import Batch
 from darts_lib.derivation import derive, genotypes_of
 from darts_lib.drawing.cell_plots import draw_genotype
+from darts_lib.engine.devices import step_memory
 from darts_lib.engine.files import unpack
-from darts_lib.engine.memory import step_memory
+from darts_lib.engine.folder import read_json
 from darts_lib.engine.opening import default_folder
 from darts_lib.engine.refusals import SettingsError
-from darts_lib.engine.run_files import read_json
 from darts_lib.fast.fused import FusedSupernet
 from darts_lib.formats.cell_choice import find_genotype
 from darts_lib.genotype import PUBLISHED, Genotype, GenotypeError

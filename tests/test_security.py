@@ -39,10 +39,9 @@ from darts_lib.data.text import load_text
 from darts_lib.derivation import genotypes_of
 from darts_lib.engine.command_line import read_config
 from darts_lib.engine.files import DamagedFileError, locked, unpack
-from darts_lib.engine.folder import Progress
+from darts_lib.engine.folder import Progress, read_alphas, read_history, read_json
 from darts_lib.engine.opening import opened, stored_config, this_machine
 from darts_lib.engine.refusals import SettingsError
-from darts_lib.engine.run_files import read_alphas, read_history, read_json
 from darts_lib.engine.settings import RunConfig
 from darts_lib.formats import dialects
 from darts_lib.formats.cell_choice import find_genotype

@@ -20,9 +20,9 @@ from darts_lib.data.imagenet_data import PictureFiles, read_batches
 from darts_lib.derivation import random_genotype
 from darts_lib.engine import run as engine_run
 from darts_lib.engine.files import unpack
+from darts_lib.engine.folder import read_json
 from darts_lib.engine.opening import default_folder
 from darts_lib.engine.refusals import SettingsError
-from darts_lib.engine.run_files import read_json
 from darts_lib.formats.network_files import load_network
 from darts_lib.genotype import PUBLISHED, Genotype
 from darts_lib.retrain import RetrainConfig

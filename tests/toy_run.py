@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from darts_lib.engine.files import unpack
+from darts_lib.engine.folder import Row
 from darts_lib.engine.optimisers import Part, cosine, momentum_sgd
 from darts_lib.engine.run import Batch, Result, Run, run_in_folder
-from darts_lib.engine.run_files import Row
 from darts_lib.engine.settings import RunConfig
 from darts_lib.genotype import PUBLISHED, Genotype
 

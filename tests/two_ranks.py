@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from darts_lib.engine.command_line import read_config
+from darts_lib.engine.folder import Row
 from darts_lib.engine.ranks import Ranks, joined
-from darts_lib.engine.run_files import Row
-from darts_lib.fast import fan, separable
+from darts_lib.fast import fan
 from darts_lib.retrain import RetrainConfig, Retraining
 from darts_lib.search import Search, SearchConfig, search
 
@@ -33,7 +33,7 @@ def use_group_norm(net: nn.Module) -> None:
 
     Groups of two channels: with one, the mean over an image would be 0 and so would all gradients.
     """
-    fan.normalise = separable.normalise = normalise
+    fan.normalise = normalise
     for module in list(net.modules()):
         for name, child in module.named_children():
             if isinstance(child, nn.BatchNorm2d):

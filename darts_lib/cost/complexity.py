@@ -10,12 +10,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.graph import saved_tensors_hooks
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 from torch.utils.flop_counter import FlopCounterMode
 
 from darts_lib.cost.timing import seconds
+from darts_lib.engine.devices import step_memory
 
 
 def count_parameters(module: nn.Module, without: str = "") -> int:
@@ -27,36 +27,25 @@ def count_parameters(module: nn.Module, without: str = "") -> int:
     )
 
 
-def flops(module: nn.Module, image: Sequence[int], *arguments: object) -> int:
-    """Count the floating-point operations of one forward pass: two for each multiply-add.
-
-    Arguments as for `multiply_adds`.
-    """
-    return 2 * multiply_adds(module, image, *arguments)
-
-
 def multiply_adds(module: nn.Module, image: Sequence[int], *arguments: object) -> int:
-    """Count the multiply-adds of one forward pass in evaluation mode.
+    """Count the multiply-adds of one forward pass in evaluation mode; modes are put back.
 
     `image` is the shape (channels, height, width) of one input; further arguments of the module's
     forward follow. torch's counter gives floating-point operations, two a multiply-add.
     """
-    return int(_counted(module, image, arguments).get_total_flops()) // 2
-
-
-def multiply_adds_by_part(
-    module: nn.Module, image: Sequence[int], *arguments: object
-) -> dict[str, int]:
-    """Return the multiply-adds of every part that has some, by its name; "" is the whole.
-
-    A part counts what its own parts count. Arguments as for `multiply_adds`.
-    """
-    parts, root = _counted(module, image, arguments).get_flop_counts(), type(module).__name__
-    return {
-        name.removeprefix(root).removeprefix("."): sum(counts.values()) // 2
-        for name, counts in parts.items()
-        if name != "Global"
-    }
+    training = {part: part.training for part in module.modules()}
+    device = next((p.device for p in module.parameters()), torch.device("cpu"))
+    # torch's counter fails on a slice, taken without gradients, of what asks for one.
+    given = tree_map(lambda x: x.detach() if isinstance(x, Tensor) else x, list(arguments))
+    counter = FlopCounterMode(display=False)
+    try:
+        module.eval()
+        with torch.no_grad(), counter:
+            module(torch.zeros(1, *image, device=device), *given)
+    finally:
+        for part, mode in training.items():
+            part.training = mode
+    return int(counter.get_total_flops()) // 2
 
 
 def published_flops(module: nn.Module, image: Sequence[int], *arguments: object) -> int:
@@ -92,40 +81,14 @@ class _ValueCounter(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def _counted(
-    module: nn.Module, image: Sequence[int], arguments: Sequence[object]
-) -> FlopCounterMode:
-    """Count one pass in evaluation mode; the modes of the module's parts are put back."""
-    training = {part: part.training for part in module.modules()}
-    device = next((p.device for p in module.parameters()), torch.device("cpu"))
-    # torch's counter fails on a slice, taken without gradients, of what asks for one.
-    given = tree_map(lambda x: x.detach() if isinstance(x, Tensor) else x, list(arguments))
-    counter = FlopCounterMode(display=False)
-    try:
-        module.eval()
-        with torch.no_grad(), counter:
-            module(torch.zeros(1, *image, device=device), *given)
-        return counter
-    finally:
-        for part, mode in training.items():
-            part.training = mode
-
-
 def saved_bytes(loss: Callable[[], Tensor]) -> int:
     """Return the bytes that autograd keeps for the backward pass of `loss()`, weights included.
 
     Storages are counted once, however many operations keep them.
     """
-    storages: dict[int, torch.UntypedStorage] = {}
-
-    def pack(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        storages[storage._cdata] = storage
-        return tensor
-
-    with saved_tensors_hooks(pack, lambda tensor: tensor):
-        loss()
-    return sum(storage.nbytes() for storage in storages.values())
+    with step_memory(torch.device("cpu"), ()) as memory:  # counted, on whatever device they are
+        _kept = loss()
+    return memory.peak
 
 
 def seconds_per_pass(loss: Callable[[], Tensor], inputs: Sequence[Tensor]) -> float:

@@ -4,10 +4,10 @@
 name: they take minutes to compile, and the graph alone removes the launches.
 """
 
-import shutil
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -18,14 +18,14 @@ from darts_lib.engine.settings import RunConfig
 
 WARM_UPS = 3
 """Steps before a graph is recorded, so that libraries have chosen their kernels; torch's advice."""
-
-Shapes = tuple[tuple[torch.Size, ...], ...]
-
 RECORDINGS = 3
 """How many shapes of a step are recorded: a search's whole batches, and its last of either half."""
-
 KINDS_OF_CELL = 64
 """How many compiled forms of a cell are kept: of each shape, and of each choice of gradients."""
+
+Batch = tuple[Tensor, ...]
+"""What a step is given: tensors on the device."""
+Shapes = tuple[tuple[torch.Size, ...], ...]
 
 
 @dataclass(frozen=True)
@@ -74,31 +74,12 @@ class Acceleration:
         return ", ".join(name for name in names if getattr(self, name)) or "eager float32"
 
 
-def warn_of_unused_gpu(name: str) -> None:
-    """Print a line if `auto` is the CPU only because this torch was built without CUDA."""
-    built_with = torch.version.cuda or torch.version.hip
-    if name == "auto" and not built_with and shutil.which("nvidia-smi"):
-        print(
-            f"warning: this machine has an NVIDIA GPU, but torch {torch.__version__} is built for "
-            "the CPU alone; install the torch for your CUDA as PyTorch's site says, or ask for the "
-            "CPU with device='cpu'."
-        )
-
-
-@dataclass(frozen=True)
-class Recording:
+class Recording(NamedTuple):
     """One step as a CUDA graph, with the fixed buffers that it reads and what it returns."""
 
     graph: torch.cuda.CUDAGraph
     inputs: list[Tensor]
     output: Tensor
-
-    def replay(self, inputs: Sequence[Tensor]) -> Tensor:
-        """Take the step once more, with other inputs of the same shapes."""
-        for own, x in zip(self.inputs, inputs, strict=True):
-            own.copy_(x.detach())
-        self.graph.replay()
-        return self.output.clone()
 
 
 class Captured:
@@ -115,21 +96,24 @@ class Captured:
         self.seen: set[Shapes] = set()
         self.recordings: dict[Shapes, Recording] = {}
 
-    def __call__(self, *batches: tuple[Tensor, ...]) -> Tensor:
+    def __call__(self, *batches: Batch) -> Tensor:
         """Take the step; the first of a shape is eager, so that the optimisers make their state."""
-        inputs = [x for batch in batches for x in batch]
         shapes = tuple(tuple(x.shape for x in batch) for batch in batches)
         known = shapes in self.recordings
         if not known and shapes in self.seen and len(self.recordings) < RECORDINGS:
             self.recordings[shapes] = self._recorded(batches)
         if shapes in self.recordings:
-            return self.recordings[shapes].replay(inputs)
+            graph, buffers, output = self.recordings[shapes]
+            for buffer, x in zip(buffers, (x for batch in batches for x in batch), strict=True):
+                buffer.copy_(x.detach())
+            graph.replay()
+            return output.clone()
         self.seen.add(shapes)
         with warnings.catch_warnings():  # Adam, that it is not being recorded
             warnings.filterwarnings("ignore", "This instance was constructed with capturable")
             return self.step(*batches)
 
-    def _recorded(self, batches: Sequence[tuple[Tensor, ...]]) -> Recording:
+    def _recorded(self, batches: Sequence[Batch]) -> Recording:
         """Return a graph of one step, and put back what warming up has changed."""
         own = [tuple(x.detach().clone() for x in batch) for batch in batches]
         # Detached: a clone's history would hold the weights' nodes of the outer stream alive, and
@@ -143,7 +127,10 @@ class Captured:
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:
-            first = str(_root(error)).partition("\n")[0]
+            root: BaseException = error  # ending a broken recording fails too, and hides it
+            while root.__context__ is not None:
+                root = root.__context__
+            first = str(root).partition("\n")[0]
             raise SettingsError(
                 f"the step cannot be a CUDA graph ({first}); start again with graph='off'."
             ) from error
@@ -153,9 +140,7 @@ class Captured:
                 tensor.copy_(value)
         return Recording(graph, [x for batch in own for x in batch], output)
 
-    def _warmed_up_and_recorded(
-        self, batches: list[tuple[Tensor, ...]]
-    ) -> tuple[torch.cuda.CUDAGraph, Tensor]:
+    def _warmed_up_and_recorded(self, batches: list[Batch]) -> tuple[torch.cuda.CUDAGraph, Tensor]:
         side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):
@@ -169,10 +154,3 @@ class Captured:
         with torch.cuda.graph(graph, pool, side, capture_error_mode="thread_local"):
             output = self.step(*batches)
         return graph, output
-
-
-def _root(error: BaseException) -> BaseException:
-    """Return what failed first: ending a broken recording fails too, and hides it."""
-    while error.__context__ is not None:
-        error = error.__context__
-    return error

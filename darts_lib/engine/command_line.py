@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
+from darts_lib.engine.folder import read_json
 from darts_lib.engine.opening import check_kind, run_path, stored_config
 from darts_lib.engine.ranks import Ranks, joined
 from darts_lib.engine.refusals import SettingsError, show
-from darts_lib.engine.run_files import read_json
 from darts_lib.engine.settings import RunConfig
 
 Config = TypeVar("Config", bound=RunConfig)
@@ -28,7 +28,7 @@ def read_config(path: Path, kind: type[Config], data_root: str = "") -> Config:
     name or value.
     """
     here = {"data_root": data_root} if data_root else {}
-    if _names_a_run(path):
+    if path.is_dir() or (path.name == "config.json" and "format" in read_json(path)):
         folder = path if path.is_dir() else path.parent
         return stored_config(folder, kind, run_dir=str(folder.resolve()), **here)
     content = read_json(path)
@@ -40,15 +40,8 @@ def read_config(path: Path, kind: type[Config], data_root: str = "") -> Config:
     return kind.create(**{**given, **here})
 
 
-def _names_a_run(path: Path) -> bool:
-    """Say whether a path is that of a run folder or of its config.json, not of a person's file."""
-    return path.is_dir() or (path.name == "config.json" and "format" in read_json(path))
-
-
 def run_from_file(
-    kind: type[Config],
-    run: Callable[[Config], Result],
-    summary: Callable[[Result], str],
+    kind: type[Config], run: Callable[[Config], Result], summary: Callable[[Result], str]
 ) -> None:
     """Run what the command line's one argument describes; settings that are wrong end it with 2.
 
@@ -69,12 +62,21 @@ def run_from_file(
 
 def _parser(kind: type[RunConfig]) -> argparse.ArgumentParser:
     """Return the reader of the command line, whose help names every setting."""
+    values = {name: json.dumps(field.default) for name, field in kind.model_fields.items()}
+    smaller = ", ".join(f'"{name}": {json.dumps(v)}' for name, v in kind.LAPTOP.items())
+    paragraphs = (
+        "settings, with the values that they have when left out:",
+        ", ".join(f'"{name}": {value}' for name, value in values.items()),
+        f'with "scale": "laptop", which "auto" is where no CUDA is found: {smaller}',
+    )
     module = sys.modules["__main__"].__spec__
     parser = argparse.ArgumentParser(
         prog=f"python -m {module.name}" if module else None,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         description='Run what a JSON file describes, such as {"scale": "laptop", "epochs": 4}.',
-        epilog=_settings(kind),
+        epilog="\n\n".join(
+            textwrap.fill(paragraph, 90, break_long_words=False) for paragraph in paragraphs
+        ),
     )
     parser.add_argument(
         "config", type=Path, help="settings as JSON, or the folder of a run that is to go on"
@@ -83,18 +85,6 @@ def _parser(kind: type[RunConfig]) -> argparse.ArgumentParser:
         "--data-root", default="", metavar="FOLDER", help="of data sets or pictures, if not usual"
     )
     return parser
-
-
-def _settings(kind: type[RunConfig]) -> str:
-    """Return the names of all settings with their values, a paragraph for a terminal."""
-    values = {name: json.dumps(field.default) for name, field in kind.model_fields.items()}
-    smaller = ", ".join(f'"{name}": {json.dumps(v)}' for name, v in kind.LAPTOP.items())
-    paragraphs = (
-        "settings, with the values that they have when left out:",
-        ", ".join(f'"{name}": {value}' for name, value in values.items()),
-        f'with "scale": "laptop", which "auto" is where no CUDA is found: {smaller}',
-    )
-    return "\n\n".join(textwrap.fill(each, 90, break_long_words=False) for each in paragraphs)
 
 
 @contextlib.contextmanager

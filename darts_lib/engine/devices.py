@@ -1,27 +1,34 @@
-"""The device to compute on, and the machine that a figure was measured on."""
+"""The device to compute on, its memory and order of sums, and the machine of a figure."""
 
+import contextlib
+import ctypes
 import os
+import shutil
 import sys
+import weakref
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from darts_lib.engine.refusals import SettingsError, show
 
 POLICY = "OMP_WAIT_POLICY"
 """How a thread of the CPU waits for another; OpenMP reads it when the process starts."""
+WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"
+FIXED_WORKSPACES = (":4096:8", ":16:8")
+"""The two values with which cuBLAS adds up in one order; torch knows no others."""
 
 
 def resolve_device(name: str) -> torch.device:
     """Return the device `auto`, `cpu`, `cuda`, `cuda:1` or `mps`; refuse what is absent."""
     if name == "auto":
-        if torch.cuda.is_available():
-            return torch.device("cuda")
-        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-    present = {
-        "cpu": 1,
-        "cuda": torch.cuda.device_count(),
-        "mps": int(torch.backends.mps.is_available()),
-    }
+        name = "mps" if torch.backends.mps.is_available() else "cpu"
+        return torch.device("cuda" if torch.cuda.is_available() else name)
+    mps = int(torch.backends.mps.is_available())
+    present = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": mps}
     try:
         device = torch.device(name)
     except RuntimeError:
@@ -64,3 +71,112 @@ def wait(device: torch.device) -> None:
     """Wait until a GPU has done what it was given, so that a clock may be read; no other waits."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
+
+
+def warn_of_unused_gpu(name: str) -> None:
+    """Print a line if `auto` is the CPU only because this torch was built without CUDA."""
+    built_with = torch.version.cuda or torch.version.hip
+    if name == "auto" and not built_with and shutil.which("nvidia-smi"):
+        print(
+            f"warning: this machine has an NVIDIA GPU, but torch {torch.__version__} is built for "
+            "the CPU alone; install the torch for your CUDA as PyTorch's site says, or ask for the "
+            "CPU with device='cpu'."
+        )
+
+
+def keep_freed_memory() -> None:
+    """Let glibc's heap keep what one step frees for the next; another C library is left alone.
+
+    A step on the CPU takes and frees up to a gigabyte. glibc hands a part of it back to the system
+    each time, and taking it again costs a page fault for every 4 KiB: a tenth to a quarter of a
+    fused step. The sizes are the largest that glibc takes or documents; the numbers are malloc.h's.
+    """
+    _glibc("mallopt", -3, 32 * 2**20)  # M_MMAP_THRESHOLD: smaller blocks come from the heap
+    _glibc("mallopt", -1, 2**31 - 1)  # M_TRIM_THRESHOLD: so much stays free at its top
+
+
+def give_back_memory() -> None:
+    """Give what is free back to the system now."""
+    _glibc("malloc_trim", 0)
+
+
+def _glibc(function: str, *numbers: int) -> None:
+    if sys.platform.startswith("linux"):
+        library = ctypes.CDLL(None)
+        if hasattr(library, "gnu_get_libc_version"):
+            library[function](*numbers)
+
+
+@dataclass
+class StepMemory:
+    """Bytes at the peak of a step, beyond what was there before it."""
+
+    peak: int = 0
+
+
+@contextlib.contextmanager
+def step_memory(device: torch.device, known: Iterable[Tensor]) -> Iterator[StepMemory]:
+    """Measure the memory of the step taken inside; `known` are tensors that it does not add.
+
+    On CUDA it is the peak of what is allocated. Elsewhere it is the peak of what autograd keeps for
+    backward passes, each storage counted once: results that nobody keeps are not in it.
+    """
+    memory = StepMemory()
+    if device.type == "cuda":
+        before = torch.cuda.memory_allocated(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        yield memory
+        memory.peak = torch.cuda.max_memory_allocated(device) - before
+        return
+    keepers = Counter(tensor.untyped_storage()._cdata for tensor in known)
+    live = 0
+
+    def pack(tensor: Tensor) -> Callable[[], Tensor]:
+        nonlocal live
+        key, size = tensor.untyped_storage()._cdata, tensor.untyped_storage().nbytes()
+        live += 0 if keepers[key] else size
+        keepers[key] += 1
+        memory.peak = max(memory.peak, live)
+
+        def saved() -> Tensor:
+            return tensor
+
+        weakref.finalize(saved, released, key, size)
+        return saved
+
+    def released(key: int, size: int) -> None:
+        nonlocal live
+        keepers[key] -= 1
+        live -= 0 if keepers[key] else size
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda saved: saved()):
+        yield memory
+
+
+@contextlib.contextmanager
+def deterministic_algorithms(wanted: bool, device: torch.device) -> Iterator[None]:
+    """Let torch use only algorithms that give the same bits each time inside, if `wanted`.
+
+    The switches of torch and cuDNN are put back, also after an error. The variable of cuBLAS stays:
+    it is read once, when CUDA starts. Raises SettingsError where CUDA has started without it.
+    """
+    if not wanted:
+        yield
+        return
+    if device.type == "cuda" and os.environ.get(WORKSPACE) not in FIXED_WORKSPACES:
+        if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+            raise SettingsError(
+                f"deterministic=True comes too late: CUDA was started without {WORKSPACE}; set "
+                f"{WORKSPACE}={FIXED_WORKSPACES[0]} in the environment and start the process again."
+            )
+        os.environ[WORKSPACE] = FIXED_WORKSPACES[0]
+    cudnn, enabled = torch.backends.cudnn, torch.are_deterministic_algorithms_enabled()
+    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    before = cudnn.deterministic, cudnn.benchmark
+    torch.use_deterministic_algorithms(True)
+    cudnn.deterministic, cudnn.benchmark = True, False
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(enabled, warn_only=warn_only)
+        cudnn.deterministic, cudnn.benchmark = before

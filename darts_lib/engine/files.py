@@ -18,8 +18,6 @@ import torch
 from darts_lib.engine.progress import duration
 from darts_lib.engine.refusals import SettingsError
 
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-
 
 class DamagedFileError(Exception):
     """A file that was cut short or changed since it was written."""
@@ -57,7 +55,7 @@ def sweep(folder: Path) -> None:
 
 
 def _explain(path: Path, size: int, error: OSError) -> str:
-    if error.errno in FULL:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return (
             f"{path} was not written: the disk is full or a size limit was met ({size / 1e6:.1f} MB"
             " needed). The file as it was before is untouched; free some space and run the same "

@@ -9,10 +9,11 @@ genotype.json             the cell after the last finished epoch      (from the 
 result.json               the final figures; its presence means 'finished'
 """
 
+import contextlib
 import io
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,58 @@ from darts_lib.engine.devices import machine
 from darts_lib.engine.files import DamagedFileError, pack, unpack, write_whole
 from darts_lib.engine.ranks import Ranks
 from darts_lib.engine.refusals import SettingsError
-from darts_lib.engine.run_files import Row, read_json, write_json
+
+Row = dict[str, Any]
+"""One epoch of the history: numbers, and the genotype as JSON's lists."""
+
+
+def write_json(path: Path, content: object) -> None:
+    """Write JSON whole or not at all."""
+    write_whole(path, (json.dumps(content, indent=1) + "\n").encode())
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object; a damaged file is named with its line."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SettingsError(f"{path} cannot be read ({error.strerror}); name another.") from error
+    except (ValueError, RecursionError) as error:
+        raise SettingsError(
+            f"{path} cannot be read as JSON ({error}); repair it or name another."
+        ) from error
+    if not isinstance(content, dict):
+        raise SettingsError(f"{path} must hold a JSON object, not {type(content).__name__}.")
+    return content
+
+
+def read_history(path: Path) -> list[Row]:
+    """Return the history of a run folder, a dict an epoch."""
+    with _readable(path / "history.jsonl", "a run folder") as file:
+        return [dict(json.loads(line)) for line in file.read_text(encoding="utf-8").splitlines()]
+
+
+def read_alphas(path: Path) -> dict[str, Tensor]:
+    """Return the alphas of a search folder by kind, each `(epochs + 1, edges, primitives)`."""
+    with (
+        _readable(path / "alphas.npz", "the folder of a search") as file,
+        np.load(file, allow_pickle=False) as content,
+    ):
+        return {kind: torch.from_numpy(content[kind]) for kind in content.files}
+
+
+@contextlib.contextmanager
+def _readable(file: Path, place: str) -> Iterator[Path]:
+    """Raise SettingsError where a file is absent, or damaged as what reads it inside finds."""
+    if not file.is_file():
+        raise SettingsError(f"{file.parent} is not {place}: it has no {file.name}.")
+    try:
+        yield file
+    except Exception as error:  # any reader's complaint means the same: not our file any more
+        raise SettingsError(
+            f"{file} is damaged ({error}): delete result.json and run it again."
+        ) from error
+
 
 FORMAT = 1
 CHECKPOINTS = ("checkpoint.pt", "checkpoint.previous.pt")
@@ -65,26 +117,23 @@ class RunFolder:
     def _load(self) -> tuple[dict[str, Any], Progress] | None:
         for file in filter(Path.exists, (self.path / name for name in CHECKPOINTS)):
             try:
-                content = unpack(file)
+                content: Any = unpack(file)
             except DamagedFileError as error:
                 file.replace(f"{file}.damaged")
                 print(f"{error}; it is now {file.name}.damaged.")
-            else:
-                check_format(file, content.get("format"))
-                return self._resume(content)
+                continue
+            check_format(file, content.get("format"))
+            progress = Progress(content["history"], content["alphas"])
+            if torch.get_num_threads() != content["threads"]:
+                print(f"using {content['threads']} threads, as the run began, for the same bits.")
+                torch.set_num_threads(content["threads"])
+            if self.ranks.first:
+                self._write_derived(progress)
+            print(f"resuming at epoch {progress.epochs + 1} from {self.path}")
+            return content["state"], progress
         if any(self.path.glob("checkpoint*.damaged")):
             print(f"no good checkpoint is left in {self.path}: starting at the first epoch.")
         return None
-
-    def _resume(self, content: Mapping[str, Any]) -> tuple[dict[str, Any], Progress]:
-        progress = Progress(list(content["history"]), dict(content["alphas"]))
-        if torch.get_num_threads() != content["threads"]:
-            print(f"using {content['threads']} threads, as the run began, for the same bits.")
-            torch.set_num_threads(content["threads"])
-        if self.ranks.first:
-            self._write_derived(progress)
-        print(f"resuming at epoch {progress.epochs + 1} from {self.path}")
-        return content["state"], progress
 
     def save(self, state: Mapping[str, Any], progress: Progress) -> None:
         """Store everything after an epoch; a kill at any moment leaves a good checkpoint."""
@@ -136,11 +185,11 @@ class RunFolder:
         return result
 
 
-def check_format(file: Path, found: object) -> None:
+def check_format(file: Path, stored: object) -> None:
     """Raise SettingsError if a file of a run folder is of another format than this version's."""
-    if found != FORMAT:
-        age = "a newer" if isinstance(found, int) and found > FORMAT else "an older"
+    if stored != FORMAT:
+        age = "a newer" if isinstance(stored, int) and stored > FORMAT else "an older"
         raise SettingsError(
-            f"{file} has format {found!r}, of {age} darts_lib than this one (format {FORMAT}); "
+            f"{file} has format {stored!r}, of {age} darts_lib than this one (format {FORMAT}); "
             "use that version, another run_dir, or resume=False to move the run aside."
         )

@@ -1,23 +1,27 @@
-"""Which folder a run has, and how it is opened: for one process, and only for the same run."""
+"""Which folder a run has; opened for one process and for the same run only; and how a run ends."""
 
 import contextlib
+import gc
 import hashlib
 import json
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
-from darts_lib.engine.acceleration import warn_of_unused_gpu
-from darts_lib.engine.determinism import deterministic_algorithms
-from darts_lib.engine.devices import resolve_device
-from darts_lib.engine.ending import tidy_end
+import torch
+
+from darts_lib.engine.devices import (
+    deterministic_algorithms,
+    give_back_memory,
+    resolve_device,
+    warn_of_unused_gpu,
+)
 from darts_lib.engine.files import locked, sweep
-from darts_lib.engine.folder import CHECKPOINTS, RunFolder, check_format
-from darts_lib.engine.places import runs_root
+from darts_lib.engine.folder import CHECKPOINTS, Row, RunFolder, check_format, read_json
 from darts_lib.engine.ranks import Ranks
 from darts_lib.engine.refusals import SettingsError
-from darts_lib.engine.run_files import Row, read_json
-from darts_lib.engine.settings import RunConfig
+from darts_lib.engine.settings import RunConfig, runs_root
 
 Config = TypeVar("Config", bound=RunConfig)
 
@@ -30,10 +34,10 @@ def opened(config: RunConfig) -> Iterator[RunFolder]:
     other settings. `resume=False` moves an earlier run aside, never deletes it. Of several ranks
     the first opens it for all. With `deterministic` torch is so while the folder is open.
     """
-    path = run_path(config)
-    ranks, device = Ranks.current(), resolve_device(config.device)
+    path, ranks = run_path(config), Ranks.current()
     with contextlib.ExitStack() as stack:
         stack.enter_context(tidy_end(path))
+        device = resolve_device(config.device)
         stack.enter_context(deterministic_algorithms(config.deterministic, device))
         if not ranks.first:
             ranks.wait()
@@ -44,19 +48,53 @@ def opened(config: RunConfig) -> Iterator[RunFolder]:
             stack.enter_context(locked(path.parent / f".{path.name}.lock", f"run folder {path}"))
             path.mkdir(exist_ok=True)
             stack.callback(_remove_if_empty, path)
-            if not config.resume:
+            if not config.resume and (path / "config.json").exists():
                 _move_aside(path)
         except OSError as error:
             raise SettingsError(
                 f"run_dir {path} cannot be used ({error.strerror}); give another run_dir."
             ) from error
         sweep(path)
-        _warn_of_other_files(path)
         settings = {"kind": config.KIND, **config.settings_that_matter()}
-        _check_settings(path, settings)
+        _check(path, settings)
         warn_of_unused_gpu(config.device)
         ranks.wait()
         yield RunFolder(path, settings)
+
+
+@contextlib.contextmanager
+def tidy_end(path: Path) -> Iterator[None]:
+    """Free what a run in folder `path` held when it ends, and tell a Ctrl-C in one line.
+
+    A kernel keeps its last error, and with the error's frames the supernet and its gradients: a
+    smaller run after it would not fit beside them. So these frames are emptied, for a debugger too.
+    """
+    try:
+        yield
+    except BaseException as error:
+        _empty_frames(error)
+        gc.collect()  # a run holds its own step: a ring, which only this frees at once
+        if not isinstance(error, KeyboardInterrupt):
+            raise
+        said = (
+            f"stopped; finished epochs are kept in {path}: run the same cell or command to go on."
+        )
+        stop: Any = KeyboardInterrupt(said)
+        stop._render_traceback_ = lambda: [f"KeyboardInterrupt: {said}"]  # IPython's one line
+        raise stop from None
+    finally:
+        give_back_memory()
+    if torch.cuda.is_available():  # elsewhere Python's own collections come soon enough
+        gc.collect()
+
+
+def _empty_frames(error: BaseException) -> None:
+    """Clear the variables of all functions that an error has left, and of the errors before it."""
+    chain = [error]
+    for link in chain:
+        traceback.clear_frames(link.__traceback__)
+        before = (link.__cause__, link.__context__)
+        chain += [each for each in before if each and all(each is not other for other in chain)]
 
 
 def run_path(config: RunConfig) -> Path:
@@ -70,22 +108,53 @@ def run_path(config: RunConfig) -> Path:
     return given.resolve()
 
 
-def _warn_of_other_files(path: Path) -> None:
-    """Print a line if a folder that holds no run holds other things: was it meant?"""
-    if (path / "config.json").exists():
+def default_folder(config: RunConfig) -> Path:
+    """Return `runs/<kind>-<data set>-<hash of the settings that change the result>`."""
+    settings = config.settings_that_matter()
+    if config.dataset == "folder":  # two folders are two data sets
+        settings["data_root"] = str(config.data_folder.resolve())
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
+    return runs_root() / f"{config.KIND}-{config.dataset}-{digest}"
+
+
+def _check(path: Path, wanted: Row) -> None:
+    """Check that a folder which holds a run holds this one; warn if it holds other things."""
+    file = path / "config.json"
+    if file.exists():
+        content = read_json(file)
+        check_format(file, content.get("format"))
+        stored = content.get("settings", {})
+        pairs = {name: (stored.get(name), wanted.get(name)) for name in sorted({*stored, *wanted})}
+        differing = [f"{name} {a!r} there, {b!r} here" for name, (a, b) in pairs.items() if a != b]
+        if differing:
+            raise SettingsError(
+                f"{path} was made with other settings ({'; '.join(differing)}); give another "
+                "run_dir, or resume=False to move that run aside."
+            )
         return
-    names = sorted(file.name for file in path.iterdir() if file.suffix != ".ipynb")
+    names = sorted(each.name for each in path.iterdir() if each.suffix != ".ipynb")
     if others := [name for name in names if not name.startswith(".")]:
         print(
             f"warning: run_dir {path} already holds other things ({len(others)}, such as "
             f"{others[0]}); the files of the run are put beside them."
         )
+    if {*CHECKPOINTS, "result.json"} & {*names}:
+        raise SettingsError(f"{path} has a checkpoint but no config.json; use another run_dir.")
 
 
 def _remove_if_empty(path: Path) -> None:
     """Leave no folder where a run was refused, or ended before its first checkpoint."""
     with contextlib.suppress(OSError):
         path.rmdir()
+
+
+def _move_aside(path: Path) -> None:
+    number = 1
+    while (aside := path.with_name(f"{path.name}.before-{number}")).exists():
+        number += 1
+    path.rename(aside)
+    path.mkdir()
+    print(f"resume=False: the earlier run is now {aside}")
 
 
 def stored_settings(path: Path) -> Row:
@@ -124,10 +193,10 @@ def stored_config(path: Path, kind: type[Config], **here: object) -> Config:
 
 def check_kind(path: Path, settings: Row, kind: type[RunConfig]) -> None:
     """Refuse the settings of a run of another kind; those that a person wrote may name none."""
-    found = settings.get("kind", kind.KIND)
-    if found != kind.KIND:
+    stored = settings.get("kind", kind.KIND)
+    if stored != kind.KIND:
         raise SettingsError(
-            f"{path} holds a run of the kind {found!r}, not {kind.KIND!r}; name one of that kind "
+            f"{path} holds a run of the kind {stored!r}, not {kind.KIND!r}; name one of that kind "
             '(to train the cell that a search has found, name its folder as "genotype").'
         )
 
@@ -135,44 +204,3 @@ def check_kind(path: Path, settings: Row, kind: type[RunConfig]) -> None:
 def this_machine(config: RunConfig | None) -> dict[str, Any]:
     """Return where the data lie and what computes, from a configuration of this machine."""
     return config.model_dump(include={"data_root", "device"}) if config else {}
-
-
-def default_folder(config: RunConfig) -> Path:
-    """Return `runs/<kind>-<data set>-<hash of the settings that change the result>`."""
-    settings = config.settings_that_matter()
-    if config.dataset == "folder":  # two folders are two data sets
-        settings["data_root"] = str(config.data_folder.resolve())
-    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
-    return runs_root() / f"{config.KIND}-{config.dataset}-{digest}"
-
-
-def _check_settings(path: Path, wanted: Row) -> None:
-    """Check that a folder which holds a run holds this one."""
-    file = path / "config.json"
-    if file.exists():
-        content = read_json(file)
-        check_format(file, content.get("format"))
-        _check_same(path, content.get("settings", {}), wanted)
-    elif any((path / name).exists() for name in (*CHECKPOINTS, "result.json")):
-        raise SettingsError(f"{path} has a checkpoint but no config.json; use another run_dir.")
-
-
-def _check_same(path: Path, found: Row, wanted: Row) -> None:
-    pairs = {name: (found.get(name), wanted.get(name)) for name in sorted({*found, *wanted})}
-    differing = [f"{name} {a!r} there, {b!r} here" for name, (a, b) in pairs.items() if a != b]
-    if differing:
-        raise SettingsError(
-            f"{path} was made with other settings ({'; '.join(differing)}); give another run_dir, "
-            "or resume=False to move that run aside."
-        )
-
-
-def _move_aside(path: Path) -> None:
-    if not (path / "config.json").exists():
-        return  # no run is there: whatever else lies in the folder stays
-    number = 1
-    while (aside := path.with_name(f"{path.name}.before-{number}")).exists():
-        number += 1
-    path.rename(aside)
-    path.mkdir()
-    print(f"resume=False: the earlier run is now {aside}")

@@ -1,4 +1,4 @@
-"""Optimisers and schedules of a run, and the parts of its state: stored, loaded, listed."""
+"""Optimisers and schedules of a run, the guard of its gradients, and the parts of its state."""
 
 import math
 from collections.abc import Iterable, Mapping
@@ -6,8 +6,55 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
-Part = nn.Module | torch.optim.Optimizer | Mapping[str, Tensor]
+
+class FiniteGuard:
+    """Leaves an update out where its gradient is no number, and tells the run later.
+
+    Asking the device after each step whether all went well would make it wait. So the update is
+    dropped there, (step, loss, norm) of the first bad one is noted there, in `state`, and the host
+    reads the note now and then.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.steps = torch.zeros((), device=device)
+        self.first = torch.zeros(3, device=device)
+
+        self.state = [self.steps, self.first]
+
+    def begin(self) -> None:
+        """Count an epoch's steps from 0."""
+        torch._foreach_zero_(self.state)
+
+    def watch(self, optimiser: Optimizer, loss: Tensor, norm: Tensor) -> None:
+        """Let `optimiser`, a fused one, skip its next step where `norm`, its gradient's, is bad.
+
+        The fused kernels read `found_inf`, which torch's GradScaler sets for the same purpose.
+        """
+        bad = ~torch.isfinite(norm)
+        noted = torch.stack([self.steps + 1, loss.detach().to(self.first), norm.to(self.first)])
+        self.first.copy_(torch.where(bad & (self.first[0] == 0), noted, self.first))
+        optimiser.found_inf = bad.to(torch.float32)  # type: ignore[attr-defined]
+
+    def count(self) -> None:
+        """Say that a step is done."""
+        self.steps += 1
+
+    def check(self, epoch: int, learning_rate: float, folder: object) -> None:
+        """Raise FloatingPointError if a gradient was no number; name step, loss, rate and norm."""
+        step, loss, norm = self.first.tolist()
+        if step:
+            what = "gradient" if math.isfinite(loss) else "loss"
+            raise FloatingPointError(
+                f"the {what} was no number in step {step:.0f} of epoch {epoch} (loss {loss:.4g}, "
+                f"learning rate {learning_rate:.4g}), norm of the gradient {norm:.4g}; the "
+                f"checkpoint before it is kept in {folder}. Try a lower learning rate in a new "
+                "run_dir."
+            )
+
+
+Part = nn.Module | Optimizer | Mapping[str, Tensor]
 """A part of a run's state: what a checkpoint keeps under one name."""
 
 
@@ -38,14 +85,10 @@ def laid_out_like(gradient: Tensor, weight: Tensor) -> Tensor:
     torch's fused SGD reads both in the order in which they lie, and says nothing where the orders
     differ (torch 2.14 on the CPU).
     """
-    if _order(gradient) == _order(weight):
+    strides = zip(gradient.shape, gradient.stride(), weight.stride(), strict=True)
+    if all(size == 1 or ours == its for size, ours, its in strides):  # in size one is no step
         return gradient
     return torch.empty_like(weight).copy_(gradient)
-
-
-def _order(tensor: Tensor) -> list[int]:
-    """Return the strides that matter: along a dimension of size one there is no step to take."""
-    return [step for size, step in zip(tensor.shape, tensor.stride(), strict=True) if size > 1]
 
 
 def stored(part: Part) -> dict[str, Any]:
@@ -56,7 +99,12 @@ def stored(part: Part) -> dict[str, Any]:
 
 
 def load(part: Part, state: Mapping[str, Any]) -> None:
-    """Put back what `stored` returned, bit for bit."""
+    """Put back what `stored` returned, bit for bit.
+
+    In an optimiser a rate that is a tensor takes the stored value, and stays the tensor that the
+    schedule changes. Whether a graph may hold the step is this run's matter: one that began on a
+    CPU may go on where its steps are recorded.
+    """
     if isinstance(part, nn.Module):
         part.load_state_dict(state)
     elif isinstance(part, Mapping):
@@ -64,25 +112,16 @@ def load(part: Part, state: Mapping[str, Any]) -> None:
             for name, tensor in part.items():
                 tensor.copy_(state[name])
     else:
-        _load_optimiser(part, dict(state))
-
-
-def _load_optimiser(optimiser: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-    """Load an optimiser, which goes on following this run's rate and this run's recording.
-
-    A rate that is a tensor takes the stored value, and stays the tensor that the schedule changes.
-    Whether a graph may hold the step is this run's matter: one that began on a CPU may go on where
-    its steps are recorded.
-    """
-    group = optimiser.param_groups[0]
-    rate, capturable = group["lr"], group.get("capturable")
-    optimiser.load_state_dict(state)
-    group = optimiser.param_groups[0]
-    if isinstance(rate, Tensor):
-        rate.copy_(torch.as_tensor(group["lr"]))
-        group["lr"] = rate
-    if capturable is not None:
-        group["capturable"] = capturable
+        group = part.param_groups[0]
+        names = ("lr", "capturable")
+        ours: dict[str, Any] = {name: group[name] for name in names if name in group}
+        part.load_state_dict(dict(state))
+        group = part.param_groups[0]
+        if isinstance(ours["lr"], Tensor):
+            ours["lr"].copy_(torch.as_tensor(group["lr"]))
+        else:
+            del ours["lr"]
+        group |= ours
 
 
 def tensors_of(part: Part) -> list[Tensor]:

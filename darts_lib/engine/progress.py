@@ -1,6 +1,5 @@
 """What a person sees while a run goes on: a line an epoch, and a bar where somebody looks on."""
 
-import math
 import os
 import sys
 import time
@@ -31,25 +30,20 @@ class EpochLine:
     """Prints one line an epoch with the time left; a line survives every front end and log."""
 
     def __init__(self, epochs: int, first: int = 0) -> None:
-        self.epochs, self.done, self.started = epochs, first, time.monotonic()
-        self.first = first
+        self.epochs, self.first, self.done = epochs, first, first
+        self.started = time.monotonic()
 
     def __call__(self, figures: dict[str, float]) -> None:
         """Print `epoch 3/50  train_loss 0.912 ...  12 s left` for one finished epoch."""
         self.done += 1
         spent = time.monotonic() - self.started
         left = spent / (self.done - self.first) * (self.epochs - self.done)
-        values = "  ".join(f"{name} {_short(value)}" for name, value in figures.items())
-        width = len(str(self.epochs))
-        print(
-            f"epoch {self.done:>{width}}/{self.epochs}  {values}  {duration(left)} left", flush=True
+        values = "  ".join(
+            f"{name} {int(value) if float(value).is_integer() else f'{value:.4g}'}"
+            for name, value in figures.items()
         )
-
-
-def _short(value: float) -> str:
-    if isinstance(value, int) or (math.isfinite(value) and value == int(value)):
-        return str(int(value))
-    return f"{value:.4g}"
+        number = f"{self.done:>{len(str(self.epochs))}}"
+        print(f"epoch {number}/{self.epochs}  {values}  {duration(left)} left", flush=True)
 
 
 def live(steps: Sequence[Item]) -> Iterable[Item]:

@@ -11,7 +11,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Self, TypeVar
 
 import torch
 from torch import Tensor, distributed
@@ -29,7 +29,7 @@ class Ranks:
     count: int = 1
 
     @classmethod
-    def current(cls) -> "Ranks":
+    def current(cls) -> Self:
         """Return the place in the group that is open, or that of the only process."""
         if distributed.is_available() and distributed.is_initialized():
             return cls(distributed.get_rank(), distributed.get_world_size())
@@ -91,11 +91,11 @@ class Ranks:
 
     def after_first(self, action: Callable[[], T]) -> T:
         """Do something on the first rank, and then on all others: it may change what they read."""
-        if self.first:
-            done = action()
-        self.wait()
         if not self.first:
-            done = action()
+            self.wait()
+        done = action()
+        if self.first:
+            self.wait()
         return done
 
 

@@ -8,20 +8,10 @@ from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator
 
-LONGEST = 200
-"""The most characters of a value that a message shows."""
-
-UNSET = ("", 0, "auto", None)
-"""Values of the parameter cell that mean 'the scale's own'."""
-
-PLACES = ("data_root", "run_dir")
-"""Settings that name a folder."""
-
 _SHORT = reprlib.Repr()
 _SHORT.maxstring = _SHORT.maxother = 100
 _SHORT.maxlist = _SHORT.maxtuple = _SHORT.maxset = _SHORT.maxdict = 20
 _SHORT.maxlevel = 4
-
 
 BOUNDS = {
     "greater_than_equal": "must be at least {ge}",
@@ -58,7 +48,7 @@ def show(value: object) -> str:
         return "a huge number" if isinstance(value, int) else f"a {type(value).__name__}"
     if len(text.splitlines()) > 1:  # a tensor or an array
         text = " ".join(text.split())
-    return text if len(text) <= LONGEST else text[:LONGEST] + "..."
+    return text if len(text) <= 200 else text[:200] + "..."
 
 
 def one_line(error: Exception) -> str:
@@ -83,7 +73,7 @@ def unknown(what: str, name: str, known: Collection[str]) -> str:
 def is_unset(value: object) -> bool:
     """Say whether a value of the parameter cell stands for the scale's own."""
     plain = isinstance(value, str | int | float | None) and not isinstance(value, bool)
-    return plain and value in UNSET
+    return plain and value in ("", 0, "auto", None)
 
 
 class StrictModel(BaseModel):
@@ -110,10 +100,10 @@ class StrictModel(BaseModel):
             raise ValueError(f"the largest number is {2**31 - 1}")
         if isinstance(value, str) and "\0" in value:
             raise ValueError("a text has no NUL character")
-        if info.field_name in PLACES:
+        if info.field_name in ("data_root", "run_dir"):
             os.fsencode(str(value))  # a ValueError for half a character
-        if info.field_name in PLACES and os.path.expanduser(str(value)).startswith("~"):
-            raise ValueError("there is no such user; write the whole path")
+            if os.path.expanduser(str(value)).startswith("~"):
+                raise ValueError("there is no such user; write the whole path")
         return value
 
     @classmethod

@@ -19,24 +19,20 @@ from typing import Any, Generic, Protocol, Self, TypeVar
 import torch
 from torch import Tensor, nn
 
-from darts_lib.engine.acceleration import Acceleration
-from darts_lib.engine.determinism import seed_epoch
-from darts_lib.engine.devices import wait
+from darts_lib.engine.acceleration import Acceleration, Batch
+from darts_lib.engine.batches import seed_epoch
+from darts_lib.engine.devices import step_memory, wait
 from darts_lib.engine.files import unpack
-from darts_lib.engine.finite_guard import EVERY, FiniteGuard
-from darts_lib.engine.folder import Progress, RunFolder
-from darts_lib.engine.memory import step_memory
+from darts_lib.engine.folder import Progress, Row, RunFolder, read_alphas, read_history, read_json
 from darts_lib.engine.opening import opened, stored_config, this_machine
-from darts_lib.engine.optimisers import Part, laid_out_like, load, stored, tensors_of
+from darts_lib.engine.optimisers import FiniteGuard, Part, laid_out_like, load, stored, tensors_of
 from darts_lib.engine.progress import EpochLine, counted, duration
 from darts_lib.engine.ranks import Ranks
 from darts_lib.engine.refusals import SettingsError
-from darts_lib.engine.run_files import Row, read_alphas, read_history, read_json
 from darts_lib.engine.settings import RunConfig
 
-Batch = tuple[Tensor, ...]
-"""What a step is given: tensors on the device."""
-
+EVERY = 50
+"""Steps between two looks at what the guard has noted."""
 NO_MEMORY = ("out of memory", "DefaultCPUAllocator")
 """What torch says, on any device, where memory is not enough."""
 
@@ -137,7 +133,7 @@ class Run:
         generator = seed_epoch(self.config.seed, epoch, self.device, self.attempt)
         row: Row = {"epoch": epoch + 1, **self.begin(epoch, generator)}
         self.guard.begin()
-        sums: Tensor | int = 0
+        sums: Any = 0
         with contextlib.closing(self.batches(generator)) as batches:
             for number, given in enumerate(batches, 1):
                 sums = sums + self.take(*given)
@@ -145,7 +141,6 @@ class Run:
                 if number % EVERY == 0:
                     self.guard.check(epoch + 1, row["learning_rate"], self.folder)
         self.guard.check(epoch + 1, row["learning_rate"], self.folder)
-        assert isinstance(sums, Tensor)
         row |= self.figures("train", self.ranks.sum(sums).tolist()) | self.end()
         return row | {"seconds": time.perf_counter() - started}
 
@@ -196,7 +191,7 @@ class Run:
         """Return every tensor that a step changes in place."""
         return [*self.guard.state, *(t for part in self.parts().values() for t in tensors_of(part))]
 
-    # Before the first step -----------------------------------------------------------------------
+    # All epochs ----------------------------------------------------------------------------------
 
     def describe(self) -> None:
         """Print the settings, the data, and what the run will cost, from two steps undone."""
@@ -231,8 +226,6 @@ class Run:
         self.restore(state)
         return seconds, memory.peak
 
-    # All epochs ----------------------------------------------------------------------------------
-
     def run(self, folder: RunFolder, on_epoch: Callable[[Row], None] | None = None) -> None:
         """Describe the run, make the epochs that are still to do, and finish its folder.
 
@@ -240,11 +233,11 @@ class Run:
         memory.
         """
         self.describe()
-        progress, checkpoint = Progress(), folder.load()
-        if checkpoint:
-            self.restore(checkpoint[0])
-            progress = checkpoint[1]
+        if checkpoint := folder.load():
+            state, progress = checkpoint
+            self.restore(state)
         else:
+            progress = Progress()
             progress.record_alphas(self.alphas)
         line = EpochLine(self.config.epochs, progress.epochs)
         while progress.epochs < self.config.epochs:

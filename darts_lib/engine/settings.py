@@ -1,4 +1,4 @@
-"""The base configuration: the settings that every run shares."""
+"""The base configuration: where things are, and the settings that every run shares."""
 
 import os
 from collections.abc import Mapping
@@ -8,15 +8,38 @@ from typing import Any, ClassVar, Literal, Self
 import torch
 from pydantic import Field, model_validator
 
-from darts_lib.engine.devices import auto_scale, resolve_device
-from darts_lib.engine.heap import keep_freed_memory
-from darts_lib.engine.places import data_root
+from darts_lib.engine.devices import auto_scale, keep_freed_memory, resolve_device
 from darts_lib.engine.refusals import StrictModel, is_unset, unknown
 
-DATASETS = ("digits", "cifar10", "cifar100", "fashion_mnist", "svhn", "folder")
-"""The image data sets: `digits` ships with scikit-learn, `folder` is a folder of your pictures."""
+
+def project_root() -> Path:
+    """Return the nearest parent of the current folder with this project's `pyproject.toml`.
+
+    Jupyter runs a notebook in its own folder and papermill in the caller's; both find the same
+    root, and so does an installed library's source tree. Elsewhere it is the current folder.
+    """
+    here = Path.cwd()
+    for folder in (here, *here.parents, *Path(__file__).resolve().parents):
+        file = folder / "pyproject.toml"
+        if file.is_file() and 'name = "darts-lib"' in file.read_text(encoding="utf-8"):
+            return folder
+    return here
+
+
+def runs_root() -> Path:
+    """Return the folder of run folders: `DARTS_LIB_RUNS`, else `runs` in the project."""
+    return Path(os.environ.get("DARTS_LIB_RUNS") or project_root() / "runs")
+
+
+def data_root() -> Path:
+    """Return the folder of data sets: `DARTS_LIB_DATA`, else `data` in the project."""
+    return Path(os.environ.get("DARTS_LIB_DATA") or project_root() / "data")
+
+
 DOWNLOADED = ("cifar10", "cifar100", "fashion_mnist", "svhn")
-"""Those that are downloaded where they are missing."""
+"""The image data sets that are downloaded where they are missing."""
+DATASETS = ("digits", *DOWNLOADED, "folder")
+"""All: `digits` ships with scikit-learn, `folder` is a folder of your pictures."""
 SHAPES = {
     "digits": (10, 1),
     "cifar10": (10, 3),
@@ -80,13 +103,11 @@ class RunConfig(StrictModel):
         for name in given:
             if name not in cls.model_fields:
                 raise ValueError(unknown("setting", name, cls.model_fields))
-        own = [name for name in cls.FILLED_BY_SCALE if is_unset(given.get(name))]
-        kept = {name: value for name, value in given.items() if name not in own}
+        unset = [name for name in cls.FILLED_BY_SCALE if is_unset(given.get(name))]
+        kept = {name: value for name, value in given.items() if name not in unset}
         scale = kept.get("scale", "auto")
-        named = scale if isinstance(scale, str) else ""
-        if named == "auto":
-            scale = named = auto_scale()
-        return {**(cls.LAPTOP if named == "laptop" else {}), **kept, "scale": scale}
+        scale = auto_scale() if scale == "auto" else scale
+        return {**(cls.LAPTOP if scale == "laptop" else {}), **kept, "scale": scale}
 
     @model_validator(mode="after")
     def _check_dataset(self) -> Self:

@@ -15,8 +15,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.utils.checkpoint import checkpoint
 
-from darts_lib.fast.fan import Fan
-from darts_lib.fast.separable import states_of
+from darts_lib.fast.fan import Fan, states_of
 from darts_lib.kernels.branches import in_turn, side_by_side
 from darts_lib.relaxation import MixedOp, SearchCell, Supernet
 from darts_lib.search_space import INPUTS, CellPlan, row_offset
@@ -31,28 +30,19 @@ class FusedCell(nn.Module):
         super().__init__()
         self.preprocess0, self.preprocess1 = cell.preprocess0, cell.preprocess1
         self.nodes, self.channels, self.primitives = cell.nodes, plan.channels, primitives
-        strides = [2 if plan.reduces else 1] + [1] * (self.nodes - 1)
-        rows = [self._rows(fan) for fan in range(self.nodes)]
-        self.fans = nn.ModuleList(
-            Fan(
-                plan.channels,
-                1 if fan else INPUTS,
-                stride,
-                primitives,
-                {row: cast("MixedOp", cell.edges[row]) for row in rows[fan]},
-            )
-            for fan, stride in enumerate(strides)
-        )
-        self.widths = [len(edges) * plan.channels for edges in rows]
+        self.fans, by_source = nn.ModuleList(), list[int]()  # alpha's rows in the fans' order
+        for fan in range(self.nodes):
+            sources = [INPUTS + fan - 1] if fan else range(INPUTS)
+            targets = range(INPUTS + fan, INPUTS + self.nodes)
+            rows = [row_offset(target) + source for source in sources for target in targets]
+            edges = {row: cast("MixedOp", cell.edges[row]) for row in rows}
+            stride = 2 if plan.reduces and not fan else 1
+            self.fans.append(Fan(plan.channels, len(sources), stride, primitives, edges))
+            by_source += rows
+        self.widths = [len(cast("Fan", fan).rows) * plan.channels for fan in self.fans]
         # On the device: indexing must not wait.
-        self.register_buffer("by_source", torch.tensor(sum(rows, [])), persistent=False)
+        self.register_buffer("by_source", torch.tensor(by_source), persistent=False)
         self.load_state_dict(stacked(cell.state_dict(), self.plain_names()))
-
-    def _rows(self, fan: int) -> list[int]:
-        """Return alpha's rows in the order of a fan's edges."""
-        sources = range(INPUTS) if fan == 0 else [INPUTS + fan - 1]
-        targets = range(INPUTS + fan, INPUTS + self.nodes)
-        return [row_offset(target) + source for source in sources for target in targets]
 
     def forward(self, before_previous: Tensor, previous: Tensor, weights: Tensor) -> Tensor:
         """Run the cell; weights `(edges, primitives)`, output `(batch, nodes * channels, h, w)`."""

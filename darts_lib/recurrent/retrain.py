@@ -32,11 +32,11 @@ from darts_lib.data.text import (
     segments,
     unigram_perplexity,
 )
+from darts_lib.engine.folder import Row, read_json
 from darts_lib.engine.optimisers import Part
 from darts_lib.engine.progress import live
 from darts_lib.engine.refusals import SettingsError
 from darts_lib.engine.run import Result, Run, run_in_folder
-from darts_lib.engine.run_files import Row, read_json
 from darts_lib.formats.cell_choice import CellSettings
 from darts_lib.formats.weight_files import WEIGHTS, load_weights, read_run, save_weights
 from darts_lib.recurrent.genotype import CELLS, RecurrentGenotype

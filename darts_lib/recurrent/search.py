@@ -24,10 +24,10 @@ from darts_lib.bilevel import InnerStep, Loss, architecture_gradient, gradients,
 from darts_lib.cost import advice
 from darts_lib.cost.complexity import count_parameters
 from darts_lib.data.text import Corpus, batchify, inputs_and_targets, load_text, segments
+from darts_lib.engine.folder import Row
 from darts_lib.engine.optimisers import Part
 from darts_lib.engine.progress import live
 from darts_lib.engine.run import Result, Run, run_in_folder
-from darts_lib.engine.run_files import Row
 from darts_lib.engine.settings import RunConfig
 from darts_lib.recurrent.genotype import RecurrentGenotype, derive
 from darts_lib.recurrent.network import LanguageModel, Masks, Output, supernet

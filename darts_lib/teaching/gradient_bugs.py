@@ -29,6 +29,9 @@ from darts_lib.bilevel import (
 Candidate = Callable[[Loss, Loss, Tensors, Tensors, InnerStep], ArchitectureGradient]
 """What the check takes: (train_loss, valid_loss, weights, alphas, inner) -> the gradient."""
 
+BUGS: dict[str, Candidate] = {}
+"""Every wrong gradient by name."""
+
 CHECK_RADIUS = 0.1 * RADIUS
 """At R = 1e-3 the finite difference of a smooth float64 net is exact to about 1e-5."""
 
@@ -45,6 +48,11 @@ def _candidate(formula: Callable[[Problem], ArchitectureGradient]) -> Candidate:
     return candidate
 
 
+def _bug(formula: Callable[[Problem], ArchitectureGradient]) -> Candidate:
+    BUGS[formula.__name__] = _candidate(formula)
+    return BUGS[formula.__name__]
+
+
 def _leaves(tensors: Tensors) -> dict[str, Tensor]:
     return {name: tensor.requires_grad_() for name, tensor in held(tensors).items()}
 
@@ -55,13 +63,13 @@ def right(problem: Problem) -> ArchitectureGradient:
     return second_order(problem, finite_difference)
 
 
-@_candidate
+@_bug
 def implicit_term_missing(problem: Problem) -> ArchitectureGradient:
     """The gradient at w' without the term that says how w' follows alpha."""
     return second_order(problem, lambda problem, v: [0 * a for a in problem.alphas.values()])
 
 
-@_candidate
+@_bug
 def multiplied_by_eps(problem: Problem) -> ArchitectureGradient:
     """`(p - n) / 2. * eps`: by precedence a product, where a quotient was meant."""
 
@@ -72,40 +80,40 @@ def multiplied_by_eps(problem: Problem) -> ArchitectureGradient:
     return second_order(problem, product)
 
 
-@_candidate
+@_bug
 def wrong_sign(problem: Problem) -> ArchitectureGradient:
     """Plus where the chain rule says minus."""
     return second_order(problem, lambda problem, v: [-h for h in finite_difference(problem, v)])
 
 
-@_candidate
+@_bug
 def virtual_step_does_nothing(problem: Problem) -> ArchitectureGradient:
     """The step's result is bound to a variable and thrown away: w' is w."""
     return gradient_at(problem, _leaves(problem.weights), 1.0, finite_difference)
 
 
-@_candidate
+@_bug
 def momentum_left_out(problem: Problem) -> ArchitectureGradient:
     """The inner step forgets the optimiser's momentum buffer."""
     inner = replace(problem.inner, momentum_buffers={})
     return second_order(replace(problem, inner=inner), finite_difference)
 
 
-@_candidate
+@_bug
 def weight_decay_left_out(problem: Problem) -> ArchitectureGradient:
     """The inner step forgets the weight decay."""
     inner = replace(problem.inner, weight_decay=0.0)
     return second_order(replace(problem, inner=inner), finite_difference)
 
 
-@_candidate
+@_bug
 def alphas_among_the_weights(problem: Problem) -> ArchitectureGradient:
     """Alphas registered as parameters: the virtual step moves them too."""
     moved = shifted(problem.alphas, _training_gradient(problem), -problem.inner.learning_rate)
     return second_order(replace(problem, alphas=_leaves(moved)), finite_difference)
 
 
-@_candidate
+@_bug
 def gradients_left_over(problem: Problem) -> ArchitectureGradient:
     """No zero_grad between the passes: the training gradient by alpha is still in the buffer."""
     found, left_over = second_order(problem, finite_difference), _training_gradient(problem)
@@ -113,7 +121,7 @@ def gradients_left_over(problem: Problem) -> ArchitectureGradient:
     return replace(found, implicit={name: part + extra for (name, part), extra in pairs})
 
 
-@_candidate
+@_bug
 def expanded_around_virtual_weights(problem: Problem) -> ArchitectureGradient:
     """The difference is taken around w' where the formula says w."""
     virtual, factor = virtual_weights(problem)
@@ -124,20 +132,3 @@ def expanded_around_virtual_weights(problem: Problem) -> ArchitectureGradient:
 def _training_gradient(problem: Problem) -> list[Tensor]:
     loss = problem.train_loss(problem.weights, problem.alphas)
     return gradients(loss, list(problem.alphas.values()))
-
-
-BUGS: dict[str, Candidate] = {
-    bug.__name__: bug
-    for bug in (
-        implicit_term_missing,
-        multiplied_by_eps,
-        wrong_sign,
-        virtual_step_does_nothing,
-        momentum_left_out,
-        weight_decay_left_out,
-        alphas_among_the_weights,
-        gradients_left_over,
-        expanded_around_virtual_weights,
-    )
-}
-"""Every wrong gradient by name."""

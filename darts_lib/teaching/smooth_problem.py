@@ -21,12 +21,11 @@ from darts_lib.bilevel import (
     held,
 )
 from darts_lib.relaxation import Supernet, mix
-from darts_lib.search_space import PRIMITIVES, edges
+from darts_lib.search_space import KINDS, PRIMITIVES, edges
 
 SMOOTH_PRIMITIVES = tuple(name for name in PRIMITIVES if name != "max_pool_3x3")
 TOLERANCE = 1e-4
 """Relative. The finite difference at R = 1e-3 errs by about 1e-5; the mildest bug by far more."""
-
 CHECK_RATE = 0.5
 """The inner learning rate of the check; at the paper's 0.025 some bugs are less than 1 % off."""
 
@@ -77,40 +76,34 @@ def smooth_problem(
 
     def loss_on(images: Tensor, labels: Tensor) -> Loss:
         def loss(weights: Tensors, alphas: Tensors) -> Tensor:
-            return nn.functional.cross_entropy(
-                functional_call(net, dict(weights), (images, mix(alphas))), labels
-            )
+            logits = functional_call(net, dict(weights), (images, mix(alphas)))
+            return nn.functional.cross_entropy(logits, labels)
 
         return loss
 
     labels = torch.arange(6, device=device) % 3
-    losses = [loss_on(normal(6, 1, 6, 6), labels) for _ in range(2)]
+    train_loss, valid_loss = (loss_on(normal(6, 1, 6, 6), labels) for _ in range(2))
+    weights = {name: weight.requires_grad_() for name, weight in weights.items()}
     shape = (len(edges(2)), len(SMOOTH_PRIMITIVES))
-    return SmoothProblem(
-        losses[0],
-        losses[1],
-        {name: weight.requires_grad_() for name, weight in weights.items()},
-        {kind: normal(*shape).requires_grad_() for kind in ("normal", "reduce")},
-        InnerStep(
-            learning_rate, 0.9, 3e-2, {name: 0.1 * normal(*w.shape) for name, w in weights.items()}
-        ),
-    )
-
-
-def one_step_objective(problem: SmoothProblem, alphas: Tensors) -> Tensor:
-    """Return L_val(w'(alphas), alphas): the function whose slope all routes compute."""
-    loss = problem.train_loss(problem.weights, alphas)
-    step = torch.autograd.grad(loss, list(problem.weights.values()))
-    return problem.valid_loss(problem.inner.moved(held(problem.weights), step), alphas).detach()
+    alphas = {kind: normal(*shape).requires_grad_() for kind in KINDS}
+    buffers = {name: 0.1 * normal(*weight.shape) for name, weight in weights.items()}
+    inner = InnerStep(learning_rate, 0.9, 3e-2, buffers)
+    return SmoothProblem(train_loss, valid_loss, weights, alphas, inner)
 
 
 def slope(problem: SmoothProblem, kind: str, row: int, column: int, step: float = 1e-5) -> float:
-    """Return a central difference of the one-step objective over one single alpha."""
+    """Return a central difference over one single alpha of the one-step objective.
+
+    That is L_val(w'(alphas), alphas): the function whose slope all routes compute.
+    """
     values = []
     for sign in (1, -1):
         alphas = {name: value.detach().clone() for name, value in problem.alphas.items()}
         alphas[kind][row, column] += sign * step
-        values.append(one_step_objective(problem, alphas))
+        loss = problem.train_loss(problem.weights, alphas)
+        moves = torch.autograd.grad(loss, list(problem.weights.values()))
+        virtual = problem.inner.moved(held(problem.weights), moves)
+        values.append(problem.valid_loss(virtual, alphas).detach())
     return float((values[0] - values[1]) / (2 * step))
 
 

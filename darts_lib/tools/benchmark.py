@@ -22,11 +22,10 @@ from darts_lib.cost.timing import Kinds, Step, medians
 from darts_lib.data.images import Batch, ImageSet
 from darts_lib.data.text import Corpus
 from darts_lib.engine.command_line import refused_in_one_line
-from darts_lib.engine.devices import machine, resolve_device
+from darts_lib.engine.devices import keep_freed_memory, machine, resolve_device
 from darts_lib.engine.files import check_target
-from darts_lib.engine.heap import keep_freed_memory
+from darts_lib.engine.folder import Row, write_json
 from darts_lib.engine.refusals import SettingsError
-from darts_lib.engine.run_files import Row, write_json
 from darts_lib.plain import OriginalSteps
 from darts_lib.recurrent.plain import RecurrentOriginalSteps
 from darts_lib.recurrent.search import RecurrentSearch, RecurrentSearchConfig

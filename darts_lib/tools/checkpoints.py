@@ -22,10 +22,9 @@ from darts_lib.engine.batches import epoch_batches
 from darts_lib.engine.devices import resolve_device
 from darts_lib.engine.files import check_target
 from darts_lib.engine.opening import stored_settings
-from darts_lib.engine.places import data_root
 from darts_lib.engine.progress import counted
 from darts_lib.engine.refusals import SettingsError
-from darts_lib.engine.settings import SHAPES
+from darts_lib.engine.settings import SHAPES, data_root
 from darts_lib.formats.cell_choice import find_genotype
 from darts_lib.formats.network_files import load_network
 from darts_lib.formats.onnx_files import export_onnx

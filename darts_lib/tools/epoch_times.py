@@ -17,11 +17,11 @@ from typing import Any
 
 import torch
 
+from darts_lib.engine.batches import seed_epoch
 from darts_lib.engine.command_line import refused_in_one_line
-from darts_lib.engine.determinism import seed_epoch
 from darts_lib.engine.devices import machine, wait
 from darts_lib.engine.files import check_target
-from darts_lib.engine.run_files import Row, write_json
+from darts_lib.engine.folder import Row, write_json
 from darts_lib.retrain import RetrainConfig, Retraining
 from darts_lib.search import Search, SearchConfig
 from darts_lib.tools.markdown import table

@@ -16,10 +16,10 @@ from typing import Any
 from darts_lib.cost.complexity import count_parameters, multiply_adds
 from darts_lib.derivation import genotypes_of
 from darts_lib.drawing.cell_plots import search_gif
-from darts_lib.engine.places import project_root
+from darts_lib.engine.folder import read_history, read_json, write_json
 from darts_lib.engine.progress import duration
 from darts_lib.engine.refusals import SettingsError
-from darts_lib.engine.run_files import read_history, read_json, write_json
+from darts_lib.engine.settings import project_root
 from darts_lib.genotype import PUBLISHED, Genotype
 from darts_lib.network import Network
 from darts_lib.tools.markdown import put_between_marks, table

@@ -19,8 +19,8 @@ from typing import Any
 
 from darts_lib import __version__
 from darts_lib.engine.files import locked
-from darts_lib.engine.places import runs_root
-from darts_lib.engine.run_files import write_json
+from darts_lib.engine.folder import write_json
+from darts_lib.engine.settings import runs_root
 from darts_lib.tools.markdown import table
 from darts_lib.tools.sweep_plan import KINDS, Cell, Plan, SweepConfig, chapter_settings
 from darts_lib.tools.sweep_runs import GPU, Outcome, Workers, connected, local_cluster, visible_gpus

@@ -16,10 +16,9 @@ from pydantic import Field, model_validator
 from darts_lib import __version__
 from darts_lib.derivation import random_genotype
 from darts_lib.engine.devices import auto_scale
-from darts_lib.engine.places import project_root
+from darts_lib.engine.folder import read_json, write_json
 from darts_lib.engine.refusals import SettingsError, StrictModel, nearest, unknown
-from darts_lib.engine.run_files import read_json, write_json
-from darts_lib.engine.settings import RunConfig
+from darts_lib.engine.settings import RunConfig, project_root
 from darts_lib.retrain import RetrainConfig
 from darts_lib.search import SearchConfig
 from darts_lib.tools.sweep_runs import ChapterRun

@@ -18,8 +18,8 @@ import papermill
 import torch
 
 from darts_lib.engine.files import locked
+from darts_lib.engine.folder import read_json
 from darts_lib.engine.refusals import SettingsError
-from darts_lib.engine.run_files import read_json
 
 try:
     from distributed import Client, Future, Nanny, Scheduler, SpecCluster, as_completed, get_worker

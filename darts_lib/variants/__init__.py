@@ -16,22 +16,20 @@ Draw = Callable[[Mapping[str, Tensor], torch.Generator], Mapping[str, Tensor]]
 """Draws from alphas' shapes and an epoch's generator what `mix` is given in a step's passes."""
 
 
-def both_supernets() -> dict[str, type[Supernet]]:
-    """Return the forms that compute one function: edge by edge to read, by source to be quick."""
-    return {"fused": FusedSupernet, "plain": Supernet}
-
-
 @dataclass(frozen=True)
 class Method:
     """Where a method departs from DARTS; the defaults are DARTS.
 
     `mix` turns alphas into the operations' weights; `draw` is what it draws once a step, the same
-    for every pass of it. `supernets` are the forms of the supernet that the method can run on.
+    for every pass of it. `supernets` are the forms of the supernet that the method can run on, all
+    of one function: edge by edge to read, by source to be quick.
     """
 
     mix: Mix = mix
     draw: Draw | None = None
-    supernets: Mapping[str, type[Supernet]] = field(default_factory=both_supernets)
+    supernets: Mapping[str, type[Supernet]] = field(
+        default_factory=lambda: {"fused": FusedSupernet, "plain": Supernet}
+    )
 
 
 METHODS: dict[str, Method] = {"darts": Method()}

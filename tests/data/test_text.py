@@ -25,7 +25,7 @@ from darts_lib.data.text import (
     segments,
     unigram_perplexity,
 )
-from darts_lib.engine.places import project_root
+from darts_lib.engine.settings import project_root
 from darts_lib.engine.refusals import SettingsError
 
 NOWHERE = Path("/nowhere")

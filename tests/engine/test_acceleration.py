@@ -12,7 +12,7 @@ from torch.func import functional_call
 
 from darts_lib.bilevel import InnerStep, Loss, architecture_gradient
 from darts_lib.engine.acceleration import Acceleration, Captured
-from darts_lib.engine.determinism import seed_epoch
+from darts_lib.engine.batches import seed_epoch
 from darts_lib.engine.refusals import SettingsError
 from darts_lib.fast.fan import Fan
 from darts_lib.fast.fused import FusedSupernet

@@ -15,8 +15,8 @@ from safetensors.torch import save_file
 from darts_lib import retrain as retraining
 from darts_lib import search as searching
 from darts_lib.engine.command_line import read_config, run_from_file
+from darts_lib.engine.folder import read_history
 from darts_lib.engine.refusals import SettingsError
-from darts_lib.engine.run_files import read_history
 from darts_lib.engine.settings import RunConfig
 from darts_lib.recurrent.search import load_search as load_recurrent_search
 from darts_lib.retrain import RetrainConfig, evaluate_run, retrain

@@ -20,11 +20,11 @@ from kill_tools import differences, make, write_data
 from kind_tools import KINDS
 from toy_run import Killed, ToyRun, kill_after, toy, toy_config
 
-from darts_lib.engine.determinism import WORKSPACE, deterministic_algorithms
+from darts_lib.engine.devices import WORKSPACE, deterministic_algorithms
 from darts_lib.engine.files import unpack
+from darts_lib.engine.folder import read_json
 from darts_lib.engine.opening import default_folder, opened, stored_config
 from darts_lib.engine.refusals import SettingsError
-from darts_lib.engine.run_files import read_json
 from darts_lib.engine.settings import RunConfig
 from darts_lib.search import SearchConfig
 from darts_lib.teaching.notebook import read_parameters

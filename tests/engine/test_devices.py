@@ -5,7 +5,7 @@ import shutil
 import pytest
 import torch
 
-from darts_lib.engine.determinism import seed_epoch
+from darts_lib.engine.batches import seed_epoch
 from darts_lib.engine.devices import POLICY, auto_scale, machine, resolve_device
 from darts_lib.engine.opening import opened
 from darts_lib.engine.refusals import SettingsError

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from darts_lib.engine.finite_guard import FiniteGuard
+from darts_lib.engine.optimisers import FiniteGuard
 
 
 def watched(*losses_and_norms: tuple[float, float]) -> FiniteGuard:

@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 
 from darts_lib.engine import settings
-from darts_lib.engine.heap import give_back_memory
+from darts_lib.engine.devices import give_back_memory
 from darts_lib.tools.benchmark import Size
 
 

@@ -22,8 +22,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from toy_run import toy, toy_config
 
-from darts_lib.engine.determinism import seed_epoch
-from darts_lib.engine.heap import give_back_memory
+from darts_lib.engine.batches import seed_epoch
+from darts_lib.engine.devices import give_back_memory
 from darts_lib.search import Search, SearchConfig
 
 pytestmark = [

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from darts_lib.engine import places
-from darts_lib.engine.places import data_root, project_root, runs_root
+from darts_lib.engine import settings
+from darts_lib.engine.settings import data_root, project_root, runs_root
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -24,7 +24,7 @@ def test_another_projects_file_is_not_taken_for_ours(
     (tmp_path / "pyproject.toml").write_text('[project]\nname = "another"\n')
     monkeypatch.chdir(tmp_path)
     assert project_root() != tmp_path
-    monkeypatch.setattr(places, "__file__", str(tmp_path / "site-packages" / "places.py"))
+    monkeypatch.setattr(settings, "__file__", str(tmp_path / "site-packages" / "settings.py"))
     assert project_root() == tmp_path, "nowhere in a project, so the current folder"
 
 

@@ -11,9 +11,9 @@ import torch
 
 from darts_lib.engine.command_line import read_config
 from darts_lib.engine.files import unpack
+from darts_lib.engine.folder import read_alphas
 from darts_lib.engine.ranks import Ranks
 from darts_lib.engine.refusals import SettingsError
-from darts_lib.engine.run_files import read_alphas
 from darts_lib.retrain import RetrainConfig, Retraining
 from darts_lib.search import Search, SearchConfig, search
 

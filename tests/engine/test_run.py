@@ -14,12 +14,11 @@ from same_bits import bits
 from torch import Tensor, nn
 from toy_run import CELL, ToyConfig, ToyRun, end, killed, toy, toy_config
 
-from darts_lib.engine.finite_guard import EVERY
-from darts_lib.engine.memory import step_memory
+from darts_lib.engine.devices import step_memory
+from darts_lib.engine.folder import read_alphas, read_history
 from darts_lib.engine.ranks import Ranks
 from darts_lib.engine.refusals import SettingsError
-from darts_lib.engine.run import Batch, Result, run_in_folder
-from darts_lib.engine.run_files import read_alphas, read_history
+from darts_lib.engine.run import EVERY, Batch, Result, run_in_folder
 from darts_lib.genotype import Genotype
 
 # An epoch ---------------------------------------------------------------------------------------

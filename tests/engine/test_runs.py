@@ -21,10 +21,9 @@ from darts_lib import __version__
 from darts_lib.derivation import genotypes_of
 from darts_lib.engine import opening
 from darts_lib.engine.files import pack, unpack
-from darts_lib.engine.folder import Progress, RunFolder
+from darts_lib.engine.folder import Progress, RunFolder, read_alphas, read_history, read_json
 from darts_lib.engine.opening import default_folder, opened
 from darts_lib.engine.refusals import SettingsError
-from darts_lib.engine.run_files import read_alphas, read_history, read_json
 from darts_lib.search import SearchConfig
 
 DERIVED = ("history.jsonl", "alphas.npz", "genotype.json")

@@ -10,7 +10,7 @@ from torch.func import functional_call
 from darts_lib import operations
 from darts_lib.bilevel import InnerStep, Loss, architecture_gradient
 from darts_lib.cost.complexity import saved_bytes
-from darts_lib.fast import fan, separable
+from darts_lib.fast import fan
 from darts_lib.fast.fan import JOINED
 from darts_lib.fast.fused import FusedSupernet, stacked
 from darts_lib.kernels.depthwise import over_phases
@@ -61,10 +61,9 @@ def assert_same(plain: Supernet, fused: FusedSupernet, images: Tensor, nodes: in
 def form(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Compute the separable candidates in the form that is fast on this device, or on that."""
     if request.param == "as on CUDA":
-        monkeypatch.setattr(separable, "fast_in_phases", separable.has_whole_phases)
-        for module in (fan, separable):
-            monkeypatch.setattr(module, "fast_form", lambda w, n: as_matrices(w, n) if w else [])
-        monkeypatch.setattr(separable, "depthwise", lambda *given: over_phases(*given))
+        monkeypatch.setattr(fan, "fast_in_phases", fan.has_whole_phases)
+        monkeypatch.setattr(fan, "fast_form", lambda w, n: as_matrices(w, n) if w else [])
+        monkeypatch.setattr(fan, "depthwise", lambda *given: over_phases(*given))
 
 
 @pytest.mark.usefixtures("form")

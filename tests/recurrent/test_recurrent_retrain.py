@@ -12,10 +12,10 @@ from same_bits import bits
 from torch import Tensor, nn
 
 from darts_lib.data.text import load_text, unigram_perplexity
-from darts_lib.engine.determinism import seed_epoch
+from darts_lib.engine.batches import seed_epoch
+from darts_lib.engine.folder import write_json
 from darts_lib.engine.refusals import SettingsError
 from darts_lib.engine.run import Run
-from darts_lib.engine.run_files import write_json
 from darts_lib.recurrent.genotype import PUBLISHED
 from darts_lib.recurrent.network import DerivedCell, LanguageModel, Masks
 from darts_lib.recurrent.retrain import (

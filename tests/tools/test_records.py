@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from darts_lib.engine.places import project_root
+from darts_lib.engine.folder import read_json, write_json
 from darts_lib.engine.refusals import SettingsError
-from darts_lib.engine.run_files import read_json, write_json
+from darts_lib.engine.settings import project_root
 from darts_lib.genotype import PUBLISHED
 from darts_lib.retrain import RetrainConfig, retrain
 from darts_lib.tools.records import (

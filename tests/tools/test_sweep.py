@@ -19,9 +19,9 @@ from distributed import Client
 
 from darts_lib.derivation import random_genotype
 from darts_lib.engine.files import locked
+from darts_lib.engine.folder import read_history, read_json, write_json
 from darts_lib.engine.opening import opened
 from darts_lib.engine.refusals import SettingsError
-from darts_lib.engine.run_files import read_history, read_json, write_json
 from darts_lib.retrain import RetrainConfig
 from darts_lib.search import SearchConfig
 from darts_lib.tools.sweep import parser, read_config, select, spread, summary, sweep, tables
