@@ -45,7 +45,7 @@ from darts_lib.data.images import (
 from darts_lib.derivation import derive
 from darts_lib.engine.batches import epoch_batches
 from darts_lib.engine.command_line import run_from_file
-from darts_lib.engine.folder import Row
+from darts_lib.engine.folder import Row, read_alphas
 from darts_lib.engine.optimisers import Part, cosine, momentum_sgd
 from darts_lib.engine.progress import live
 from darts_lib.engine.refusals import SettingsError
@@ -372,6 +372,7 @@ def search(config: SearchConfig, on_epoch: Callable[[Row], None] | None = None) 
 
 def read_search(path: Path) -> SearchResult:
     """Read a search folder: the genotype after its last finished epoch, history and alphas."""
+    read_alphas(path)  # refuses a folder that is not a search's
     return Result.read(path, Genotype)
 
 

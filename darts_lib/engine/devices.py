@@ -137,9 +137,10 @@ def step_memory(device: torch.device, known: Iterable[Tensor]) -> Iterator[StepM
         live += 0 if keepers[key] else size
         keepers[key] += 1
         memory.peak = max(memory.peak, live)
+        alone = tensor.detach()  # an output with its own node would be a ring that nothing frees
 
         def saved() -> Tensor:
-            return tensor
+            return alone
 
         weakref.finalize(saved, released, key, size)
         return saved

@@ -50,6 +50,8 @@ def opened(config: RunConfig) -> Iterator[RunFolder]:
             stack.callback(_remove_if_empty, path)
             if not config.resume and (path / "config.json").exists():
                 _move_aside(path)
+            if not (path / "result.json").exists():  # what cannot be kept is told now, not later
+                (path / ".writable.part").write_bytes(b"{}")
         except OSError as error:
             raise SettingsError(
                 f"run_dir {path} cannot be used ({error.strerror}); give another run_dir."
@@ -120,7 +122,8 @@ def default_folder(config: RunConfig) -> Path:
 def _check(path: Path, wanted: Row) -> None:
     """Check that a folder which holds a run holds this one; warn if it holds other things."""
     file = path / "config.json"
-    if file.exists():
+    started = any((path / name).exists() for name in (*CHECKPOINTS, "result.json"))
+    if file.exists() and started:
         content = read_json(file)
         check_format(file, content.get("format"))
         stored = content.get("settings", {})
@@ -131,14 +134,15 @@ def _check(path: Path, wanted: Row) -> None:
                 f"{path} was made with other settings ({'; '.join(differing)}); give another "
                 "run_dir, or resume=False to move that run aside."
             )
-        return
+    if file.exists():
+        return  # a run that was killed in its first epoch has nothing to lose
     names = sorted(each.name for each in path.iterdir() if each.suffix != ".ipynb")
     if others := [name for name in names if not name.startswith(".")]:
         print(
             f"warning: run_dir {path} already holds other things ({len(others)}, such as "
             f"{others[0]}); the files of the run are put beside them."
         )
-    if {*CHECKPOINTS, "result.json"} & {*names}:
+    if started:
         raise SettingsError(f"{path} has a checkpoint but no config.json; use another run_dir.")
 
 

@@ -24,7 +24,7 @@ from darts_lib.bilevel import InnerStep, Loss, architecture_gradient, gradients,
 from darts_lib.cost import advice
 from darts_lib.cost.complexity import count_parameters
 from darts_lib.data.text import Corpus, batchify, inputs_and_targets, load_text, segments
-from darts_lib.engine.folder import Row
+from darts_lib.engine.folder import Row, read_alphas
 from darts_lib.engine.optimisers import Part
 from darts_lib.engine.progress import live
 from darts_lib.engine.run import Result, Run, run_in_folder
@@ -334,6 +334,7 @@ def search(
 
 def read_search(path: Path) -> RecurrentSearchResult:
     """Read a search folder: the genotype after its last finished epoch, history and alphas."""
+    read_alphas(path)  # refuses a folder that is not a search's
     return Result.read(path, RecurrentGenotype)
 
 
