@@ -151,24 +151,21 @@ def test_the_commands_of_the_pages_name_what_is_there(check: Callable[[str], lis
     assert not any(problems.values()), {name: found for name, found in problems.items() if found}
 
 
-@pytest.mark.parametrize(
-    ("check", "text", "problem"),
-    [
-        (problems_of_papermill, "papermill notebooks/08_x.ipynb out.ipynb", "no notebooks/08_x"),
-        (problems_of_papermill, "papermill notebooks/03_search.ipynb o -p epoch 5", "no parameter"),
-        (problems_of_papermill, "papermill notebooks/03_search.ipynb o -p order 3", "order='3'"),
-        (problems_of_modules, "`python -m darts_lib.train x`", "darts_lib.train cannot be run"),
-        (problems_of_modules, "python -m darts_lib.genotype", "genotype cannot be run"),
-        (problems_of_modules, "python -m darts_lib.sweep --colour red", "no option --colour"),
-        (problems_of_make, "`make everything`", "no target everything"),
-        (problems_of_parameters, "with `-p epoch 5` it", "-p epoch"),
-        (
-            problems_of_folders,
-            'papermill notebooks/03_search.ipynb "runs/a b/o.ipynb" -p epochs 1',
-            "nothing makes runs/a b",
-        ),
-    ],
-)
+@pytest.mark.parametrize(("check", "text", "problem"), [
+    (problems_of_papermill, "papermill notebooks/08_x.ipynb out.ipynb", "no notebooks/08_x"),
+    (problems_of_papermill, "papermill notebooks/03_search.ipynb o -p epoch 5", "no parameter"),
+    (problems_of_papermill, "papermill notebooks/03_search.ipynb o -p order 3", "order='3'"),
+    (problems_of_modules, "`python -m darts_lib.train x`", "darts_lib.train cannot be run"),
+    (problems_of_modules, "python -m darts_lib.genotype", "genotype cannot be run"),
+    (problems_of_modules, "python -m darts_lib.sweep --colour red", "no option --colour"),
+    (problems_of_make, "`make everything`", "no target everything"),
+    (problems_of_parameters, "with `-p epoch 5` it", "-p epoch"),
+    (
+        problems_of_folders,
+        'papermill notebooks/03_search.ipynb "runs/a b/o.ipynb" -p epochs 1',
+        "nothing makes runs/a b",
+    ),
+])  # fmt: skip
 def test_a_command_that_names_what_is_not_there_is_found(
     check: Callable[[str], list[str]], text: str, problem: str
 ) -> None:

@@ -207,16 +207,13 @@ def test_a_smaller_last_batch_runs_eagerly(monkeypatch: pytest.MonkeyPatch) -> N
     assert float(weight) == 6
 
 
-@pytest.mark.parametrize(
-    ("sizes", "recorded_sizes"),
-    [
-        ((4, 2, 4), [4]),
-        ((2, 4, 4), [4]),
-        ((2, 4, 3, 4, 4), [4]),
-        ((2, 4, 4, 3, 2, 4, 4, 3), [4, 2, 3]),
-        ((1, 2, 3, 4, 1, 2, 3, 4, 4), [1, 2, 3]),
-    ],
-)
+@pytest.mark.parametrize(("sizes", "recorded_sizes"), [
+    ((4, 2, 4), [4]),
+    ((2, 4, 4), [4]),
+    ((2, 4, 3, 4, 4), [4]),
+    ((2, 4, 4, 3, 2, 4, 4, 3), [4, 2, 3]),
+    ((1, 2, 3, 4, 1, 2, 3, 4, 4), [1, 2, 3]),
+])  # fmt: skip
 def test_shapes_that_come_again_are_recorded_in_the_same_memory_up_to_three(
     sizes: tuple[int, ...], recorded_sizes: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:

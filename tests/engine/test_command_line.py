@@ -70,16 +70,13 @@ def read_to_retrain(path: Path) -> object:
     return read_config(path, RetrainConfig)
 
 
-@pytest.mark.parametrize(
-    ("given", "config", "read", "file"),
-    [
-        ("search", "retrain", read_to_retrain, "notes.txt"),
-        ("search", "retrain", evaluate_run, "weights.safetensors"),
-        ("imagenet", "retrain", evaluate_run, "weights.safetensors"),
-        ("retrain", "search", load_search, "checkpoint.pt"),
-        ("search", "recurrent-search", load_recurrent_search, "checkpoint.pt"),
-    ],
-)
+@pytest.mark.parametrize(("given", "config", "read", "file"), [
+    ("search", "retrain", read_to_retrain, "notes.txt"),
+    ("search", "retrain", evaluate_run, "weights.safetensors"),
+    ("imagenet", "retrain", evaluate_run, "weights.safetensors"),
+    ("retrain", "search", load_search, "checkpoint.pt"),
+    ("search", "recurrent-search", load_recurrent_search, "checkpoint.pt"),
+])  # fmt: skip
 def test_a_run_of_another_kind_is_told_apart(
     given: str, config: str, read: Callable[[Path], object], file: str, tmp_path: Path
 ) -> None:
@@ -95,16 +92,13 @@ def test_a_file_of_settings_names_no_folder_of_itself(tmp_path: Path) -> None:
         assert read_config(tmp_path / "config.json", SearchConfig).run_dir == ""
 
 
-@pytest.mark.parametrize(
-    ("name", "content", "words"),
-    [
-        (".", None, "is no run folder: it has no config.json"),
-        (".", "{}", "was not written by a run"),
-        (".", '{"format": 99, "settings": {}}', "of a newer darts_lib"),
-        ("mine.json", None, "cannot be read (No such file or directory); name another"),
-        ("config.json", '{"epochs": }', "repair it or name another"),
-    ],
-)
+@pytest.mark.parametrize(("name", "content", "words"), [
+    (".", None, "is no run folder: it has no config.json"),
+    (".", "{}", "was not written by a run"),
+    (".", '{"format": 99, "settings": {}}', "of a newer darts_lib"),
+    ("mine.json", None, "cannot be read (No such file or directory); name another"),
+    ("config.json", '{"epochs": }', "repair it or name another"),
+])  # fmt: skip
 def test_what_holds_no_settings_is_named(
     name: str, content: str | None, words: str, tmp_path: Path
 ) -> None:
@@ -127,13 +121,10 @@ def test_a_run_folder_names_no_place_and_no_file_here_either(tmp_path: Path) -> 
         read_config(tmp_path / "config.json", RetrainConfig)
 
 
-@pytest.mark.parametrize(
-    ("settings", "words"),
-    [
-        ({"run_dir": "a file"}, "a file is a file; give another run_dir."),
-        ({"epoch": 2}, "SettingsError: unknown setting 'epoch'; did you mean 'epochs'?\n"),
-    ],
-)
+@pytest.mark.parametrize(("settings", "words"), [
+    ({"run_dir": "a file"}, "a file is a file; give another run_dir."),
+    ({"epoch": 2}, "SettingsError: unknown setting 'epoch'; did you mean 'epochs'?\n"),
+])  # fmt: skip
 def test_settings_that_are_wrong_end_the_program_on_one_line_before_anything_is_said(
     settings: dict[str, object],
     words: str,
@@ -178,14 +169,11 @@ def test_a_retraining_says_its_error_and_where_its_weights_are(tmp_path: Path) -
 
 
 @pytest.mark.deep
-@pytest.mark.parametrize(
-    ("module", "kind"),
-    [
-        ("search", SearchConfig),
-        ("retrain", RetrainConfig),
-        ("imagenet_retrain", ImageNetRetrainConfig),
-    ],
-)
+@pytest.mark.parametrize(("module", "kind"), [
+    ("search", SearchConfig),
+    ("retrain", RetrainConfig),
+    ("imagenet_retrain", ImageNetRetrainConfig),
+])  # fmt: skip
 def test_the_help_names_the_command_and_every_setting_with_its_value(
     module: str, kind: type[RunConfig]
 ) -> None:

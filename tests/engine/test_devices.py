@@ -78,15 +78,12 @@ def test_a_machine_names_how_threads_wait_where_it_is_set(monkeypatch: pytest.Mo
     assert machine()["OMP_WAIT_POLICY"] == "PASSIVE"
 
 
-@pytest.mark.parametrize(
-    ("cuda", "card", "device", "told"),
-    [
-        (None, True, "auto", True),
-        ("13.0", True, "auto", False),
-        (None, False, "auto", False),
-        (None, True, "cpu", False),
-    ],
-)
+@pytest.mark.parametrize(("cuda", "card", "device", "told"), [
+    (None, True, "auto", True),
+    ("13.0", True, "auto", False),
+    (None, False, "auto", False),
+    (None, True, "cpu", False),
+])  # fmt: skip
 def test_a_gpu_that_this_torch_cannot_use_is_told(
     cuda: str | None,
     card: bool,

@@ -40,16 +40,13 @@ def test_a_file_is_written_and_replaced_and_nothing_else_is_left(runs_root: Path
 
 
 @pytest.mark.parametrize("call", ["fsync", "replace"])
-@pytest.mark.parametrize(
-    ("number", "words"),
-    [
-        (errno.ENOSPC, "disk is full or a size limit was met (2.5 MB needed)"),
-        (errno.EDQUOT, "untouched; free some space and run the same command again"),
-        (errno.EFBIG, "size limit was met (2.5 MB needed)"),
-        (errno.EROFS, "read-only"),
-        (errno.EIO, os.strerror(errno.EIO)),
-    ],
-)
+@pytest.mark.parametrize(("number", "words"), [
+    (errno.ENOSPC, "disk is full or a size limit was met (2.5 MB needed)"),
+    (errno.EDQUOT, "untouched; free some space and run the same command again"),
+    (errno.EFBIG, "size limit was met (2.5 MB needed)"),
+    (errno.EROFS, "read-only"),
+    (errno.EIO, os.strerror(errno.EIO)),
+])  # fmt: skip
 def test_a_disk_that_refuses_is_named_and_the_old_file_stays(
     call: str, number: int, words: str, runs_root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -224,14 +221,11 @@ def test_a_lock_is_free_again_afterwards_even_after_an_error(lock: Path) -> None
         pass
 
 
-@pytest.mark.parametrize(
-    ("module", "name", "number"),
-    [
-        (os, "open", errno.EROFS),  # nobody can write there, so nobody need be kept out
-        (os, "ftruncate", errno.ENOSPC),  # the owner's name does not fit, the lock holds
-        (fcntl, "flock", errno.ENOLCK),  # a file system without locks
-    ],
-)
+@pytest.mark.parametrize(("module", "name", "number"), [
+    (os, "open", errno.EROFS),  # nobody can write there, so nobody need be kept out
+    (os, "ftruncate", errno.ENOSPC),  # the owner's name does not fit, the lock holds
+    (fcntl, "flock", errno.ENOLCK),  # a file system without locks
+])  # fmt: skip
 def test_a_disk_that_refuses_the_lock_file_does_not_stop_the_run(
     module: object, name: str, number: int, lock: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

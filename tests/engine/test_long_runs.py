@@ -155,15 +155,12 @@ def test_nothing_grows_over_hundreds_of_steps(order: int) -> None:
     assert grown("search", order) == []
 
 
-@pytest.mark.parametrize(
-    ("kind", "words"),
-    [
-        ("memory", "resident KiB: "),
-        ("tensors", "tensors: "),
-        ("files", "files: "),
-        ("work", "a step's work: "),
-    ],
-)
+@pytest.mark.parametrize(("kind", "words"), [
+    ("memory", "resident KiB: "),
+    ("tensors", "tensors: "),
+    ("files", "files: "),
+    ("work", "a step's work: "),
+])  # fmt: skip
 def test_a_leak_is_noticed(kind: str, words: str) -> None:
     (found,) = grown(kind)
     assert found.startswith(words)

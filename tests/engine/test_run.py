@@ -110,17 +110,14 @@ def descended(gradient: list[float] | None, clip: float = math.inf) -> tuple[lis
     return weight.tolist(), run
 
 
-@pytest.mark.parametrize(
-    ("gradient", "clip", "ended"),
-    [
-        ([6.0, 8.0], math.inf, [0.0, 0.0]),
-        ([6.0, 8.0], 100.0, [0.0, 0.0]),
-        ([6.0, 8.0], 5.0, [1.5, 2.0]),  # of norm 10
-        (None, math.inf, [2.0, 3.0]),  # along the gradients that are there
-        ([math.nan, 8.0], 5.0, [3.0, 4.0]),
-        ([math.inf, 8.0], math.inf, [3.0, 4.0]),
-    ],
-)
+@pytest.mark.parametrize(("gradient", "clip", "ended"), [
+    ([6.0, 8.0], math.inf, [0.0, 0.0]),
+    ([6.0, 8.0], 100.0, [0.0, 0.0]),
+    ([6.0, 8.0], 5.0, [1.5, 2.0]),  # of norm 10
+    (None, math.inf, [2.0, 3.0]),  # along the gradients that are there
+    ([math.nan, 8.0], 5.0, [3.0, 4.0]),
+    ([math.inf, 8.0], math.inf, [3.0, 4.0]),
+])  # fmt: skip
 def test_descend_by_hand(gradient: list[float] | None, clip: float, ended: list[float]) -> None:
     weight, run = descended(gradient, clip)
     assert weight == pytest.approx(ended, abs=1e-5)

@@ -43,38 +43,32 @@ def test_an_unknown_name_is_refused_with_the_nearest() -> None:
     assert "known: scale, dataset" in refusal(zzzzzz=1)
 
 
-@pytest.mark.parametrize(
-    ("name", "values"),
-    [
-        ("epochs", ["abc", 1.5, "1.5", -1, False, [3]]),
-        ("seed", [-1, 2**31, None]),
-        ("max_images", [-1, "many"]),
-        ("resume", ["maybe", 2]),
-        ("run_dir", [7]),
-    ],
-)
+@pytest.mark.parametrize(("name", "values"), [
+    ("epochs", ["abc", 1.5, "1.5", -1, False, [3]]),
+    ("seed", [-1, 2**31, None]),
+    ("max_images", [-1, "many"]),
+    ("resume", ["maybe", 2]),
+    ("run_dir", [7]),
+])  # fmt: skip
 def test_a_wrong_value_is_refused_naming_it(name: str, values: list[object]) -> None:
     for value in values:
         assert refusal(**{name: value}).startswith(f"{name}={value!r}: ")
 
 
-@pytest.mark.parametrize(
-    ("name", "value", "words"),
-    [
-        ("epochs", "two", "must be a whole number"),
-        ("epochs", -1, "must be at least 1, or 0 for the scale's own"),
-        ("batch_size", 1, "must be at least 2, or 0 for the scale's own"),
-        ("max_steps", -1, "must be at least 0"),
-        ("threads", 2000, "must be at most 1024"),
-        ("seed", 2**31, "must be less than 2147483648"),
-        ("scale", "big", "must be 'auto', 'laptop' or 'paper'"),
-        ("amp", "yes", "must be 'auto', 'on' or 'off'"),
-        ("compile", "yes", "must be 'auto', 'on' or 'off'"),
-        ("graph", "yes", "must be 'auto', 'on' or 'off'"),
-        ("resume", "maybe", "must be true or false"),
-        ("run_dir", 7, "must be a text"),
-    ],
-)
+@pytest.mark.parametrize(("name", "value", "words"), [
+    ("epochs", "two", "must be a whole number"),
+    ("epochs", -1, "must be at least 1, or 0 for the scale's own"),
+    ("batch_size", 1, "must be at least 2, or 0 for the scale's own"),
+    ("max_steps", -1, "must be at least 0"),
+    ("threads", 2000, "must be at most 1024"),
+    ("seed", 2**31, "must be less than 2147483648"),
+    ("scale", "big", "must be 'auto', 'laptop' or 'paper'"),
+    ("amp", "yes", "must be 'auto', 'on' or 'off'"),
+    ("compile", "yes", "must be 'auto', 'on' or 'off'"),
+    ("graph", "yes", "must be 'auto', 'on' or 'off'"),
+    ("resume", "maybe", "must be true or false"),
+    ("run_dir", 7, "must be a text"),
+])  # fmt: skip
 def test_a_refusal_says_what_may_be(name: str, value: object, words: str) -> None:
     assert refusal(**{name: value}) == f"{name}={value!r}: {words}"
 
@@ -102,15 +96,12 @@ def test_an_unknown_data_set_is_refused(dataset: str, near: str) -> None:
     assert near in message
 
 
-@pytest.mark.parametrize(
-    ("name", "value", "texts"),
-    [
-        ("epochs", 3, ["3", 3.0]),
-        ("resume", False, ["false", "False", 0]),  # papermill's -p resume false is this text
-        ("resume", True, ["true"]),
-        ("seed", 7, ["7"]),
-    ],
-)
+@pytest.mark.parametrize(("name", "value", "texts"), [
+    ("epochs", 3, ["3", 3.0]),
+    ("resume", False, ["false", "False", 0]),  # papermill's -p resume false is this text
+    ("resume", True, ["true"]),
+    ("seed", 7, ["7"]),
+])  # fmt: skip
 def test_papermills_texts_become_what_they_say(
     name: str, value: object, texts: list[object]
 ) -> None:
@@ -164,17 +155,14 @@ def test_settings_without_effect_on_the_result_do_not_matter() -> None:
         assert config(**{name: value}).settings_that_matter() != usual
 
 
-@pytest.mark.parametrize(
-    ("given", "name", "value"),
-    [
-        ("{learning_rate: 1e-3}", "learning_rate", 0.001),  # YAML 1.1 reads this as a text
-        ("{seed: 1.0e+3}", "seed", 1000),
-        ("{resume: no}", "resume", False),
-        ("{resume: 'no'}", "resume", False),
-        ("{epochs: 05}", "epochs", 5),
-        ("{amp: 'off'}", "amp", "off"),
-    ],
-)
+@pytest.mark.parametrize(("given", "name", "value"), [
+    ("{learning_rate: 1e-3}", "learning_rate", 0.001),  # YAML 1.1 reads this as a text
+    ("{seed: 1.0e+3}", "seed", 1000),
+    ("{resume: no}", "resume", False),
+    ("{resume: 'no'}", "resume", False),
+    ("{epochs: 05}", "epochs", 5),
+    ("{amp: 'off'}", "amp", "off"),
+])  # fmt: skip
 def test_what_yaml_makes_of_a_parameter_becomes_what_was_meant(
     given: str, name: str, value: object
 ) -> None:
