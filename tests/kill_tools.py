@@ -5,9 +5,7 @@ once, computes nothing and starts no thread, and each run is a fork of it: multi
 server.
 """
 
-import builtins
 import contextlib
-import io
 import multiprocessing
 import os
 import random
@@ -23,7 +21,6 @@ import torch
 from kind_tools import KINDS, end_of, write_pictures, write_text
 from toy_run import toy, toy_config
 
-from darts_lib.engine import files
 from darts_lib.engine.files import DamagedFileError, unpack
 from darts_lib.engine.folder import CHECKPOINTS
 from darts_lib.engine.run_files import read_history
@@ -38,18 +35,6 @@ FORKS.set_forkserver_preload(
 
 
 @dataclass(frozen=True)
-class Moment:
-    """A moment of a save: `call` upon the file `name`, after so many saves of this process.
-
-    `call` is open, write (half of the bytes are on the disk then), rename or renamed.
-    """
-
-    call: str
-    name: str
-    saves: int
-
-
-@dataclass(frozen=True)
 class TinyRun:
     """A run that can be started again and again, always with the same settings."""
 
@@ -58,9 +43,9 @@ class TinyRun:
     epochs: int
     seed: int = 0
 
-    def start(self, moment: Moment | None = None) -> ForkServerProcess:
-        """Start it in a process of its own, which kills itself at `moment`."""
-        process = FORKS.Process(target=work, args=(self, moment), daemon=True)
+    def start(self) -> ForkServerProcess:
+        """Start it in a process of its own."""
+        process = FORKS.Process(target=work, args=(self,), daemon=True)
         process.start()
         return process
 
@@ -98,13 +83,11 @@ def ended(process: ForkServerProcess) -> int | None:
 # In the process of a run ------------------------------------------------------------------------
 
 
-def work(run: TinyRun, moment: Moment | None) -> None:
+def work(run: TinyRun) -> None:
     """Do what the run's command does; Ctrl-C ends the process as it ends Python."""
     torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # under nohup it would be ignored
     multiprocessing.set_start_method("fork", force=True)  # tqdm's lock then leaves nothing behind
-    if moment:
-        set_trap(moment)
     with open(run.path.with_suffix(".log"), "a", buffering=1) as log, contextlib.ExitStack() as to:
         to.enter_context(contextlib.redirect_stdout(log))
         to.enter_context(contextlib.redirect_stderr(log))
@@ -140,42 +123,6 @@ def write_data(folder: Path) -> None:
 
 def die() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
-
-
-class HalfWritten(io.FileIO):
-    """A file whose writer is killed when half of the bytes are there."""
-
-    def write(self, content: Any) -> int:
-        super().write(content[: len(content) // 2])
-        die()
-        return 0
-
-
-def set_trap(moment: Moment) -> None:
-    """Kill this process at `moment`."""
-    saves: list[object] = []
-    rename = os.replace
-
-    def reached(call: str, path: object) -> bool:
-        due = call == moment.call and len(saves) == moment.saves
-        return due and moment.name in Path(str(path)).name
-
-    def trapped_open(path: Path, mode: str) -> Any:
-        if reached("open", path):
-            die()
-        return HalfWritten(path, "w") if reached("write", path) else builtins.open(path, mode)
-
-    def trapped_replace(source: object, target: object) -> None:
-        if reached("rename", target):
-            die()
-        rename(source, target)  # type: ignore[type-var]
-        if Path(str(target)).name == "checkpoint.pt":
-            saves.append(target)
-        if reached("renamed", target):
-            die()
-
-    files.open = trapped_open  # type: ignore[attr-defined]
-    os.replace = trapped_replace
 
 
 # From outside -----------------------------------------------------------------------------------
