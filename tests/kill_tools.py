@@ -45,9 +45,7 @@ class TinyRun:
 
     def start(self) -> ForkServerProcess:
         """Start it in a process of its own."""
-        process = FORKS.Process(target=work, args=(self,), daemon=True)
-        process.start()
-        return process
+        return begun(self.path.with_suffix(".log"), command, self)
 
     def finish(self) -> None:
         """Start it and wait for its end, which must be a good one."""
@@ -73,6 +71,13 @@ class TinyRun:
         return 0
 
 
+def begun(log: Path, action: Callable[..., None], *arguments: Any) -> ForkServerProcess:
+    """Do something in a process of its own, which prints into a file; return the process."""
+    process = FORKS.Process(target=work, args=(log, action, *arguments), daemon=True)
+    process.start()
+    return process
+
+
 def ended(process: ForkServerProcess) -> int | None:
     """Wait for a process; return 0, or minus the signal that ended it."""
     process.join(PATIENCE)
@@ -80,19 +85,20 @@ def ended(process: ForkServerProcess) -> int | None:
     return process.exitcode
 
 
-# In the process of a run ------------------------------------------------------------------------
+# In the other process ---------------------------------------------------------------------------
 
 
-def work(run: TinyRun) -> None:
-    """Do what the run's command does; Ctrl-C ends the process as it ends Python."""
+def work(log: Path, action: Callable[..., None], *arguments: Any) -> None:
+    """Do something as a command does it; Ctrl-C ends the process as it ends Python."""
+    os.environ["no_proxy"] = "127.0.0.1"
     torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # under nohup it would be ignored
     multiprocessing.set_start_method("fork", force=True)  # tqdm's lock then leaves nothing behind
-    with open(run.path.with_suffix(".log"), "a", buffering=1) as log, contextlib.ExitStack() as to:
-        to.enter_context(contextlib.redirect_stdout(log))
-        to.enter_context(contextlib.redirect_stderr(log))
+    with open(log, "a", buffering=1) as file, contextlib.ExitStack() as to:
+        to.enter_context(contextlib.redirect_stdout(file))
+        to.enter_context(contextlib.redirect_stderr(file))
         try:
-            command(run)
+            action(*arguments)
         except KeyboardInterrupt:
             signal.signal(signal.SIGINT, signal.SIG_DFL)
             os.kill(os.getpid(), signal.SIGINT)
