@@ -84,7 +84,11 @@ def test_the_pictures_of_a_class_and_too_few_steps_are_told_before_the_first_ste
     config: Any, given: dict[str, Any], counts: dict[str, int], lines: list[str],
     tmp_path: Path, capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
-    own = {"dataset": "folder", "data_root": str(pictures(tmp_path, counts)), "image_size": 8}
+    own = {
+        "dataset": "folder",
+        "data_root": str(pictures(tmp_path / "own", counts)),
+        "image_size": 8,
+    }
     run: Any = {SearchConfig: Search, RetrainConfig: Retraining}[config]
     run(config.create(**{**given, **own})).describe()
     said = capsys.readouterr().out

@@ -182,7 +182,7 @@ def test_two_hundred_epochs_leave_as_much_as_two_hundred_times_one(
 
     result = toy(toy_config(path, epochs=EPOCHS, max_steps=1, batch_size=2), note)
     assert (len(result.history), len(result.alphas["normal"])) == (EPOCHS, EPOCHS + 1)
-    usual = {"config.json", "checkpoint.pt", "checkpoint.previous.pt", "history.jsonl"}
+    usual = frozenset(["config.json", "checkpoint.pt", "checkpoint.previous.pt", "history.jsonl"])
     assert {frozenset(each) for each in sizes[1:]} == {usual | {"alphas.npz", "genotype.json"}}
     assert len(set(files)) == 1, "open files"
     assert len(set(counts[1:])) == 1, "files written in an epoch"
