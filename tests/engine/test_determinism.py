@@ -98,7 +98,7 @@ def before(monkeypatch: pytest.MonkeyPatch) -> Iterator[Switches]:
     monkeypatch.delenv(WORKSPACE)
     found = switches()
     yield found
-    assert switches() == found != ON
+    assert switches() == found != ON, "put back"
 
 
 def note(seen: list[Switches]) -> Callable[[object], None]:
@@ -108,12 +108,11 @@ def note(seen: list[Switches]) -> Callable[[object], None]:
 @pytest.mark.deep
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_of_run_works_with_the_switch_and_puts_it_back(
-    kind: str, data: Path, path: Path, before: Switches
+    kind: str, data: Path, path: Path
 ) -> None:
     seen: list[Switches] = []
     make(kind, data, note(seen), run_dir=str(path), deterministic=True)
     assert set(seen) == {ON}
-    assert switches() == before
 
 
 def test_the_switch_is_on_in_an_epoch_only_where_it_is_asked_for(
@@ -144,10 +143,9 @@ def test_what_was_set_before_is_set_again_after_an_error_too(
         monkeypatch.undo()
 
 
-def test_a_run_that_is_refused_leaves_the_switch_alone(path: Path, before: Switches) -> None:
+def test_a_run_that_is_refused_leaves_the_switch_alone(path: Path) -> None:
     path.write_text("a file in the way")
     refusal_of(lambda: toy(toy_config(path, deterministic=True)), "is a file; give another")
-    assert switches() == before
 
 
 # cuBLAS -----------------------------------------------------------------------------------------

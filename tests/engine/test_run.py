@@ -101,16 +101,6 @@ def test_an_epoch_with_a_gradient_that_is_no_number_ends_at_the_next_look(tmp_pa
 # A step of an optimiser -------------------------------------------------------------------------
 
 
-def descended(gradient: list[float] | None, clip: float = math.inf) -> tuple[list[float], ToyRun]:
-    """Return where a weight of (3, 4) ends after a step of SGD at rate 0.5."""
-    run, weight = ToyRun(toy_config()), torch.tensor([3.0, 4.0], requires_grad=True)
-    sgd = torch.optim.SGD([weight], 0.5, fused=True)
-    weight.grad = torch.tensor([2.0, 2.0])
-    given = None if gradient is None else [torch.tensor(gradient)]
-    run.descend(sgd, torch.tensor(1.0), given, clip)
-    return weight.tolist(), run
-
-
 @pytest.mark.parametrize(("gradient", "clip", "ended"), [
     ([6.0, 8.0], math.inf, [0.0, 0.0]),
     ([6.0, 8.0], 100.0, [0.0, 0.0]),
@@ -120,9 +110,13 @@ def descended(gradient: list[float] | None, clip: float = math.inf) -> tuple[lis
     ([math.inf, 8.0], math.inf, [3.0, 4.0]),
 ])  # fmt: skip
 def test_descend_by_hand(gradient: list[float] | None, clip: float, ended: list[float]) -> None:
-    weight, run = descended(gradient, clip)
-    assert weight == pytest.approx(ended, abs=1e-5)
-    assert bool(run.guard.first[0]) == (weight == [3.0, 4.0]), "told by the guard"
+    """Of a weight of (3, 4), by SGD at rate 0.5."""
+    run, weight = ToyRun(toy_config()), torch.tensor([3.0, 4.0], requires_grad=True)
+    weight.grad = torch.tensor([2.0, 2.0])
+    given = None if gradient is None else [torch.tensor(gradient)]
+    run.descend(torch.optim.SGD([weight], 0.5, fused=True), torch.tensor(1.0), given, clip)
+    assert weight.tolist() == pytest.approx(ended, abs=1e-5)
+    assert bool(run.guard.first[0]) == (ended == [3.0, 4.0]), "told by the guard"
 
 
 def test_gradients_are_as_many_as_variables() -> None:
