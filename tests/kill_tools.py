@@ -11,7 +11,7 @@ import os
 import random
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
@@ -154,26 +154,6 @@ def stop_at_random(run: TinyRun, numbers: random.Random, number: signal.Signals)
     assert code in (0, -number), run.said()
     assert kept >= seen, f"{seen} epochs were finished, {kept} are kept"
     return kept if code == -number and not run.is_finished() and kept > before else None
-
-
-def stops_at_random(
-    start: Callable[[int], TinyRun], numbers: random.Random, number: signal.Signals, count: int
-) -> Iterator[tuple[TinyRun, list[int]]]:
-    """Stop runs until `count` stops counted; yield each run, finished, with its epochs kept.
-
-    One run is enough, unless this process slept while the run went on to its end.
-    """
-    missing = count
-    for attempt in range(count + 3):
-        run, kept = start(attempt), []
-        while len(kept) < missing and not run.is_finished():
-            found = stop_at_random(run, numbers, number)
-            kept += [] if found is None else [found]
-        run.finish()
-        yield run, kept
-        missing -= len(kept)
-        if not missing:
-            return
 
 
 def differences(path: Path, other: Path) -> list[str]:

@@ -12,12 +12,6 @@ Patch = pytest.MonkeyPatch
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def test_the_root_is_the_same_from_every_folder_of_the_project(monkeypatch: Patch) -> None:
-    for folder in (ROOT, ROOT / "notebooks", ROOT / "darts_lib"):
-        monkeypatch.chdir(folder)
-        assert project_root() == ROOT
-
-
 def test_another_projects_file_is_not_taken_for_ours(tmp_path: Path, monkeypatch: Patch) -> None:
     (tmp_path / "pyproject.toml").write_text('[project]\nname = "another"\n')
     monkeypatch.chdir(tmp_path)
