@@ -5,15 +5,13 @@ once, computes nothing and starts no thread, and each run is a fork of it: multi
 server.
 """
 
-import builtins
 import contextlib
-import io
 import multiprocessing
 import os
 import random
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
@@ -23,7 +21,6 @@ import torch
 from kind_tools import KINDS, end_of, write_pictures, write_text
 from toy_run import toy, toy_config
 
-from darts_lib.engine import files
 from darts_lib.engine.files import DamagedFileError, unpack
 from darts_lib.engine.folder import CHECKPOINTS, read_history
 
@@ -37,18 +34,6 @@ FORKS.set_forkserver_preload(
 
 
 @dataclass(frozen=True)
-class Moment:
-    """A moment of a save: `call` upon the file `name`, after so many saves of this process.
-
-    `call` is open, write (half of the bytes are on the disk then), rename or renamed.
-    """
-
-    call: str
-    name: str
-    saves: int
-
-
-@dataclass(frozen=True)
 class TinyRun:
     """A run that can be started again and again, always with the same settings."""
 
@@ -57,11 +42,9 @@ class TinyRun:
     epochs: int
     seed: int = 0
 
-    def start(self, moment: Moment | None = None) -> ForkServerProcess:
-        """Start it in a process of its own, which kills itself at `moment`."""
-        process = FORKS.Process(target=work, args=(self, moment), daemon=True)
-        process.start()
-        return process
+    def start(self) -> ForkServerProcess:
+        """Start it in a process of its own."""
+        return begun(self.path.with_suffix(".log"), command, self)
 
     def finish(self) -> None:
         """Start it and wait for its end, which must be a good one."""
@@ -87,6 +70,13 @@ class TinyRun:
         return 0
 
 
+def begun(log: Path, action: Callable[..., None], *arguments: Any) -> ForkServerProcess:
+    """Do something in a process of its own, which prints into a file; return the process."""
+    process = FORKS.Process(target=work, args=(log, action, *arguments), daemon=True)
+    process.start()
+    return process
+
+
 def ended(process: ForkServerProcess) -> int | None:
     """Wait for a process; return 0, or minus the signal that ended it."""
     process.join(PATIENCE)
@@ -94,21 +84,20 @@ def ended(process: ForkServerProcess) -> int | None:
     return process.exitcode
 
 
-# In the process of a run ------------------------------------------------------------------------
+# In the other process ---------------------------------------------------------------------------
 
 
-def work(run: TinyRun, moment: Moment | None) -> None:
-    """Do what the run's command does; Ctrl-C ends the process as it ends Python."""
+def work(log: Path, action: Callable[..., None], *arguments: Any) -> None:
+    """Do something as a command does it; Ctrl-C ends the process as it ends Python."""
+    os.environ["no_proxy"] = "127.0.0.1"
     torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # under nohup it would be ignored
     multiprocessing.set_start_method("fork", force=True)  # tqdm's lock then leaves nothing behind
-    if moment:
-        set_trap(moment)
-    with open(run.path.with_suffix(".log"), "a", buffering=1) as log, contextlib.ExitStack() as to:
-        to.enter_context(contextlib.redirect_stdout(log))
-        to.enter_context(contextlib.redirect_stderr(log))
+    with open(log, "a", buffering=1) as file, contextlib.ExitStack() as to:
+        to.enter_context(contextlib.redirect_stdout(file))
+        to.enter_context(contextlib.redirect_stderr(file))
         try:
-            command(run)
+            action(*arguments)
         except KeyboardInterrupt:
             signal.signal(signal.SIGINT, signal.SIG_DFL)
             os.kill(os.getpid(), signal.SIGINT)
@@ -141,42 +130,6 @@ def die() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-class HalfWritten(io.FileIO):
-    """A file whose writer is killed when half of the bytes are there."""
-
-    def write(self, content: Any) -> int:
-        super().write(content[: len(content) // 2])
-        die()
-        return 0
-
-
-def set_trap(moment: Moment) -> None:
-    """Kill this process at `moment`."""
-    saves: list[object] = []
-    rename = os.replace
-
-    def reached(call: str, path: object) -> bool:
-        due = call == moment.call and len(saves) == moment.saves
-        return due and moment.name in Path(str(path)).name
-
-    def trapped_open(path: Path, mode: str) -> Any:
-        if reached("open", path):
-            die()
-        return HalfWritten(path, "w") if reached("write", path) else builtins.open(path, mode)
-
-    def trapped_replace(source: object, target: object) -> None:
-        if reached("rename", target):
-            die()
-        rename(source, target)  # type: ignore[type-var]
-        if Path(str(target)).name == "checkpoint.pt":
-            saves.append(target)
-        if reached("renamed", target):
-            die()
-
-    files.open = trapped_open  # type: ignore[attr-defined]
-    os.replace = trapped_replace
-
-
 # From outside -----------------------------------------------------------------------------------
 
 
@@ -200,26 +153,6 @@ def stop_at_random(run: TinyRun, numbers: random.Random, number: signal.Signals)
     assert code in (0, -number), run.said()
     assert kept >= seen, f"{seen} epochs were finished, {kept} are kept"
     return kept if code == -number and not run.is_finished() and kept > before else None
-
-
-def stops_at_random(
-    start: Callable[[int], TinyRun], numbers: random.Random, number: signal.Signals, count: int
-) -> Iterator[tuple[TinyRun, list[int]]]:
-    """Stop runs until `count` stops counted; yield each run, finished, with its epochs kept.
-
-    One run is enough, unless this process slept while the run went on to its end.
-    """
-    missing = count
-    for attempt in range(count + 3):
-        run, kept = start(attempt), []
-        while len(kept) < missing and not run.is_finished():
-            found = stop_at_random(run, numbers, number)
-            kept += [] if found is None else [found]
-        run.finish()
-        yield run, kept
-        missing -= len(kept)
-        if not missing:
-            return
 
 
 def differences(path: Path, other: Path) -> list[str]:

@@ -1,8 +1,10 @@
-"""What the tests of a step share: a mode that fails where the host would wait for the device."""
+"""What the tests of a step share: modes that fail where it waits, and where it reads elsewhere."""
 
 from typing import Any
 
 import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 WAITING = (
@@ -18,3 +20,24 @@ class NoWaiting(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         assert func not in WAITING, f"{func} makes the host wait"
         return func(*args, **(kwargs or {}))
+
+
+class Elsewhere(TorchDispatchMode):
+    """Once `strict`, fails where an operation reads a tensor that is not on `meta`."""
+
+    strict = False
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if self.strict:
+            leaves = pytree.tree_leaves((args, kwargs or {}))
+            places = {leaf.device.type for leaf in leaves if isinstance(leaf, Tensor)}
+            assert places <= {"meta"} or func in MOVING, f"{func} reads tensors on {sorted(places)}"
+        elif func is torch.ops.aten._local_scalar_dense.default and args[0].is_meta:
+            return 0  # an optimiser that is made asks whether its rate is below zero
+        if "_fused_" in func._schema.name:
+            return None  # kernels that `meta` does not have
+        return func(*args, **(kwargs or {}))
+
+
+MOVING = (torch.ops.aten.lift_fresh.default, torch.ops.aten._to_copy.default)
+"""What may read a tensor made of numbers on its way to the device."""

@@ -1,8 +1,7 @@
 """What a run sees: pictures of one's own, clean ones to judge by, and in each epoch others."""
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +14,6 @@ from torch import Tensor, nn
 from darts_lib import search as searching
 from darts_lib.data.images import ImageSet, augmented_batch, load_images, normalise
 from darts_lib.engine.files import unpack
-from darts_lib.engine.run import Run
 from darts_lib.engine.settings import RunConfig
 from darts_lib.genotype import Genotype
 from darts_lib.network import Network
@@ -43,25 +41,6 @@ def pictures(root: Path, counts: dict[str, int], mode: str = "RGB") -> Path:
             pixels = rng.randint(256, size=(height, width, 3)).astype(np.uint8)
             Image.fromarray(pixels).convert(mode).save(root / name / f"{index}.png")
     return root
-
-
-class StartedError(Exception):
-    """Raised in place of the first epoch."""
-
-
-def said_before_the_first_step(
-    run: Callable[[Any], object], config: RunConfig, capsys: pytest.CaptureFixture[str]
-) -> str:
-    """Return what a run prints before it starts, and end it there."""
-
-    def epoch(_: object, __: int) -> NoReturn:
-        raise StartedError
-
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(Run, "epoch", epoch)
-        with pytest.raises(StartedError):
-            run(config)
-    return capsys.readouterr().out
 
 
 # Pictures of one's own ---------------------------------------------------------------------------
@@ -92,29 +71,28 @@ def test_own_pictures_go_from_search_to_retraining_by_parameters_alone(
     assert stored["stem.0.weight"].shape[1] == channels
 
 
-def test_a_search_tells_uneven_classes_and_too_few_steps_before_it_starts(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    root = pictures(tmp_path / "uneven", {"few": 5, "many": 40, "some": 10})
-    own: dict[str, Any] = {"dataset": "folder", "data_root": str(root), "image_size": 8}
-    own |= {"epochs": 3, "max_steps": 0, "alpha_learning_rate": 3e-4}
-    config = SearchConfig.create(**{**TO_SEARCH, **own})
-    said = said_before_the_first_step(search, config, capsys)
-    assert "22 images for the weights (2 to 16 a class), 22 for the alphas, 3 steps an" in said
-    line = (
-        "9 steps of about 0.0003 move each alpha by 0.0027 at most, so the cell found will be noise"
-    )
-    assert f"warning: {line}" in said
-
-
-def test_a_retraining_tells_how_many_pictures_a_class_has(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    root = pictures(tmp_path / "even", {"a": 10, "b": 10})
-    own: dict[str, Any] = {"dataset": "folder", "data_root": str(root), "image_size": 8}
-    config = RetrainConfig.create(**{**TO_RETRAIN, **own})
-    said = said_before_the_first_step(retrain, config, capsys)
-    assert "16 training images (8 a class), 2 steps an epoch" in said
+@pytest.mark.parametrize(("config", "given", "counts", "lines"), [
+    (SearchConfig, {**TO_SEARCH, "epochs": 3, "max_steps": 0, "alpha_learning_rate": 3e-4},
+     {"few": 5, "many": 40, "some": 10},
+     ["22 images for the weights (2 to 16 a class), 22 for the alphas, 3 steps an",
+      "warning: 9 steps of about 0.0003 move each alpha by 0.0027 at most, so the cell found will "
+      "be noise"]),
+    (RetrainConfig, TO_RETRAIN, {"a": 10, "b": 10},
+     ["16 training images (8 a class), 2 steps an epoch"]),
+])  # fmt: skip
+def test_the_pictures_of_a_class_and_too_few_steps_are_told_before_the_first_step(
+    config: Any, given: dict[str, Any], counts: dict[str, int], lines: list[str],
+    tmp_path: Path, capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    own = {
+        "dataset": "folder",
+        "data_root": str(pictures(tmp_path / "own", counts)),
+        "image_size": 8,
+    }
+    run: Any = {SearchConfig: Search, RetrainConfig: Retraining}[config]
+    run(config.create(**{**given, **own})).describe()
+    said = capsys.readouterr().out
+    assert [line for line in lines if line not in said] == []
 
 
 # What a search and a retraining see -------------------------------------------------------------
@@ -159,24 +137,19 @@ def test_accuracies_are_those_of_clean_pictures() -> None:
     assert judged["top1"] == pytest.approx(accuracy)
 
 
-def to_search(_: Path) -> Search:
-    return Search(SearchConfig.create(**TO_SEARCH))
+FROM_FILES = {**TO_RETRAIN, "batch_size": 6, "workers": 2}
 
 
-def to_retrain(_: Path) -> Retraining:
-    return Retraining(RetrainConfig.create(**TO_RETRAIN))
-
-
-def to_retrain_from_files(folder: Path) -> ImageNetRetraining:
-    given: dict[str, Any] = {**TO_RETRAIN, "batch_size": 6, "workers": 2}
-    return ImageNetRetraining(ImageNetRetrainConfig.create(**given, data_root=str(make(folder))))
-
-
-@pytest.mark.parametrize("started", [to_search, to_retrain, to_retrain_from_files])
+@pytest.mark.parametrize(("run", "config", "given"), [
+    (Search, SearchConfig, TO_SEARCH),
+    (Retraining, RetrainConfig, TO_RETRAIN),
+    (ImageNetRetraining, ImageNetRetrainConfig, FROM_FILES),
+])  # fmt: skip
 def test_no_two_epochs_draw_alike_and_each_draws_the_same_again(
-    started: Callable[[Path], Any], tmp_path: Path
+    run: Any, config: type[RunConfig], given: dict[str, Any], tmp_path: Path
 ) -> None:
-    run, seen = started(tmp_path), []
+    own = {"data_root": str(make(tmp_path))} if given is FROM_FILES else {}
+    run, seen = run(config.create(**given, **own)), []
 
     def step(*batches: tuple[Tensor, Tensor]) -> Tensor:
         seen[-1] += [images for images, _ in batches]
@@ -190,7 +163,7 @@ def test_no_two_epochs_draw_alike_and_each_draws_the_same_again(
     assert torch.equal(first, again)
     assert first.shape == second.shape
     assert not torch.equal(first, second)
-    if started is to_retrain_from_files:  # of photographs no two crops are the same
+    if given is FROM_FILES:  # of photographs no two crops are the same
         both = [image.numpy().tobytes() for image in torch.cat([first, second])]
         assert len(set(both)) == len(both) == 24
 

@@ -27,21 +27,23 @@ def config(**given: object) -> SearchConfig:
     return SearchConfig.create(**{"scale": "laptop", **given})
 
 
-def test_auto_is_eager_float32_on_the_cpu() -> None:
-    assert str(Acceleration.of(config(), CPU)) == "eager float32"
-
-
-def test_auto_is_bfloat16_and_a_graph_on_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: True)
-    assert str(Acceleration.of(config(), CUDA)) == "amp, graph"
-    assert str(Acceleration.of(config(route="exact"), CUDA)) == "amp"
-    assert str(Acceleration.of(config(amp="off", graph="off"), CUDA)) == "eager float32"
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: False)
-    assert str(Acceleration.of(config(), CUDA)) == "graph"
-
-
-def test_a_switch_that_is_on_is_on() -> None:
-    assert str(Acceleration.of(config(amp="on", compile="on"), CPU)) == "amp, compile"
+@pytest.mark.parametrize(("given", "device", "bfloat16", "words"), [
+    ({}, CPU, True, "eager float32"),
+    ({"amp": "on", "compile": "on"}, CPU, True, "amp, compile"),
+    ({}, CUDA, True, "amp, graph"),
+    ({}, CUDA, False, "graph"),
+    ({"route": "exact"}, CUDA, True, "amp"),
+    ({"amp": "off", "graph": "off"}, CUDA, True, "eager float32"),
+])  # fmt: skip
+def test_auto_is_bfloat16_and_a_graph_on_cuda(
+    given: dict[str, str],
+    device: torch.device,
+    bfloat16: bool,
+    words: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: bfloat16)
+    assert str(Acceleration.of(config(**given), device)) == words
 
 
 def test_a_graph_without_cuda_is_refused() -> None:
@@ -49,12 +51,10 @@ def test_a_graph_without_cuda_is_refused() -> None:
         config(graph="on", device="cpu")
 
 
-def test_autocast_is_on_only_where_it_was_asked_for() -> None:
-    product = torch.ones(2, 2)
-    with Acceleration.of(config(), CPU).autocast():
-        assert (product @ product).dtype == torch.float32
-    with Acceleration.of(config(amp="on"), CPU).autocast():
-        assert (product @ product).dtype == torch.bfloat16
+@pytest.mark.parametrize(("amp", "dtype"), [("auto", torch.float32), ("on", torch.bfloat16)])
+def test_autocast_is_on_only_where_it_was_asked_for(amp: str, dtype: torch.dtype) -> None:
+    with Acceleration.of(config(amp=amp), CPU).autocast():
+        assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == dtype
 
 
 @pytest.mark.deep
@@ -168,14 +168,14 @@ def recorded(monkeypatch: pytest.MonkeyPatch) -> tuple[Captured, Tensor, list[st
     def restored(state: object, device: torch.device) -> None:
         events.append(f"{state} of {device}")
 
-    monkeypatch.setattr(torch.cuda, "Stream", Stream)
-    monkeypatch.setattr(torch.cuda, "current_stream", Stream)
-    monkeypatch.setattr(torch.cuda, "stream", lambda _: contextlib.nullcontext())
-    monkeypatch.setattr(torch.cuda, "CUDAGraph", FakeGraph)
-    monkeypatch.setattr(torch.cuda, "graph", recording)
-    monkeypatch.setattr(torch.cuda, "device", lambda _: contextlib.nullcontext())
-    monkeypatch.setattr(torch.cuda, "get_rng_state", lambda _: f"random after {len(events)}")
-    monkeypatch.setattr(torch.cuda, "set_rng_state", restored)
+    fakes = {
+        **dict.fromkeys(("Stream", "current_stream"), Stream),
+        **dict.fromkeys(("stream", "device"), lambda _: contextlib.nullcontext()),
+        **{"CUDAGraph": FakeGraph, "graph": recording, "set_rng_state": restored},
+        "get_rng_state": lambda _: f"random after {len(events)}",
+    }
+    for name, fake in fakes.items():
+        monkeypatch.setattr(torch.cuda, name, fake)
     return Captured(step, lambda: [weight]), weight, events
 
 
@@ -195,28 +195,18 @@ def test_a_recorded_step_begins_eagerly_then_warms_up_and_leaves_no_trace(
     assert recording.inputs[0].tolist() == [3.0] * 4, "a replay reads the fixed buffer"
     assert isinstance(recording.graph, FakeGraph)
     assert recording.graph.replayed == 2
-
-
-def test_a_smaller_last_batch_runs_eagerly(monkeypatch: pytest.MonkeyPatch) -> None:
-    captured, weight, events = recorded(monkeypatch)
-    for size in (4, 4):
-        captured((torch.ones(size),))
     events.clear()
     captured((torch.full((2,), 5.0),))
-    assert events == ["step"]
-    assert float(weight) == 6
+    assert (events, float(weight)) == (["step"], 6), "a smaller last batch runs eagerly"
 
 
-@pytest.mark.parametrize(
-    ("sizes", "recorded_sizes"),
-    [
-        ((4, 2, 4), [4]),
-        ((2, 4, 4), [4]),
-        ((2, 4, 3, 4, 4), [4]),
-        ((2, 4, 4, 3, 2, 4, 4, 3), [4, 2, 3]),
-        ((1, 2, 3, 4, 1, 2, 3, 4, 4), [1, 2, 3]),
-    ],
-)
+@pytest.mark.parametrize(("sizes", "recorded_sizes"), [
+    ((4, 2, 4), [4]),
+    ((2, 4, 4), [4]),
+    ((2, 4, 3, 4, 4), [4]),
+    ((2, 4, 4, 3, 2, 4, 4, 3), [4, 2, 3]),
+    ((1, 2, 3, 4, 1, 2, 3, 4, 4), [1, 2, 3]),
+])  # fmt: skip
 def test_shapes_that_come_again_are_recorded_in_the_same_memory_up_to_three(
     sizes: tuple[int, ...], recorded_sizes: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -256,32 +246,28 @@ def test_a_searchs_epoch_is_replayed_though_its_first_validation_batch_is_the_sh
     assert [x.unique().tolist() for x in read] == [[1.0]] * 4, "chapter 04 puts others there"
 
 
+@contextlib.contextmanager
+def refusing(*_: object, **__: object):  # type: ignore[no-untyped-def]
+    try:
+        raise RuntimeError("operation not permitted when stream is capturing\nmore")
+    finally:
+        raise RuntimeError("the recording was broken off")  # as ending it says
+    yield
+
+
+def full(*_: object, **__: object) -> None:
+    raise torch.OutOfMemoryError("CUDA out of memory")
+
+
+@pytest.mark.parametrize(("graph", "error", "words"), [
+    (refusing, SettingsError, r"\(operation not permitted.*graph='off'"),
+    (full, torch.OutOfMemoryError, "CUDA out of memory"),
+])  # fmt: skip
 def test_where_recording_fails_the_run_ends_with_the_first_error_and_the_way_out(
-    monkeypatch: pytest.MonkeyPatch,
+    graph: object, error: type[Exception], words: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     captured, _, _ = recorded(monkeypatch)
-
-    @contextlib.contextmanager
-    def refusing(*_: object, **__: object):  # type: ignore[no-untyped-def]
-        try:
-            raise RuntimeError("operation not permitted when stream is capturing\nmore")
-        finally:
-            raise RuntimeError("the recording was broken off")  # as ending it says
-        yield
-
-    monkeypatch.setattr(torch.cuda, "graph", refusing)
+    monkeypatch.setattr(torch.cuda, "graph", graph)
     captured((torch.ones(4),))
-    with pytest.raises(SettingsError, match=r"\(operation not permitted.*graph='off'"):
-        captured((torch.ones(4),))
-
-
-def test_no_memory_for_a_recording_is_told_as_such(monkeypatch: pytest.MonkeyPatch) -> None:
-    captured, _, _ = recorded(monkeypatch)
-
-    def full(*_: object, **__: object) -> None:
-        raise torch.OutOfMemoryError("CUDA out of memory")
-
-    monkeypatch.setattr(torch.cuda, "graph", full)
-    captured((torch.ones(4),))
-    with pytest.raises(torch.OutOfMemoryError):
+    with pytest.raises(error, match=words):
         captured((torch.ones(4),))

@@ -1,22 +1,23 @@
 """`python -m darts_lib.search CONFIG.json`: which run is meant, and what is said of it."""
 
+import contextlib
 import json
-import re
 import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from fuzz_tools import refusal_of
 from safetensors.torch import save_file
 
 from darts_lib import retrain as retraining
 from darts_lib import search as searching
 from darts_lib.engine.command_line import read_config, run_from_file
 from darts_lib.engine.folder import read_history
-from darts_lib.engine.refusals import SettingsError
 from darts_lib.engine.settings import RunConfig
 from darts_lib.recurrent.search import load_search as load_recurrent_search
 from darts_lib.retrain import RetrainConfig, evaluate_run, retrain
@@ -66,53 +67,40 @@ def test_a_run_folder_is_told_where_its_pictures_are(tmp_path: Path) -> None:
     assert (found.data_root, found.run_dir) == ("/my/pictures", str(tmp_path))
 
 
-def read_to_retrain(path: Path) -> object:
-    return read_config(path, RetrainConfig)
-
-
-@pytest.mark.parametrize(
-    ("given", "config", "read", "file"),
-    [
-        ("search", "retrain", read_to_retrain, "notes.txt"),
-        ("search", "retrain", evaluate_run, "weights.safetensors"),
-        ("imagenet", "retrain", evaluate_run, "weights.safetensors"),
-        ("retrain", "search", load_search, "checkpoint.pt"),
-        ("search", "recurrent-search", load_recurrent_search, "checkpoint.pt"),
-    ],
-)
+@pytest.mark.parametrize(("given", "config", "read", "file"), [
+    ("search", "retrain", lambda path: read_config(path, RetrainConfig), "notes.txt"),
+    ("search", "retrain", evaluate_run, "weights.safetensors"),
+    ("imagenet", "retrain", evaluate_run, "weights.safetensors"),
+    ("retrain", "search", load_search, "checkpoint.pt"),
+    ("search", "recurrent-search", load_recurrent_search, "checkpoint.pt"),
+])  # fmt: skip
 def test_a_run_of_another_kind_is_told_apart(
     given: str, config: str, read: Callable[[Path], object], file: str, tmp_path: Path
 ) -> None:
     write_run(tmp_path, kind=given, scale="laptop")
     save_file({"x": torch.zeros(1)}, tmp_path / file)
-    with pytest.raises(SettingsError, match=f"of the kind '{given}', not '{config}'; name one of"):
-        read(tmp_path)
+    refusal_of(lambda: read(tmp_path), f"of the kind '{given}', not '{config}'; name one of")
 
 
-def test_a_file_of_settings_names_no_folder_of_itself(tmp_path: Path) -> None:
-    for content in (TINY, {"settings": TINY}):
-        (tmp_path / "config.json").write_text(json.dumps(content))
-        assert read_config(tmp_path / "config.json", SearchConfig).run_dir == ""
+@pytest.mark.parametrize("content", [TINY, {"settings": TINY}])
+def test_a_file_of_settings_names_no_folder_of_itself(content: object, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(content))
+    assert read_config(tmp_path / "config.json", SearchConfig).run_dir == ""
 
 
-@pytest.mark.parametrize(
-    ("name", "content", "words"),
-    [
-        (".", None, "is no run folder: it has no config.json"),
-        (".", "{}", "was not written by a run"),
-        (".", '{"format": 99, "settings": {}}', "of a newer darts_lib"),
-        ("mine.json", None, "cannot be read (No such file or directory); name another"),
-        ("config.json", '{"epochs": }', "repair it or name another"),
-    ],
-)
+@pytest.mark.parametrize(("name", "content", "words"), [
+    (".", None, "is no run folder: it has no config.json"),
+    (".", "{}", "was not written by a run"),
+    (".", '{"format": 99, "settings": {}}', "of a newer darts_lib"),
+    ("mine.json", None, "cannot be read (No such file or directory); name another"),
+    ("config.json", '{"epochs": }', "repair it or name another"),
+])  # fmt: skip
 def test_what_holds_no_settings_is_named(
     name: str, content: str | None, words: str, tmp_path: Path
 ) -> None:
     if content:
         (tmp_path / "config.json").write_text(content)
-    with pytest.raises(SettingsError, match=re.escape(words)) as caught:
-        read_config(tmp_path / name, SearchConfig)
-    assert str(tmp_path) in str(caught.value)
+    refusal_of(lambda: read_config(tmp_path / name, SearchConfig), words, str(tmp_path))
 
 
 def test_a_run_folder_names_no_place_and_no_file_here_either(tmp_path: Path) -> None:
@@ -123,30 +111,21 @@ def test_a_run_folder_names_no_place_and_no_file_here_either(tmp_path: Path) -> 
     assert (found.data_root, found.run_dir) == ("", str(tmp_path))
     assert (found.device, found.resume) == ("auto", True)
     write_run(tmp_path, kind="retrain", genotype="cell.json")
-    with pytest.raises(SettingsError, match="is not the text of a cell"):
-        read_config(tmp_path / "config.json", RetrainConfig)
+    file = tmp_path / "config.json"
+    refusal_of(lambda: read_config(file, RetrainConfig), "is not the text of a cell")
 
 
-@pytest.mark.parametrize(
-    ("settings", "words"),
-    [
-        ({"run_dir": "a file"}, "a file is a file; give another run_dir."),
-        ({"epoch": 2}, "SettingsError: unknown setting 'epoch'; did you mean 'epochs'?\n"),
-    ],
-)
+@pytest.mark.parametrize(("settings", "words"), [
+    ({"run_dir": "a file"}, "a file is a file; give another run_dir."),
+    ({"epoch": 2}, "SettingsError: unknown setting 'epoch'; did you mean 'epochs'?\n"),
+])  # fmt: skip
 def test_settings_that_are_wrong_end_the_program_on_one_line_before_anything_is_said(
-    settings: dict[str, object],
-    words: str,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    settings: dict[str, object], words: str, tmp_path: Path, run: Run, capsys: Any
 ) -> None:
-    monkeypatch.chdir(tmp_path)
     (tmp_path / "a file").touch()
     (tmp_path / "mine.json").write_text(json.dumps({**TINY, **settings}))
-    monkeypatch.setattr(sys, "argv", ["search", "mine.json"])
-    with pytest.raises(SystemExit) as stopped:
-        run_from_file(SearchConfig, search, searching.summary)
+    with contextlib.chdir(tmp_path), pytest.raises(SystemExit) as stopped:
+        run(Path("mine.json"))
     said = capsys.readouterr()
     assert (stopped.value.code, said.out, said.err.count("\n")) == (2, "", 1)
     assert words in said.err
@@ -178,14 +157,11 @@ def test_a_retraining_says_its_error_and_where_its_weights_are(tmp_path: Path) -
 
 
 @pytest.mark.deep
-@pytest.mark.parametrize(
-    ("module", "kind"),
-    [
-        ("search", SearchConfig),
-        ("retrain", RetrainConfig),
-        ("imagenet_retrain", ImageNetRetrainConfig),
-    ],
-)
+@pytest.mark.parametrize(("module", "kind"), [
+    ("search", SearchConfig),
+    ("retrain", RetrainConfig),
+    ("imagenet_retrain", ImageNetRetrainConfig),
+])  # fmt: skip
 def test_the_help_names_the_command_and_every_setting_with_its_value(
     module: str, kind: type[RunConfig]
 ) -> None:

@@ -1,12 +1,12 @@
-"""The device that a name means, and the randomness of an epoch."""
+"""The device that a name means, and what is said of the machine."""
 
 import shutil
+from typing import Any
 
 import pytest
 import torch
 
-from darts_lib.engine.batches import seed_epoch
-from darts_lib.engine.devices import POLICY, auto_scale, machine, resolve_device
+from darts_lib.engine.devices import POLICY, machine, resolve_device
 from darts_lib.engine.opening import opened
 from darts_lib.engine.refusals import SettingsError
 from darts_lib.search import SearchConfig
@@ -20,14 +20,9 @@ def no_accelerator(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("no_accelerator")
-def test_auto_is_the_cpu_where_nothing_else_is() -> None:
-    assert resolve_device("auto") == torch.device("cpu")
-    assert resolve_device("cpu") == torch.device("cpu")
-
-
-@pytest.mark.usefixtures("no_accelerator")
 @pytest.mark.parametrize("name", ["cuda", "cuda:0", "mps", "cpu:1"])
 def test_an_absent_device_is_refused_in_one_line(name: str) -> None:
+    assert resolve_device("auto") == resolve_device("cpu") == torch.device("cpu")
     with pytest.raises(SettingsError, match=f"device '{name}' is not there; use 'auto' or 'cpu'"):
         resolve_device(name)
 
@@ -52,25 +47,6 @@ def test_a_present_device_is_honoured(monkeypatch: pytest.MonkeyPatch) -> None:
     assert resolve_device("auto") == torch.device("mps")
 
 
-def test_the_randomness_of_an_epoch_depends_on_seed_and_epoch_alone() -> None:
-    def draws(seed: int, epoch: int) -> list[float]:
-        generator = seed_epoch(seed, epoch, torch.device("cpu"))
-        return [*torch.rand(2).tolist(), *torch.rand(2, generator=generator).tolist()]
-
-    first = draws(0, 1)
-    torch.rand(7)
-    assert draws(0, 1) == first
-    different = [draws(seed, epoch) for seed in range(4) for epoch in range(-1, 4)]
-    assert len({tuple(values) for values in different}) == 20
-    draws(2**31 - 1, 600)
-
-
-def test_auto_scale_is_the_papers_where_cuda_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    for cuda, scale in ((False, "laptop"), (True, "paper")):
-        monkeypatch.setattr(torch.cuda, "is_available", lambda cuda=cuda: cuda)
-        assert auto_scale() == scale
-
-
 def test_a_machine_names_how_threads_wait_where_it_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(POLICY, raising=False)
     assert set(machine()) == {"device", "threads", "torch", "python"}
@@ -78,22 +54,14 @@ def test_a_machine_names_how_threads_wait_where_it_is_set(monkeypatch: pytest.Mo
     assert machine()["OMP_WAIT_POLICY"] == "PASSIVE"
 
 
-@pytest.mark.parametrize(
-    ("cuda", "card", "device", "told"),
-    [
-        (None, True, "auto", True),
-        ("13.0", True, "auto", False),
-        (None, False, "auto", False),
-        (None, True, "cpu", False),
-    ],
-)
+@pytest.mark.parametrize(("cuda", "card", "device", "told"), [
+    (None, True, "auto", True),
+    ("13.0", True, "auto", False),
+    (None, False, "auto", False),
+    (None, True, "cpu", False),
+])  # fmt: skip
 def test_a_gpu_that_this_torch_cannot_use_is_told(
-    cuda: str | None,
-    card: bool,
-    device: str,
-    told: bool,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    cuda: str | None, card: bool, device: str, told: bool, monkeypatch: Any, capsys: Any
 ) -> None:
     """Of NRCan/geo-deep-learning#490: a CPU build was installed, and nobody said so."""
     monkeypatch.setattr(torch.version, "cuda", cuda)

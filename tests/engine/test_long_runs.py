@@ -10,7 +10,6 @@ import os
 import statistics
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -77,14 +76,11 @@ def work_of(step: Callable[[], object]) -> Counter[str]:
 def problems(seen: list[tuple[int, int, int]], works: list[Counter[str]]) -> list[str]:
     """Say what grew from the second quarter to the last, by medians, and if the work changed."""
     quarter, found = len(seen) // 4, []
-    second, last = (
-        zip(*seen[quarter : 2 * quarter], strict=True),
-        zip(*seen[-quarter:], strict=True),
-    )
-    limits = {"resident KiB": MOST, "files": 0, "tensors": 0}
-    for (name, most), *parts in zip(limits.items(), second, last, strict=True):
+    for column, (name, most) in enumerate({"resident KiB": MOST, "files": 0, "tensors": 0}.items()):
         # Medians: over 2,000 steps a look now and then sees two tensors more.
-        before, after = map(statistics.median_low, parts)
+        values = [each[column] for each in seen]
+        before = statistics.median_low(values[quarter : 2 * quarter])
+        after = statistics.median_low(values[-quarter:])
         if after - before > most:
             found.append(f"{name}: {before} to {after}")
     if not works[0] or works[0] != works[1]:
@@ -155,15 +151,10 @@ def test_nothing_grows_over_hundreds_of_steps(order: int) -> None:
     assert grown("search", order) == []
 
 
-@pytest.mark.parametrize(
-    ("kind", "words"),
-    [
-        ("memory", "resident KiB: "),
-        ("tensors", "tensors: "),
-        ("files", "files: "),
-        ("work", "a step's work: "),
-    ],
-)
+@pytest.mark.parametrize(("kind", "words"), [
+    ("memory", "resident KiB: "), ("tensors", "tensors: "),
+    ("files", "files: "), ("work", "a step's work: "),
+])  # fmt: skip
 def test_a_leak_is_noticed(kind: str, words: str) -> None:
     (found,) = grown(kind)
     assert found.startswith(words)
@@ -174,44 +165,31 @@ def test_a_leak_is_noticed(kind: str, words: str) -> None:
 EPOCHS = 200
 
 
-@dataclass(frozen=True)
-class Left:
-    """What an epoch leaves: sizes of the files by name, open files, renames, the history."""
-
-    sizes: dict[str, int]
-    files: int
-    renames: int
-    history: bytes
-
-
 def test_two_hundred_epochs_leave_as_much_as_two_hundred_times_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    left: list[Left] = []
-    renames: list[object] = []
-    rename, path = os.replace, tmp_path / "run"
+    sizes: list[dict[str, int]] = []
+    files, counts, histories, renames, rename = [], [], [], list[object](), os.replace
     monkeypatch.setattr(os, "fsync", lambda _: None)  # a disk's time, which nothing here needs
     monkeypatch.setattr(os, "replace", lambda *names: renames.append(names) or rename(*names))
 
     def note(_: int) -> None:
-        sizes = {file.name: file.stat().st_size for file in path.iterdir()}
-        history = (path / "history.jsonl").read_bytes()
-        left.append(Left(sizes, open_files(), len(renames), history))
+        sizes.append({file.name: file.stat().st_size for file in path.iterdir()})
+        histories.append((path / "history.jsonl").read_bytes())
+        files.append(open_files())
+        counts.append(len(renames))
         renames.clear()
 
     result = toy(toy_config(path, epochs=EPOCHS, max_steps=1, batch_size=2), note)
-    assert len(result.history) == EPOCHS
-    assert result.alphas["normal"].shape == (EPOCHS + 1, 2, 8)
-    usual = {"config.json", "checkpoint.pt", "checkpoint.previous.pt", "history.jsonl"}
-    assert {frozenset(each.sizes) for each in left[1:]} == {
-        frozenset({*usual, "alphas.npz", "genotype.json"})
-    }
-    assert len({each.files for each in left}) == 1, "open files"
-    assert len({each.renames for each in left[1:]}) == 1, "files written in an epoch"
-    for before, after in itertools.pairwise(left):
-        assert after.history.startswith(before.history), "a line that was written stays"
-        assert after.history.count(b"\n") == before.history.count(b"\n") + 1
-    for name in left[-1].sizes:
-        sizes = [each.sizes[name] for each in left[1:]]
-        early, late = sizes[98] - sizes[48], sizes[198] - sizes[148]
+    assert (len(result.history), len(result.alphas["normal"])) == (EPOCHS, EPOCHS + 1)
+    usual = frozenset(["config.json", "checkpoint.pt", "checkpoint.previous.pt", "history.jsonl"])
+    assert {frozenset(each) for each in sizes[1:]} == {usual | {"alphas.npz", "genotype.json"}}
+    assert len(set(files)) == 1, "open files"
+    assert len(set(counts[1:])) == 1, "files written in an epoch"
+    for before, after in itertools.pairwise(histories):
+        assert after.startswith(before), "a line that was written stays"
+        assert after.count(b"\n") == before.count(b"\n") + 1
+    for name in sizes[-1]:
+        size = [each[name] for each in sizes[1:]]
+        early, late = size[98] - size[48], size[198] - size[148]
         assert late <= 1.05 * early + 100, f"{name}: {early} bytes in 50 epochs, later {late}"

@@ -18,18 +18,15 @@ from darts_lib.engine.optimisers import (
 )
 
 
-@pytest.mark.parametrize(
-    ("epoch", "epochs", "last", "rate"),
-    [
-        # The rates that PyTorch's CosineAnnealingLR gives the original code (25e-3 at the start).
-        (0, 50, 0.001, 0.025),
-        (1, 50, 0.001, 0.02497632074113926),
-        (25, 50, 0.001, 0.013),
-        (49, 50, 0.001, 0.0010236792588607412),
-        (0, 600, 0.0, 0.025),
-        (599, 600, 0.0, 1.7134690716569257e-07),
-    ],
-)
+@pytest.mark.parametrize(("epoch", "epochs", "last", "rate"), [
+    # The rates that PyTorch's CosineAnnealingLR gives the original code (25e-3 at the start).
+    (0, 50, 0.001, 0.025),
+    (1, 50, 0.001, 0.02497632074113926),
+    (25, 50, 0.001, 0.013),
+    (49, 50, 0.001, 0.0010236792588607412),
+    (0, 600, 0.0, 0.025),
+    (599, 600, 0.0, 1.7134690716569257e-07),
+])  # fmt: skip
 def test_the_cosine_has_the_published_rates(
     epoch: int, epochs: int, last: float, rate: float
 ) -> None:

@@ -7,20 +7,12 @@ import pytest
 from darts_lib.engine import settings
 from darts_lib.engine.settings import data_root, project_root, runs_root
 
+Patch = pytest.MonkeyPatch
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def test_the_root_is_the_same_from_every_folder_of_the_project(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    for folder in (ROOT, ROOT / "notebooks", ROOT / "darts_lib"):
-        monkeypatch.chdir(folder)
-        assert project_root() == ROOT
-
-
-def test_another_projects_file_is_not_taken_for_ours(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_another_projects_file_is_not_taken_for_ours(tmp_path: Path, monkeypatch: Patch) -> None:
     (tmp_path / "pyproject.toml").write_text('[project]\nname = "another"\n')
     monkeypatch.chdir(tmp_path)
     assert project_root() != tmp_path
@@ -28,9 +20,7 @@ def test_another_projects_file_is_not_taken_for_ours(
     assert project_root() == tmp_path, "nowhere in a project, so the current folder"
 
 
-def test_the_environment_overrides_the_roots(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_environment_overrides_the_roots(tmp_path: Path, monkeypatch: Patch) -> None:
     monkeypatch.setenv("DARTS_LIB_RUNS", str(tmp_path / "r"))
     monkeypatch.setenv("DARTS_LIB_DATA", str(tmp_path / "d"))
     assert (runs_root(), data_root()) == (tmp_path / "r", tmp_path / "d")

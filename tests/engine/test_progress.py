@@ -9,18 +9,15 @@ from darts_lib.engine import progress
 from darts_lib.engine.progress import EpochLine, TransferLines, duration, live
 
 
-@pytest.mark.parametrize(
-    ("seconds", "words"),
-    [
-        (0, "0 s"),
-        (99.4, "99 s"),
-        (99.6, "1 min 39 s"),
-        (200, "3 min 20 s"),
-        (599, "10 min"),
-        (3600, "60 min"),
-        (7500, "2 h 05 min"),
-    ],
-)
+@pytest.mark.parametrize(("seconds", "words"), [
+    (0, "0 s"),
+    (99.4, "99 s"),
+    (99.6, "1 min 39 s"),
+    (200, "3 min 20 s"),
+    (599, "10 min"),
+    (3600, "60 min"),
+    (7500, "2 h 05 min"),
+])  # fmt: skip
 def test_durations_read_as_a_person_writes_them(seconds: float, words: str) -> None:
     assert duration(seconds) == words
 

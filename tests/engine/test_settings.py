@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from fuzz_tools import refusal_of
 from IPython.core.interactiveshell import InteractiveShell
 
-from darts_lib.engine.refusals import SettingsError
 from darts_lib.engine.settings import RunConfig
 from darts_lib.search import SearchConfig
 
@@ -19,11 +19,7 @@ def config(**given: object) -> RunConfig:
 
 
 def refusal(**given: object) -> str:
-    with pytest.raises(SettingsError) as caught:
-        config(**given)
-    message = str(caught.value)
-    assert "\n" not in message
-    return message
+    return refusal_of(lambda: config(**given))
 
 
 def test_the_data_folder_is_the_setting_or_the_projects(
@@ -43,38 +39,17 @@ def test_an_unknown_name_is_refused_with_the_nearest() -> None:
     assert "known: scale, dataset" in refusal(zzzzzz=1)
 
 
-@pytest.mark.parametrize(
-    ("name", "values"),
-    [
-        ("epochs", ["abc", 1.5, "1.5", -1, False, [3]]),
-        ("seed", [-1, 2**31, None]),
-        ("max_images", [-1, "many"]),
-        ("resume", ["maybe", 2]),
-        ("run_dir", [7]),
-    ],
-)
-def test_a_wrong_value_is_refused_naming_it(name: str, values: list[object]) -> None:
-    for value in values:
-        assert refusal(**{name: value}).startswith(f"{name}={value!r}: ")
-
-
-@pytest.mark.parametrize(
-    ("name", "value", "words"),
-    [
-        ("epochs", "two", "must be a whole number"),
-        ("epochs", -1, "must be at least 1, or 0 for the scale's own"),
-        ("batch_size", 1, "must be at least 2, or 0 for the scale's own"),
-        ("max_steps", -1, "must be at least 0"),
-        ("threads", 2000, "must be at most 1024"),
-        ("seed", 2**31, "must be less than 2147483648"),
-        ("scale", "big", "must be 'auto', 'laptop' or 'paper'"),
-        ("amp", "yes", "must be 'auto', 'on' or 'off'"),
-        ("compile", "yes", "must be 'auto', 'on' or 'off'"),
-        ("graph", "yes", "must be 'auto', 'on' or 'off'"),
-        ("resume", "maybe", "must be true or false"),
-        ("run_dir", 7, "must be a text"),
-    ],
-)
+@pytest.mark.parametrize(("name", "value", "words"), [
+    ("epochs", "two", "must be a whole number"),
+    ("epochs", -1, "must be at least 1, or 0 for the scale's own"),
+    ("batch_size", 1, "must be at least 2, or 0 for the scale's own"),
+    ("max_steps", -1, "must be at least 0"),
+    ("threads", 2000, "must be at most 1024"),
+    ("seed", 2**31, "must be less than 2147483648"),
+    ("scale", "big", "must be 'auto', 'laptop' or 'paper'"),
+    ("resume", "maybe", "must be true or false"),
+    ("run_dir", 7, "must be a text"),
+])  # fmt: skip
 def test_a_refusal_says_what_may_be(name: str, value: object, words: str) -> None:
     assert refusal(**{name: value}) == f"{name}={value!r}: {words}"
 
@@ -102,15 +77,12 @@ def test_an_unknown_data_set_is_refused(dataset: str, near: str) -> None:
     assert near in message
 
 
-@pytest.mark.parametrize(
-    ("name", "value", "texts"),
-    [
-        ("epochs", 3, ["3", 3.0]),
-        ("resume", False, ["false", "False", 0]),  # papermill's -p resume false is this text
-        ("resume", True, ["true"]),
-        ("seed", 7, ["7"]),
-    ],
-)
+@pytest.mark.parametrize(("name", "value", "texts"), [
+    ("epochs", 3, ["3", 3.0]),
+    ("resume", False, ["false", "False", 0]),  # papermill's -p resume false is this text
+    ("resume", True, ["true"]),
+    ("seed", 7, ["7"]),
+])  # fmt: skip
 def test_papermills_texts_become_what_they_say(
     name: str, value: object, texts: list[object]
 ) -> None:
@@ -164,17 +136,14 @@ def test_settings_without_effect_on_the_result_do_not_matter() -> None:
         assert config(**{name: value}).settings_that_matter() != usual
 
 
-@pytest.mark.parametrize(
-    ("given", "name", "value"),
-    [
-        ("{learning_rate: 1e-3}", "learning_rate", 0.001),  # YAML 1.1 reads this as a text
-        ("{seed: 1.0e+3}", "seed", 1000),
-        ("{resume: no}", "resume", False),
-        ("{resume: 'no'}", "resume", False),
-        ("{epochs: 05}", "epochs", 5),
-        ("{amp: 'off'}", "amp", "off"),
-    ],
-)
+@pytest.mark.parametrize(("given", "name", "value"), [
+    ("{learning_rate: 1e-3}", "learning_rate", 0.001),  # YAML 1.1 reads this as a text
+    ("{seed: 1.0e+3}", "seed", 1000),
+    ("{resume: no}", "resume", False),
+    ("{resume: 'no'}", "resume", False),
+    ("{epochs: 05}", "epochs", 5),
+    ("{amp: 'off'}", "amp", "off"),
+])  # fmt: skip
 def test_what_yaml_makes_of_a_parameter_becomes_what_was_meant(
     given: str, name: str, value: object
 ) -> None:
@@ -186,6 +155,5 @@ def test_what_yaml_makes_of_a_parameter_becomes_what_was_meant(
 @pytest.mark.parametrize("switch", ["amp", "compile", "graph"])
 def test_a_switch_that_is_no_word_is_refused_with_the_three_words(switch: str) -> None:
     """YAML's `off` is False, papermill's `-p amp false` a text that a condition takes for true."""
-    for given in (False, "false", 1):
-        with pytest.raises(SettingsError, match=rf"^{switch}=.*'auto', 'on' or 'off'"):
-            RunConfig.create(scale="laptop", **{switch: given})
+    for given in (False, "false", 1, "yes"):
+        assert refusal(**{switch: given}) == f"{switch}={given!r}: must be 'auto', 'on' or 'off'"

@@ -4,7 +4,6 @@ import contextlib
 import functools
 import io
 import math
-import multiprocessing
 import os
 import shutil
 import signal
@@ -20,7 +19,7 @@ from typing import Any
 import kill_tools
 import pytest
 import torch
-from kill_tools import FORKS, PATIENCE, TinyRun, die, differences, ended
+from kill_tools import PATIENCE, TinyRun, begun, die, differences, ended
 from kind_tools import write_text
 from local_server import md5, serving
 from picture_tools import make
@@ -34,25 +33,11 @@ from darts_lib.engine.files import unpack
 
 pytestmark = pytest.mark.deep
 
-# In the other processes -------------------------------------------------------------------------
-
-
-def work(log: Path, action: Callable[..., None], arguments: tuple[Any, ...]) -> None:
-    """Do something in a process of its own, and write what it prints into a file."""
-    os.environ["no_proxy"] = "127.0.0.1"
-    torch.set_num_threads(1)
-    multiprocessing.set_start_method("fork", force=True)  # tqdm's lock then leaves nothing behind
-    with open(log, "a", buffering=1) as file, contextlib.ExitStack() as to:
-        to.enter_context(contextlib.redirect_stdout(file))
-        to.enter_context(contextlib.redirect_stderr(file))
-        action(*arguments)
-
 
 @contextlib.contextmanager
 def started(log: Path, action: Callable[..., None], *arguments: Any) -> Iterator[ForkServerProcess]:
     """Start a process, and end it if it is still there afterwards."""
-    process = FORKS.Process(target=work, args=(log, action, arguments), daemon=True)
-    process.start()
+    process = begun(log, action, *arguments)
     try:
         yield process
     finally:
@@ -129,14 +114,13 @@ def test_what_a_killed_preparation_leaves_is_never_taken_for_whole(
     root, log = tmp_path / "data", tmp_path / "killed.log"
     with started(log, prepare_and_die, root, archive, moment) as process:
         assert ended(process) == -signal.SIGKILL, log.read_text()
-    there = [name for name in TOY if (root / name).exists()]
-    assert there == whole, "under its name lies a whole file or none"
-    assert all((root / name).read_bytes() == TOY[name] for name in there)
+    there = {name: (root / name).read_bytes() for name in TOY if (root / name).exists()}
+    assert there == {name: TOY[name] for name in whole}, "under its name lies a whole file or none"
     assert (root / "toy.tar.gz").exists() == (moment != "half a download")
     prepare("toy", root, [archive])
     assert {name: digest(root / name) for name in TOY} == {n: digest(c) for n, c in TOY.items()}
-    assert {path.name for path in root.iterdir()} <= {"toy", "toy.tar.gz", ".toy.lock"}
-    assert {path.name for path in (root / "toy").iterdir()} == {"a", "b"}
+    left = {str(path.relative_to(root)) for path in root.rglob("*")}
+    assert left <= {"toy", "toy.tar.gz", ".toy.lock", *TOY}
 
 
 def prepare_slowly(root: Path, archive: Archive, go_on: Path) -> None:
@@ -166,14 +150,12 @@ def test_while_one_repairs_a_file_nobody_sees_half_of_it(tmp_path: Path, archive
     prepare("toy", root, [archive])
     (root / "toy" / "b").write_bytes(b"harmed")
     logs = [tmp_path / "first.log", tmp_path / "second.log"]
-    with (
-        started(logs[0], prepare_slowly, root, archive, go_on) as first,
-        contextlib.ExitStack() as later,
-    ):
+    with contextlib.ExitStack() as stack:
+        first = stack.enter_context(started(logs[0], prepare_slowly, root, archive, go_on))
         wait_until(logs[0], "half")
         assert (root / "toy" / "a").read_bytes() == TOY["toy/a"]
         assert (root / "toy" / "b").read_bytes() == b"harmed", "as it was, until it is whole"
-        second = later.enter_context(started(logs[1], prepare_toy, root, archive))
+        second = stack.enter_context(started(logs[1], prepare_toy, root, archive))
         wait_until(logs[1], "waiting for it")
         go_on.touch()
         assert [ended(first), ended(second)] == [0, 0]
@@ -233,20 +215,18 @@ def test_workers_end_when_the_process_that_they_read_for_is_killed(tmp_path: Pat
 # One run folder ---------------------------------------------------------------------------------
 
 
-def search_patiently(run: TinyRun) -> None:
-    """Search as the command does; wait for the folder as long as it takes."""
+def run_patiently(run: TinyRun) -> None:
+    """Run as the command does; wait for the folder as long as it takes."""
     opening.locked = functools.partial(opening.locked, wait=math.inf)  # type: ignore[attr-defined]
     kill_tools.command(run)
 
 
-def test_of_two_searches_in_one_folder_one_works_and_the_other_reads_it_back(
-    tmp_path: Path,
-) -> None:
-    run, straight = (TinyRun("search", tmp_path / name, 3) for name in ("run", "straight"))
+def test_of_two_runs_in_one_folder_one_works_and_the_other_reads_it_back(tmp_path: Path) -> None:
+    run, straight = (TinyRun("toy", tmp_path / name, 3) for name in ("run", "straight"))
     straight.finish()
     logs = [tmp_path / "first.log", tmp_path / "second.log"]
     with contextlib.ExitStack() as stack:
-        both = [stack.enter_context(started(log, search_patiently, run)) for log in logs]
+        both = [stack.enter_context(started(log, run_patiently, run)) for log in logs]
         assert [ended(process) for process in both] == [0, 0]
     said = [log.read_text() for log in logs]
     assert sorted(text.count("finished already; read back from") for text in said) == [0, 1]
