@@ -1,8 +1,10 @@
-"""What the tests of a step share: a mode that fails where the host would wait for the device."""
+"""What the tests of a step share: a mode that fails where the host would wait, live tensors."""
 
+import gc
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 WAITING = (
@@ -18,3 +20,10 @@ class NoWaiting(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         assert func not in WAITING, f"{func} makes the host wait"
         return func(*args, **(kwargs or {}))
+
+
+def live_tensors() -> tuple[int, int]:
+    """Return how many tensors there are, and their bytes."""
+    gc.collect()
+    tensors = [thing for thing in gc.get_objects() if issubclass(type(thing), Tensor)]
+    return len(tensors), sum(tensor.numel() * tensor.element_size() for tensor in tensors)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from kind_tools import CELL, RETRAIN, stop_after
+from kind_tools import RETRAIN, stop_after
 from safetensors.torch import load_file
 from same_bits import bits
 from torch import Tensor
@@ -54,17 +54,6 @@ def retrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 # Settings ---------------------------------------------------------------------------------------
 
 
-def test_the_presets_are_the_papers_and_the_laptops() -> None:
-    paper = RetrainConfig.create(scale="paper")
-    assert (paper.dataset, paper.channels, paper.layers) == ("cifar10", 36, 20)
-    assert (paper.learning_rate, paper.momentum, paper.weight_decay) == (0.025, 0.9, 3e-4)
-    assert (paper.auxiliary, paper.auxiliary_weight, paper.gradient_clip) == (True, 0.4, 5.0)
-    assert (paper.drop_path, paper.cutout, paper.batch_size) == (0.2, 16, 96)
-    assert paper.cell == PUBLISHED["DARTS_V2"]
-    laptop = RetrainConfig.create(scale="laptop")
-    assert (laptop.dataset, laptop.cutout) == ("digits", 0)
-
-
 def test_a_cell_is_stored_as_its_text_whatever_it_was_named_by(tmp_path: Path) -> None:
     file = tmp_path / "mine.json"
     file.write_text(json.dumps(PUBLISHED["DARTS_V1"].to_dict()))
@@ -75,35 +64,12 @@ def test_a_cell_is_stored_as_its_text_whatever_it_was_named_by(tmp_path: Path) -
     assert config(genotype="random", seed=1) != config(genotype="random", seed=2)
 
 
-@pytest.mark.parametrize(
-    ("name", "words"),
-    [
-        ("DARTS_V9", ["unknown genotype 'DARTS_V9'", "did you mean"]),
-        (CELL.replace("sep_conv_3x3", "sep_conv_9x9"), ["node 2", "'sep_conv_9x9'"]),
-        (CELL.replace("('skip_connect', 1)", "('skip_connect', 5)"), ["node 2", "source 5"]),
-        ("Genotype(normal=[", ["enotype"]),
-    ],
-)
-def test_a_wrong_cell_is_refused_in_one_line(name: str, words: list[str]) -> None:
-    with pytest.raises(SettingsError) as caught:
-        config(genotype=name)
-    message = str(caught.value)
-    assert all(word in message for word in words), message
-    assert "\n" not in message
-
-
-def test_an_empty_cell_waits_for_chapter_three_and_cannot_be_trained(tmp_path: Path) -> None:
-    with pytest.raises(SettingsError, match="genotype is empty; name a cell"):
-        retrain(config(tmp_path / "run", genotype=""))
-
-
 # The recipe and its step ------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("epoch", "rate", "drop_path"),
-    [(0, 0.025, 0.0), (300, 0.0125, 0.1), (599, 1.7134690716569257e-07, 0.2 * 599 / 600)],
-)
+@pytest.mark.parametrize(("epoch", "rate", "drop_path"), [
+    (0, 0.025, 0.0), (300, 0.0125, 0.1), (599, 1.7134690716569257e-07, 0.2 * 599 / 600),
+])  # fmt: skip
 def test_cosine_and_drop_path_have_the_papers_values(
     epoch: int, rate: float, drop_path: float
 ) -> None:
@@ -111,17 +77,13 @@ def test_cosine_and_drop_path_have_the_papers_values(
     row = run.epoch(epoch)
     assert row["learning_rate"] == pytest.approx(rate, rel=1e-9)
     assert row["drop_path"] == pytest.approx(drop_path, rel=1e-12)
-    assert run.net.drop_path is not None
-    assert float(run.net.drop_path) == pytest.approx(drop_path, rel=1e-6)
-    assert float(run.optimiser.param_groups[0]["lr"]) == pytest.approx(rate, rel=1e-6)
+    used = [float(run.net.drop_path), float(run.optimiser.param_groups[0]["lr"])]  # type: ignore[arg-type]
+    assert used == pytest.approx([drop_path, rate], rel=1e-6)
 
 
 def smoothed(logits: Tensor, labels: Tensor, e: float) -> Tensor:
     """Cross-entropy with the target (1 - e) onehot + e / K, written out."""
-    classes = logits.shape[1]
-    target = torch.full_like(logits, e / classes)
-    for row, label in enumerate(labels.tolist()):
-        target[row, label] += 1 - e
+    target = (1 - e) * F.one_hot(labels, logits.shape[1]).double() + e / logits.shape[1]
     log_p = logits - logits.exp().sum(dim=1, keepdim=True).log()
     return -(target * log_p).sum() / len(logits)
 
@@ -167,14 +129,13 @@ def test_cutout_puts_a_box_of_zeros_into_every_training_picture() -> None:
 
 
 def test_bfloat16_gives_nearly_the_same_step() -> None:
-    losses = {}
+    losses = []
     for amp in ("off", "on"):
         run, batch = started(amp=amp, drop_path=0, batch_size=64)
         total = run.step(batch)
-        losses[amp] = float(total[0] / total[2])
+        losses.append(float(total[0] / total[2]))
         assert all(weight.dtype == torch.float32 for weight in run.net.parameters())
-    assert losses["on"] == pytest.approx(losses["off"], rel=0.02)
-    assert losses["on"] != losses["off"]
+    assert losses[0] != losses[1] == pytest.approx(losses[0], rel=0.02)
 
 
 def test_a_last_batch_of_one_picture_is_trained_with_its_neighbours(tmp_path: Path) -> None:
@@ -207,12 +168,10 @@ def test_a_saved_network_tested_again_gives_exactly_its_figures(
     retrained: Path, tmp_path: Path
 ) -> None:
     figures = read_json(retrained / "result.json")
-    assert evaluate_run(retrained) == {
-        "loss": figures["test_loss"],
-        "top1": figures["test_accuracy"],
-        "top5": figures["test_top5"],
-        "images": figures["test_images"],
-    }
+    names = ("loss", "accuracy", "top5", "images")
+    loss, top1, top5, images = (figures[f"test_{name}"] for name in names)
+    tested = {"loss": loss, "top1": top1, "top5": top5, "images": images}
+    assert evaluate_run(retrained) == tested
     with pytest.raises(SettingsError, match=r"holds no weights\.safetensors; finish"):
         evaluate_run(tmp_path)
 
@@ -273,18 +232,3 @@ def test_a_holdout_is_learnt_from_by_nobody_and_takes_the_place_of_the_test_imag
     net.load_state_dict(load_file(result.path / "weights.safetensors"))
     tested = evaluate(net, whole.select(slice(71, None)), 16)
     assert tested["loss"] == result.figures["test_loss"] == evaluate_run(result.path)["loss"]
-
-
-@pytest.mark.parametrize(
-    ("share", "images", "problem"),
-    [
-        (0.999, 0, r"holdout=0\.999 leaves 1 of the 1437 pictures to learn from and 1436 to judge"),
-        (0.001, 100, r"leaves 100 of the 100 pictures to learn from and 0 to judge by"),
-        (0.99, 0, r"holdout=0\.99 leaves no picture of class '\d' of digits to learn from"),
-    ],
-)
-def test_a_holdout_that_leaves_too_little_is_refused(
-    share: float, images: int, problem: str
-) -> None:
-    with pytest.raises(SettingsError, match=problem):
-        Retraining(config(holdout=share, max_images=images))

@@ -59,21 +59,10 @@ def straight(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 # The recipe -------------------------------------------------------------------------------------
 
 
-def test_the_defaults_are_the_papers() -> None:
-    paper = ImageNetRetrainConfig.create(scale="paper")
-    assert (paper.channels, paper.layers, paper.epochs, paper.batch_size) == (48, 14, 250, 128)
-    assert (paper.learning_rate, paper.schedule, paper.rate_decay) == (0.1, "exponential", 0.97)
-    assert (paper.momentum, paper.weight_decay, paper.gradient_clip) == (0.9, 3e-5, 5.0)
-    assert (paper.label_smoothing, paper.auxiliary, paper.auxiliary_weight) == (0.1, True, 0.4)
-    assert (paper.drop_path, paper.cutout, paper.image_size, paper.seed) == (0, 0, 224, 0)
-
-
 def test_the_rate_falls_by_three_percent_an_epoch(data: Path) -> None:
     paper = ImageNetRetrainConfig.create(scale="paper")
-    rates = [paper.rate(epoch) for epoch in range(250)]
-    assert rates[0] == 0.1
-    assert f"{rates[249]:.2e}" == "5.08e-05"
-    assert all(b / a == pytest.approx(0.97) for a, b in zip(rates, rates[1:], strict=False))
+    assert [paper.rate(e) for e in range(250)] == pytest.approx([0.1 * 0.97**e for e in range(250)])
+    assert (paper.rate(0), f"{paper.rate(249):.2e}") == (0.1, "5.08e-05")
     run = ImageNetRetraining(config(data, epochs=250, learning_rate=0.1, max_steps=1))
     assert run.epoch(249)["learning_rate"] == pytest.approx(0.1 * 0.97**249)
     assert float(run.optimiser.param_groups[0]["lr"]) == pytest.approx(0.1 * 0.97**249, rel=1e-6)
@@ -83,30 +72,12 @@ def test_the_rate_falls_by_three_percent_an_epoch(data: Path) -> None:
     assert small.rate(3) == pytest.approx(0.0125)
 
 
-def test_the_counts_are_the_papers() -> None:
+def test_the_network_is_the_papers() -> None:
+    """Its further counts are those of tests/cost/test_published_counts.py."""
     with torch.device("meta"):
         net = build_network(ImageNetRetrainConfig.create(scale="paper"), 1000)
-    assert count_parameters(net, without="auxiliary_head") == 4_718_752
-    assert count_parameters(net) == 5_979_528
+    assert (count_parameters(net), net.auxiliary_head is None) == (5_979_528, False)
     assert multiply_adds(net, (3, 224, 224)) == 529_911_552
-
-
-@pytest.mark.parametrize(
-    ("given", "words"),
-    [
-        ({"dataset": "cifar10"}, "dataset='cifar10'"),
-        ({"cutout": 16}, "cutout=16"),
-        ({"holdout": 0.5}, "holdout=0.5"),
-        ({"image_size": 32}, "image_size=32"),
-        ({"channels": 7}, "channels=7"),
-        ({"worker": 2}, "did you mean 'workers'"),
-        ({"schedule": "step"}, "'cosine' or 'exponential'"),
-    ],
-)
-def test_wrong_settings_are_refused(given: dict[str, object], words: str, data: Path) -> None:
-    with pytest.raises(SettingsError) as caught:
-        config(data, **given)
-    assert words in str(caught.value)
 
 
 def test_without_a_folder_the_projects_data_are_meant(
@@ -147,41 +118,29 @@ def test_the_number_of_workers_may_change_when_a_run_goes_on(
     assert end_of(path) == end_of(straight)
 
 
-def test_the_command_tests_the_weights_on_val(
-    straight: Path, data: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    command = ["evaluate", str(straight / "weights.safetensors"), "--data", str(data)]
-    assert main([*command, "--size", "64"]) == 0
-    accuracy = read_json(straight / "result.json")["test_accuracy"]
-    said = capsys.readouterr().out
-    assert said.endswith(f"top-1 error {100 * (1 - accuracy):.2f} %\n")
-    assert "top-5" not in said, "of three classes"
-
-
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        (["--dataset", "digits"], "which is not for --dataset digits"),
-        (["--data", "nowhere"], "--data-root nowhere is not there"),
-        (["--data", "two"], "3 classes apart in images of 3 channels, but two has 2 and 3"),
-    ],
-)
-def test_the_command_says_what_imagenet_weights_are_tested_on(
-    arguments: list[str],
-    words: str,
-    straight: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+@pytest.mark.parametrize(("arguments", "words"), [
+    (["--dataset", "digits"], "which is not for --dataset digits"),
+    (["--data", "nowhere"], "--data-root nowhere is not there"),
+    (["--data", "two"], "3 classes apart in images of 3 channels, but two has 2 and 3"),
+    (["--data", "", "--size", "64"], ""),
+])  # fmt: skip
+def test_the_command_tests_the_weights_on_val_and_says_on_what_they_can_be(
+    arguments: list[str], words: str, straight: Path, data: Path, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
     monkeypatch.chdir(tmp_path)
     for file in (Path("two", side, name, "1.png") for side in ("train", "val") for name in "ab"):
         file.parent.mkdir(parents=True)
         Image.new("RGB", (70, 70)).save(file)
-    assert main(["evaluate", str(straight / "weights.safetensors"), *arguments]) == 2
-    shown = capsys.readouterr().err
-    assert words in shown
-    assert shown.count("\n") == 1
+    given = [argument or str(data) for argument in arguments]
+    failed = main(["evaluate", str(straight / "weights.safetensors"), *given])
+    shown = capsys.readouterr()
+    if words:
+        assert (failed, shown.err.count("\n"), words in shown.err) == (2, 1, True)
+    else:
+        accuracy = read_json(straight / "result.json")["test_accuracy"]
+        assert shown.out.endswith(f"top-1 error {100 * (1 - accuracy):.2f} %\n")
+        assert (failed, "top-5" in shown.out) == (0, False), "of three classes"
 
 
 def test_the_val_pictures_are_read_once_and_only_after_the_last_epoch(
@@ -245,12 +204,9 @@ def test_the_time_is_that_of_reading_too(
 
 
 def test_the_command_does_the_same_and_wrong_data_end_it_in_one_line(
-    tmp_path: Path,
-    straight: Path,
-    data: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+    tmp_path: Path, straight: Path, data: Path,
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
     file, run = tmp_path / "config.json", tmp_path / "run"
     file.write_text(json.dumps({**IMAGENET, "data_root": str(data), "run_dir": str(run)}))
     monkeypatch.setattr(sys, "argv", ["imagenet_retrain", str(file)])
@@ -260,9 +216,8 @@ def test_the_command_does_the_same_and_wrong_data_end_it_in_one_line(
     assert "epoch 3/3  train_loss" in said
     assert end_of(run) == end_of(straight)
     file.write_text(json.dumps({**IMAGENET, "data_root": str(tmp_path)}))
-    with pytest.raises(SystemExit) as ended:
+    with pytest.raises(SystemExit, match="2"):
         runpy.run_module("darts_lib.imagenet_retrain", run_name="__main__")
-    assert ended.value.code == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert "train has no class folders" in line
 
@@ -274,30 +229,20 @@ def unnamed(**given: object) -> ImageNetRetrainConfig:
     return ImageNetRetrainConfig.create(**{"scale": "laptop", "genotype": "", **given})
 
 
-def stored_search(cell: Genotype, finished: bool) -> None:
-    """Lay a search's result where chapter 03's default search leaves it."""
-    folder = default_folder(SearchConfig.create(scale="laptop"))
-    folder.mkdir(parents=True)
-    (folder / "genotype.json").write_text(json.dumps(cell.to_dict()))
-    if finished:
-        (folder / "result.json").write_text("{}")
-
-
-def test_the_last_searchs_cell_is_taken(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_cell_of_the_last_finished_search_is_taken(capsys: pytest.CaptureFixture[str]) -> None:
     def cell(**given: object) -> Genotype:
         return with_defaults(unnamed(data_root="there", **given)).cell
 
     assert cell() == PUBLISHED["DARTS_V2"]
     assert capsys.readouterr().out == "the cell of DARTS_V2\n"
-    stored_search(random_genotype(3), finished=True)
+    folder = default_folder(SearchConfig.create(scale="laptop"))
+    folder.mkdir(parents=True)
+    (folder / "genotype.json").write_text(json.dumps(random_genotype(3).to_dict()))
+    assert cell() == PUBLISHED["DARTS_V2"], "the search has not finished"
+    (folder / "result.json").write_text("{}")
     assert cell() == random_genotype(3)
     assert cell(seed=1) == PUBLISHED["DARTS_V2"], "of another seed"
     assert cell(genotype="NASNet") == PUBLISHED["NASNet"]
-
-
-def test_an_unfinished_search_has_no_cell() -> None:
-    stored_search(random_genotype(3), finished=False)
-    assert with_defaults(unnamed(data_root="there")).cell == PUBLISHED["DARTS_V2"]
 
 
 def test_without_pictures_a_laptop_makes_the_examples_and_the_papers_scale_none(
@@ -307,9 +252,8 @@ def test_without_pictures_a_laptop_makes_the_examples_and_the_papers_scale_none(
     assert (paper.data_root, paper.data_folder.name) == ("", "imagenet")
     assert not list(runs_root.iterdir())
     laptop = with_defaults(unnamed())
-    assert laptop.data_folder == runs_root / "example-pictures"
+    assert (laptop.data_folder, laptop.run_dir) == (runs_root / "example-pictures", "")
     assert (laptop.data_folder / "train" / "flower").is_dir()
-    assert laptop.run_dir == ""
 
 
 def test_named_places_stay_and_other_pictures_have_run_folders_of_their_own(
@@ -333,9 +277,9 @@ CHANCE, MARGIN = 0.10, 0.08
 def test_the_published_cell_learns_from_a_thousand_real_pictures(
     real_data_root: Path, tmp_path: Path
 ) -> None:
-    given = {"scale": "laptop", "genotype": "DARTS_V2", "epochs": 5}
-    places = {"data_root": str(real_data_root / "imagenette224_subset"), "run_dir": str(tmp_path)}
-    result = retrain(ImageNetRetrainConfig.create(**given, **places))
+    given = {"scale": "laptop", "genotype": "DARTS_V2", "epochs": 5, "run_dir": str(tmp_path)}
+    given["data_root"] = str(real_data_root / "imagenette224_subset")
+    result = retrain(ImageNetRetrainConfig.create(**given))
     figures = result.figures
     print(f"test {figures['test_accuracy']:.3f}, top-5 {figures['test_top5']:.3f}")
     assert figures["test_images"] == 300

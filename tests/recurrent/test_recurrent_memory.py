@@ -1,23 +1,15 @@
 """Five hundred steps of a recurrent search and of a retraining hold no more than a hundred did."""
 
-import gc
 from typing import Any
 
 import pytest
-from torch import Tensor
+from step_tools import live_tensors
 
 from darts_lib.data.text import inputs_and_targets
 from darts_lib.recurrent.retrain import RecurrentRetrainConfig, RecurrentRetraining
 from darts_lib.recurrent.search import RecurrentSearch, RecurrentSearchConfig
 
 TINY: dict[str, Any] = {"scale": "laptop", "width": 2, "batch_size": 2, "bptt": 2}
-
-
-def live() -> tuple[int, int]:
-    """Return how many tensors there are, and their bytes."""
-    gc.collect()
-    tensors = [thing for thing in gc.get_objects() if issubclass(type(thing), Tensor)]
-    return len(tensors), sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
 @pytest.mark.deep
@@ -37,6 +29,6 @@ def test_nothing_grows_over_five_hundred_steps(kind: str) -> None:
         run.step(*(inputs_and_targets(text, (2 * number, 2)) for text in texts))
         assert all(state.grad_fn is None and not state.requires_grad for state in hidden)
         if number in (100, 500):
-            sizes.append(live())
+            sizes.append(live_tensors())
     assert sizes[0] == sizes[1], "(tensors, bytes) after 100 and after 500 steps"
     assert all(bool(state.any()) for state in hidden), "the hidden state must have gone on"
