@@ -43,8 +43,6 @@ def test_the_auxiliary_head_takes_any_map_without_adaptive_pooling(sides: tuple[
 
 
 class NoAdaptivePooling(TorchDispatchMode):
-    """Fails where an adaptive pooling is computed."""
-
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         assert "adaptive" not in str(func)
         return func(*args, **(kwargs or {}))
