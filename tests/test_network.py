@@ -8,14 +8,7 @@ from torch.nn import functional as F
 from darts_lib import network
 from darts_lib.derivation import random_genotype
 from darts_lib.genotype import PUBLISHED, Genotype
-from darts_lib.network import (
-    AuxiliaryHead,
-    Cell,
-    ImageNetNetwork,
-    Network,
-    drop_path,
-    kept_paths,
-)
+from darts_lib.network import AuxiliaryHead, Cell, ImageNetNetwork, Network, drop_path, kept_paths
 from darts_lib.operations import FactorizedReduce
 from darts_lib.search_space import CellPlan
 
@@ -43,9 +36,6 @@ def test_random_cells_of_any_size_build() -> None:
     for seed in range(4):
         net = Network(random_genotype(seed, nodes=seed + 1), 4, 3, 10, 1)
         assert net(torch.randn(2, 1, 9, 8))[0].shape == (2, 10)
-
-
-# The form for ImageNet ---------------------------------------------------------------------------
 
 
 def test_maps_and_names_of_the_imagenet_form_at_the_papers_size() -> None:
@@ -95,9 +85,6 @@ def test_the_stem_halves_three_times_without_a_last_relu() -> None:
         ImageNetNetwork(DARTS, 5, 5)
 
 
-# The auxiliary head ------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(("head", "side"), [
     (AuxiliaryHead(12, 5), 8), (ImageNetNetwork(DARTS, 4, 5, 7, True).auxiliary_head, 7),
 ])  # fmt: skip
@@ -133,9 +120,6 @@ def test_auxiliary_head_at_any_image_size(size: tuple[int, int]) -> None:
     assert net.eval()(images)[1] is None, "in training only"
 
 
-# Pools -------------------------------------------------------------------------------------------
-
-
 def test_normalised_pools_only_add_the_names_of_their_normalisation() -> None:
     cell = PUBLISHED["MMRAZOR_9732"]
     plain, normalised = Network(cell, 4, 5, auxiliary=True), Network(cell, 4, 5, pool_norm=True)
@@ -156,9 +140,6 @@ def test_a_normalised_pool_is_the_pool_and_then_the_normalisation() -> None:
     torch.testing.assert_close(cell._edge(0, [x], None), expected)
     dropped = cell._edge(0, [x], torch.zeros(1, 5, 1, 1, 1))
     assert not dropped.any(), "a pool is dropped whole, with its normalisation"
-
-
-# Drop path ---------------------------------------------------------------------------------------
 
 
 def test_drop_path_acts_in_training_only_and_is_off_until_set() -> None:

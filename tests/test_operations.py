@@ -9,15 +9,7 @@ from torch.nn import functional as F
 
 from darts_lib import operations
 from darts_lib.cost.complexity import count_parameters
-from darts_lib.operations import (
-    OPERATIONS,
-    FactorizedReduce,
-    Zero,
-    build_candidate,
-    build_operation,
-    every_second_pixel,
-    preprocess,
-)
+from darts_lib.operations import OPERATIONS, FactorizedReduce, build_candidate, build_operation
 from darts_lib.relaxation import MixedOp, Supernet
 from darts_lib.search_space import PRIMITIVES, CellPlan
 
@@ -64,7 +56,7 @@ def test_trained_operations_normalise_but_pools_do_not() -> None:
 
 
 def test_zero_subsamples_and_the_average_leaves_the_padding_out() -> None:
-    assert torch.equal(Zero(2)(torch.randn(2, 3, 5, 5)), torch.zeros(2, 3, 3, 3))
+    assert torch.equal(operations.Zero(2)(torch.randn(2, 3, 5, 5)), torch.zeros(2, 3, 3, 3))
     ones = torch.ones(1, 1, 4, 4)
     assert torch.equal(build_operation("avg_pool_3x3", 1, 1, True)(ones), ones)
 
@@ -84,10 +76,10 @@ def test_factorized_reduce_on_even_sizes_is_the_published_form() -> None:
 
 def test_the_odd_pixels_end_in_a_line_of_zeros_only_on_odd_sizes() -> None:
     x = torch.arange(1.0, 16.0).reshape(1, 1, 3, 5)
-    even, odd = every_second_pixel(x)
+    even, odd = operations.every_second_pixel(x)
     assert even[0, 0].tolist() == [[1, 3, 5], [11, 13, 15]]
     assert odd[0, 0].tolist() == [[7, 9, 0], [0, 0, 0]]
-    even, odd = every_second_pixel(x[:, :, :2, :4])
+    even, odd = operations.every_second_pixel(x[:, :, :2, :4])
     assert (even[0, 0].tolist(), odd[0, 0].tolist()) == ([[1, 3]], [[7, 9]])
 
 
@@ -102,7 +94,9 @@ def test_no_1x1_convolution_has_a_stride(name: str) -> None:
 
 @pytest.mark.parametrize("previous_reduces", [False, True])
 def test_preprocess_brings_both_inputs_to_one_shape(previous_reduces: bool) -> None:
-    first, second = preprocess(CellPlan("normal", 4, 6, 8, previous_reduces), affine=False)
+    first, second = operations.preprocess(
+        CellPlan("normal", 4, 6, 8, previous_reduces), affine=False
+    )
     assert second(torch.randn(2, 8, 5, 7)).shape == (2, 4, 5, 7)
     older = torch.randn(2, 6, 10, 13) if previous_reduces else torch.randn(2, 6, 5, 7)
     assert first(older).shape == (2, 4, 5, 7)
@@ -114,9 +108,6 @@ def test_errors_name_the_value_and_the_way_out() -> None:
         build_operation("sep_conv_3", 4, 1, True)
     with pytest.raises(ValueError, match="channels must be even"):
         FactorizedReduce(4, 3, affine=True)
-
-
-# What does not fit ------------------------------------------------------------------------------
 
 
 WRONG: dict[str, Callable[[int, int, bool], nn.Module]] = {

@@ -20,19 +20,13 @@ from darts_lib.engine.files import unpack
 from darts_lib.engine.refusals import SettingsError
 from darts_lib.engine.run_files import read_json
 from darts_lib.genotype import PUBLISHED
-from darts_lib.retrain import (
-    RetrainConfig,
-    Retraining,
-    build_network,
-    errors_line,
-    evaluate,
-    evaluate_run,
-    retrain,
-)
+from darts_lib.retrain import Retraining, build_network, evaluate, evaluate_run, retrain
 
 
-def config(path: Path | str = "", **given: object) -> RetrainConfig:
-    return RetrainConfig.create(**{**RETRAIN, "auxiliary": False, "run_dir": str(path), **given})
+def config(path: Path | str = "", **given: object) -> retraining.RetrainConfig:
+    return retraining.RetrainConfig.create(
+        **{**RETRAIN, "auxiliary": False, "run_dir": str(path), **given}
+    )
 
 
 def started(**given: object) -> tuple[Retraining, Batch]:
@@ -51,9 +45,6 @@ def retrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-# Settings ---------------------------------------------------------------------------------------
-
-
 def test_a_cell_is_stored_as_its_text_whatever_it_was_named_by(tmp_path: Path) -> None:
     file = tmp_path / "mine.json"
     file.write_text(json.dumps(PUBLISHED["DARTS_V1"].to_dict()))
@@ -62,9 +53,6 @@ def test_a_cell_is_stored_as_its_text_whatever_it_was_named_by(tmp_path: Path) -
     assert by_file.cell == PUBLISHED["DARTS_V1"]
     assert by_file == config(genotype="DARTS_V1")
     assert config(genotype="random", seed=1) != config(genotype="random", seed=2)
-
-
-# The recipe and its step ------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("epoch", "rate", "drop_path"), [
@@ -147,9 +135,6 @@ def test_a_last_batch_of_one_picture_is_trained_with_its_neighbours(tmp_path: Pa
     assert result.figures["parameters_with_auxiliary"] > result.figures["parameters"]
 
 
-# The result -------------------------------------------------------------------------------------
-
-
 def test_the_result_is_that_of_the_network_after_the_last_epoch(retrained: Path) -> None:
     net = build_network(config(), 10, 1)
     state: Any = unpack(retrained / "checkpoint.pt")["state"]
@@ -189,8 +174,8 @@ def test_evaluation_counts_every_picture_once_and_restores_the_mode(retrained: P
 
 
 def test_errors_are_in_percent_and_of_five_classes_without_a_top_5() -> None:
-    assert errors_line(0.0276, 0.001, 10) == "top-1 error 2.76 %, top-5 error 0.10 %"
-    assert errors_line(0.0276, 0.0, 5) == "top-1 error 2.76 %"
+    assert retraining.errors_line(0.0276, 0.001, 10) == "top-1 error 2.76 %, top-5 error 0.10 %"
+    assert retraining.errors_line(0.0276, 0.0, 5) == "top-1 error 2.76 %"
 
 
 def test_the_test_images_are_read_once_and_only_after_the_last_epoch(

@@ -54,9 +54,6 @@ def started(**given: object) -> tuple[Search, Batch, Batch]:
     return run, train, valid
 
 
-# Settings ---------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(("order", "route", "chosen", "said"), [
     (1, "", "first_order", []),
     (2, "", "finite_difference", []),
@@ -100,9 +97,6 @@ def test_a_kind_of_cell_that_the_supernet_lacks_is_told(layers: int, kinds: list
     run.step(*next(run.batches(torch.Generator())))
     still = [kind for kind, alphas in run.alphas.items() if not bool(torch.any(alphas.grad))]
     assert still == kinds, "what is said is so"
-
-
-# What a search leaves ---------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -198,9 +192,6 @@ def test_none_with_almost_half_of_every_edge_leaves_the_order_of_the_others() ->
     alphas = {kind: weights.log() for kind in KINDS}
     without = {kind: others.log() for kind in KINDS}
     assert derive(alphas) == derive(without, PRIMITIVES[1:])
-
-
-# One step ---------------------------------------------------------------------------------------
 
 
 def test_the_logged_rate_the_optimisers_and_the_inner_steps_are_the_cosines(
@@ -341,9 +332,6 @@ def test_evaluation_mode_is_the_same_function_of_a_supernet(kind: type[Supernet]
     assert not [name for name in net.state_dict() if "running" in name or "num_batches" in name]
 
 
-# Memory -----------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("route", ["finite_difference", "unrolled"])
 def test_second_order_steps_leave_no_tensor_behind(route: str) -> None:
     """Of dragen1860/DARTS-PyTorch#1: the copies of the virtual step piled up."""
@@ -375,9 +363,6 @@ def test_recomputed_cells_hold_less() -> None:
     assert peak(order=1, recompute=True)[0] < 0.6 * peak(order=1)[0]
 
 
-# A budget --------------------------------------------------------------------------------------
-
-
 def test_a_budget_adds_its_gradient_to_that_of_the_validation_loss() -> None:
     plain, train, valid = started(order=1)
     budget, *_ = started(order=1, madds_weight=3.0)
@@ -398,9 +383,6 @@ def test_a_heavy_budget_makes_the_cell_cheaper() -> None:
             run.step(train, valid)
         ends[weight] = float(run.madds(run.alphas).detach())
     assert ends[1e4] < 0.8 * ends[0.0]
-
-
-# Seams: an own operation, reduced edges, the form of the supernet --------------------------------
 
 
 @pytest.fixture

@@ -28,13 +28,7 @@ from darts_lib.genotype import PUBLISHED, Genotype
 from darts_lib.retrain import RetrainConfig
 from darts_lib.search import SearchConfig
 from darts_lib.tools.checkpoints import main
-from darts_lib.transfer import (
-    ImageNetRetrainConfig,
-    ImageNetRetraining,
-    build_network,
-    retrain,
-    with_defaults,
-)
+from darts_lib.transfer import ImageNetRetrainConfig, ImageNetRetraining, retrain, with_defaults
 
 
 @pytest.fixture(scope="module")
@@ -56,9 +50,6 @@ def straight(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-# The recipe -------------------------------------------------------------------------------------
-
-
 def test_the_rate_falls_by_three_percent_an_epoch(data: Path) -> None:
     paper = ImageNetRetrainConfig.create(scale="paper")
     assert [paper.rate(e) for e in range(250)] == pytest.approx([0.1 * 0.97**e for e in range(250)])
@@ -75,7 +66,7 @@ def test_the_rate_falls_by_three_percent_an_epoch(data: Path) -> None:
 def test_the_network_is_the_papers() -> None:
     """Its further counts are those of tests/cost/test_published_counts.py."""
     with torch.device("meta"):
-        net = build_network(ImageNetRetrainConfig.create(scale="paper"), 1000)
+        net = transfer.build_network(ImageNetRetrainConfig.create(scale="paper"), 1000)
     assert (count_parameters(net), net.auxiliary_head is None) == (5_979_528, False)
     assert multiply_adds(net, (3, 224, 224)) == 529_911_552
 
@@ -89,9 +80,6 @@ def test_without_a_folder_the_projects_data_are_meant(
         retrain(ImageNetRetrainConfig.create(scale="laptop"))
 
 
-# The run ----------------------------------------------------------------------------------------
-
-
 def test_the_test_is_of_every_val_picture_and_smooths_nothing(straight: Path, data: Path) -> None:
     figures = read_json(straight / "result.json")
     net, _ = load_network(straight / "weights.safetensors")
@@ -101,7 +89,7 @@ def test_the_test_is_of_every_val_picture_and_smooths_nothing(straight: Path, da
     assert figures["test_loss"] == pytest.approx(float(by_hand.detach()), rel=1e-5)
     assert figures["test_images"] == 6
     assert 0 <= figures["test_accuracy"] <= figures["test_top5"] == 1, "of three classes"
-    own = build_network(config(data), 3)
+    own = transfer.build_network(config(data), 3)
     assert figures["parameters"] == count_parameters(own, without="auxiliary_head")
     assert figures["parameters"] < figures["parameters_with_auxiliary"]
 
@@ -222,9 +210,6 @@ def test_the_command_does_the_same_and_wrong_data_end_it_in_one_line(
     assert "train has no class folders" in line
 
 
-# What chapter 07 takes where nothing is named ---------------------------------------------------
-
-
 def unnamed(**given: object) -> ImageNetRetrainConfig:
     return ImageNetRetrainConfig.create(**{"scale": "laptop", "genotype": "", **given})
 
@@ -265,8 +250,6 @@ def test_named_places_stay_and_other_pictures_have_run_folders_of_their_own(
     named = with_defaults(unnamed(data_root=str(tmp_path), run_dir="mine"))
     assert (named.run_dir, named.data_root) == ("mine", str(tmp_path))
 
-
-# A real folder ----------------------------------------------------------------------------------
 
 CHANCE, MARGIN = 0.10, 0.08
 """Of ten classes and 300 pictures: chance is within 0.05 of it in 99 of 100 runs."""

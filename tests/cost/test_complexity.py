@@ -7,15 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from darts_lib.cost.complexity import (
-    count_parameters,
-    flops,
-    multiply_adds,
-    multiply_adds_by_part,
-    published_flops,
-    saved_bytes,
-    seconds_per_pass,
-)
+from darts_lib.cost import complexity
+from darts_lib.cost.complexity import count_parameters, multiply_adds, published_flops, saved_bytes
 from darts_lib.genotype import PUBLISHED
 from darts_lib.network import ImageNetNetwork
 
@@ -30,7 +23,7 @@ def small() -> nn.Sequential:
 def test_counts_by_hand() -> None:
     net = small()
     assert multiply_adds(net, (3, 8, 8)) == 4 * 4 * 8 * 3 * 9 + 8 * 4 * 4 * 10
-    assert flops(net, (3, 8, 8)) == 2 * multiply_adds(net, (3, 8, 8))
+    assert complexity.flops(net, (3, 8, 8)) == 2 * multiply_adds(net, (3, 8, 8))
     assert count_parameters(net) == (8 * 3 * 9 + 8) + 16 + (128 * 10 + 10)
     assert count_parameters(net, without="0.") == 16 + 128 * 10 + 10
     # Two for each value normalised with a gain, one for each through a ReLU.
@@ -68,7 +61,7 @@ def test_the_published_rule_counts_functions_like_modules() -> None:
     assert published_flops(Functions(), (3, 4, 4)) == 48 + 12 + 12 + 12
 
 
-@pytest.mark.parametrize("count", [multiply_adds, flops, published_flops])
+@pytest.mark.parametrize("count", [multiply_adds, complexity.flops, published_flops])
 def test_modes_and_statistics_are_put_back(count: Callable[..., int]) -> None:
     net = small().train()
     net[1].eval()
@@ -88,7 +81,7 @@ def test_saved_bytes_by_hand_and_timing_changes_nothing() -> None:
     with torch.no_grad():
         assert saved_bytes(lambda: (x * y).sum()) == 0
     w = torch.randn(3, requires_grad=True)
-    assert seconds_per_pass(lambda: (w * w).sum(), [w]) > 0
+    assert complexity.seconds_per_pass(lambda: (w * w).sum(), [w]) > 0
     assert w.grad is None
 
 
@@ -96,7 +89,7 @@ def test_the_multiply_adds_of_each_part_by_hand() -> None:
     conv, linear = nn.Conv2d(3, 8, 3, stride=2, padding=1), nn.Linear(128, 10)
     net = nn.Sequential(nn.Sequential(conv, nn.BatchNorm2d(8)), nn.ReLU(), nn.Flatten(), linear)
     ours, last = 4 * 4 * 8 * 3 * 9, 8 * 4 * 4 * 10
-    by_part = multiply_adds_by_part(net.train(), (3, 8, 8))
+    by_part = complexity.multiply_adds_by_part(net.train(), (3, 8, 8))
     assert by_part == {"": ours + last, "0": ours, "0.0": ours, "3": last}
     assert net.training
 
@@ -105,7 +98,7 @@ def test_the_parts_of_a_network_add_up() -> None:
     """The auxiliary head is not among them: it is no part of what is used."""
     with torch.device("meta"):
         net = ImageNetNetwork(PUBLISHED["DARTS_V2"], 8, 3, auxiliary=True)
-    by_part = multiply_adds_by_part(net, (3, 64, 64))
+    by_part = complexity.multiply_adds_by_part(net, (3, 64, 64))
     top = [f"cells.{i}" for i in range(3)] + ["stem0", "stem1", "classifier"]
     assert sum(by_part[name] for name in top) == by_part[""]
     assert by_part[""] == multiply_adds(net, (3, 64, 64))

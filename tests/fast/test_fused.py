@@ -68,16 +68,10 @@ def form(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 @pytest.mark.usefixtures("form")
-@pytest.mark.parametrize(
-    ("channels", "layers", "nodes", "size"),
-    [
-        (4, 4, 4, (8, 8)),
-        (2, 3, 3, (7, 9)),
-        (6, 3, 1, (9, 6)),
-        (2, 2, 2, (15, 16)),
-        (2, 1, 5, (5, 4)),
-    ],
-)
+@pytest.mark.parametrize(("channels", "layers", "nodes", "size"), [
+    (4, 4, 4, (8, 8)), (2, 3, 3, (7, 9)), (6, 3, 1, (9, 6)), (2, 2, 2, (15, 16)),
+    (2, 1, 5, (5, 4)),
+])  # fmt: skip
 def test_equal_in_float64_for_any_shape(
     channels: int, layers: int, nodes: int, size: tuple[int, int]
 ) -> None:

@@ -108,12 +108,6 @@ def test_the_plain_cell_by_hand() -> None:
     torch.testing.assert_close(outputs[0], (s1 + s2) / 2)
 
 
-def test_gradients_against_central_differences() -> None:
-    cell, rows, (inputs, hidden, *masks) = pair_of_cells(2)[0], rows_of(2), batch()
-    out = lambda rows, first: cell(inputs, first, mixed(rows), *masks)[0]  # noqa: E731
-    assert torch.autograd.gradcheck(out, (rows, hidden.requires_grad_()))
-
-
 def test_none_alone_silences_a_node_and_the_mask_never_acts_on_the_highway() -> None:
     (cell, _), (inputs, hidden, _, _) = pair_of_cells(1), batch()
     torch.nn.init.zeros_(cell._W0)  # every gate is 1/2 and every candidate 0

@@ -16,14 +16,9 @@ from darts_lib.engine.determinism import seed_epoch
 from darts_lib.engine.refusals import SettingsError
 from darts_lib.engine.run import Run
 from darts_lib.engine.run_files import write_json
+from darts_lib.recurrent import retrain as retraining
 from darts_lib.recurrent.network import DerivedCell, LanguageModel, Masks
-from darts_lib.recurrent.retrain import (
-    RecurrentRetrainConfig,
-    RecurrentRetraining,
-    load_network,
-    retrain,
-    stalled,
-)
+from darts_lib.recurrent.retrain import RecurrentRetraining, load_network, retrain, stalled
 
 TINY = {"scale": "laptop", "dataset": "folder", "width": 6, "batch_size": 4, "epochs": 4}
 TINY |= {"valid_batch_size": 2, "bptt": 8, "max_steps": 5, "patience": 1, "learning_rate": 2.0}
@@ -35,12 +30,9 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_text(tmp_path_factory.mktemp("text"))
 
 
-def config(text: Path, path: Path | str = "", **given: object) -> RecurrentRetrainConfig:
+def config(text: Path, path: Path | str = "", **given: object) -> retraining.RecurrentRetrainConfig:
     settings = {**TINY, "data_root": str(text), "run_dir": str(path), **given}
-    return RecurrentRetrainConfig.create(**settings)
-
-
-# Averaging ---------------------------------------------------------------------------------------
+    return retraining.RecurrentRetrainConfig.create(**settings)
 
 
 @pytest.mark.parametrize(("losses", "newest", "expected"), [
@@ -100,9 +92,6 @@ def test_the_best_weights_are_kept_and_tested_not_the_last(text: Path, tmp_path:
     assert figures["test_loss"] < 2 * math.log(10), "that of the best"
 
 
-# The epoch and the result ------------------------------------------------------------------------
-
-
 def test_the_rate_is_the_segments_share_and_lengths_differ(
     text: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -153,9 +142,6 @@ def test_a_run_leaves_its_history_result_and_network(text: Path, tmp_path: Path)
     (path / "weights.safetensors").write_bytes(b"x" * 40)
     with pytest.raises(SettingsError, match="is damaged"):
         load_network(path)
-
-
-# Going back ---------------------------------------------------------------------------------------
 
 
 def poison(monkeypatch: pytest.MonkeyPatch, epoch: int, attempts: int, first: int = 3) -> None:
@@ -257,9 +243,6 @@ def test_a_stopped_run_with_a_bad_epoch_goes_on_to_the_same_bits(
     assert ends[0] == ends[1]
 
 
-# Real text ---------------------------------------------------------------------------------------
-
-
 def sliced(source: Path, target: Path, tokens: int, least: int) -> Path:
     """Write the first lines of each file of a corpus, a tenth as many to validate and to test.
 
@@ -295,7 +278,7 @@ def test_on_real_text_a_cell_improves_each_epoch_and_beats_unigrams(
     given = {"width": 32, "batch_size": 80, "valid_batch_size": 20, "learning_rate": 10.0}
     given |= {"scale": "laptop", "dataset": "folder", "epochs": 3}
     places = {"data_root": str(folder), "run_dir": str(tmp_path / "run")}
-    result = retrain(RecurrentRetrainConfig.create(**given, **places))
+    result = retrain(retraining.RecurrentRetrainConfig.create(**given, **places))
     corpus = load_text("folder", folder)
     assert 200_000 <= len(corpus.train) < 201_000
     unigram = unigram_perplexity(corpus.train, corpus.valid, len(corpus.words))

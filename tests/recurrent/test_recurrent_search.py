@@ -10,20 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from darts_lib.engine.refusals import SettingsError
+from darts_lib.recurrent import search as searching
 from darts_lib.recurrent.genotype import derive
 from darts_lib.recurrent.network import LanguageModel, Masks
 from darts_lib.recurrent.relaxation import SearchCell, initial_alphas
-from darts_lib.recurrent.search import (
-    RecurrentSearch,
-    RecurrentSearchConfig,
-    Words,
-    activation_terms,
-    evaluate_columns,
-    load_search,
-    perplexity,
-    read_search,
-    search,
-)
+from darts_lib.recurrent.search import RecurrentSearch, RecurrentSearchConfig, Words, search
 from darts_lib.relaxation import mix
 
 TINY = {"scale": "laptop", "width": 6, "nodes": 2, "batch_size": 8, "bptt": 5}
@@ -38,9 +29,6 @@ def started(**given: object) -> tuple[RecurrentSearch, Words, Words]:
     run = RecurrentSearch(config(**given))
     train, valid = next(run.batches(torch.Generator().manual_seed(0)))
     return run, train, valid
-
-
-# One step ----------------------------------------------------------------------------------------
 
 
 def test_the_weight_step_against_plain_sgd() -> None:
@@ -97,10 +85,7 @@ def test_every_pass_over_a_segment_sees_the_same_masks(monkeypatch: pytest.Monke
 def test_one_word_has_no_change_and_no_term() -> None:
     run, train, _ = started()
     out = run.net(train[0][:1], run.train_hidden, run.train_masks, mix(run.alphas))
-    assert float(activation_terms(out, 0.0, 1.0).detach()) == 0.0
-
-
-# The epoch ---------------------------------------------------------------------------------------
+    assert float(searching.activation_terms(out, 0.0, 1.0).detach()) == 0.0
 
 
 def test_segments_follow_one_another_with_rates_masks_and_a_text_read_anew_has_no_past(
@@ -147,7 +132,7 @@ def test_the_supernet_is_evaluated_at_the_batch_of_the_search() -> None:
     whole = nn.functional.cross_entropy(out.logits.flatten(0, 1), run.valid[1:].flatten())
     assert loss / count == pytest.approx(float(whole.detach()), rel=1e-5)
     with pytest.raises(ValueError, match="at least 2"):
-        evaluate_columns(run.net, run.valid[:, :1], 5, weights)
+        searching.evaluate_columns(run.net, run.valid[:, :1], 5, weights)
 
 
 def test_a_search_leaves_its_alphas_cells_and_figures_and_can_be_rebuilt(tmp_path: Path) -> None:
@@ -161,15 +146,18 @@ def test_a_search_leaves_its_alphas_cells_and_figures_and_can_be_rebuilt(tmp_pat
     assert torch.equal(alphas[0], initial_alphas(2)["recurrent"].detach())
     assert result.figures["parameters"] == 2001 * 6 + 2001 + 12 * 12 + 2 * 6 * 12
     assert result.figures["route"] == "finite_difference"
-    run = load_search(tmp_path / "run")
+    run = searching.load_search(tmp_path / "run")
     assert torch.equal(run.alphas["recurrent"].detach(), alphas[-1])
-    assert read_search(tmp_path / "run").genotype == result.genotype
+    assert searching.read_search(tmp_path / "run").genotype == result.genotype
     with pytest.raises(SettingsError, match=r"holds no checkpoint\.pt; run chapter 06's search"):
-        load_search(tmp_path)
+        searching.load_search(tmp_path)
 
 
 def test_perplexity_by_hand() -> None:
-    assert (perplexity(math.log(50)), perplexity(1e6)) == (pytest.approx(50), math.inf)
+    assert (searching.perplexity(math.log(50)), searching.perplexity(1e6)) == (
+        pytest.approx(50),
+        math.inf,
+    )
 
 
 @pytest.mark.deep
