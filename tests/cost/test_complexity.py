@@ -67,9 +67,7 @@ def test_modes_and_statistics_are_put_back(count: Callable[..., int]) -> None:
     net[1].eval()
     before = net[1].running_mean.clone()
     count(net, (3, 8, 8))
-    assert net.training
-    assert not net[1].training
-    assert net[0].training
+    assert [part.training for part in (net, net[0], net[1])] == [True, True, False]
     assert torch.equal(net[1].running_mean, before)
 
 

@@ -84,16 +84,10 @@ def counts(name: str, pool_norm: bool) -> tuple[int, ...]:
     bare = Network(PUBLISHED[name], auxiliary=False, pool_norm=pool_norm)
     assert count_parameters(bare) == without_head(net)
     return (
-        without_head(net),
-        count_parameters(net),
-        count_parameters(net.auxiliary_head),
-        net.classifier.in_features,
-        flops(net, CIFAR),
-        multiply_adds(net, CIFAR),
-        multiply_adds_in_training(net),
-        published_flops(net, CIFAR),
-        len(net.state_dict()),
-    )
+        without_head(net), count_parameters(net), count_parameters(net.auxiliary_head),
+        net.classifier.in_features, flops(net, CIFAR), multiply_adds(net, CIFAR),
+        multiply_adds_in_training(net), published_flops(net, CIFAR), len(net.state_dict()),
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize(("name", "pool_norm"), CIFAR_NETWORKS)
@@ -113,49 +107,41 @@ def test_one_changed_convolution_fails_the_table(monkeypatch: pytest.MonkeyPatch
 def test_parts_of_darts_v2() -> None:
     assert count_parameters(Network(PUBLISHED["NASNet"], 32, auxiliary=False)) == 3_061_738
     net = Network(PUBLISHED["DARTS_V2"], auxiliary=True)
-    assert [count_parameters(cell) for cell in net.cells] == [
-        26_532, 27_828, *[29_124] * 4, 21_024, 97_128, *[107_496] * 5, 83_520, 370_512,
-        *[411_984] * 5,
+    assert [count_parameters(part) for part in (net.stem, *net.cells, net.classifier)] == [
+        3132, 26_532, 27_828, *[29_124] * 4, 21_024, 97_128, *[107_496] * 5, 83_520, 370_512,
+        *[411_984] * 5, 5770,
     ]  # fmt: skip
-    assert (count_parameters(net.stem), count_parameters(net.classifier)) == (3132, 5770)
 
 
 @pytest.mark.parametrize("name", IMAGENET_NETWORKS)
 def test_networks_for_imagenet(name: str) -> None:
-    net = ImageNetNetwork(PUBLISHED[name], auxiliary=True)
+    net, bare = (ImageNetNetwork(PUBLISHED[name], auxiliary=head) for head in (True, False))
     found = without_head(net), count_parameters(net), multiply_adds(net, IMAGENET)
     assert found == IMAGENET_NETWORKS[name]
-    bare = ImageNetNetwork(PUBLISHED[name], auxiliary=False)
-    assert count_parameters(bare) == IMAGENET_NETWORKS[name][0]
+    assert count_parameters(bare) == found[0]
 
 
 def test_parts_of_darts_v2_for_imagenet() -> None:
     net = ImageNetNetwork(PUBLISHED["DARTS_V2"], auxiliary=True)
-    assert [count_parameters(cell) for cell in net.cells] == [
-        35_952, 42_864, 49_776, 49_776, 37_248, 168_672, *[187_104] * 3, 148_224, 650_688,
-        *[724_416] * 3,
+    parts = (nn.ModuleList([net.stem0, net.stem1]), *net.cells, net.auxiliary_head, net.classifier)
+    assert [count_parameters(part) for part in parts] == [  # type: ignore[arg-type]
+        31_992, 35_952, 42_864, 49_776, 49_776, 37_248, 168_672, *[187_104] * 3, 148_224, 650_688,
+        *[724_416] * 3, 1_260_776, 769_000,
     ]  # fmt: skip
-    assert count_parameters(net.stem0) + count_parameters(net.stem1) == 31_992
     stems = multiply_adds(net.stem0, IMAGENET) + multiply_adds(net.stem1, (48, 56, 56))
-    assert stems == 56_899_584
-    assert net.auxiliary_head is not None
-    assert count_parameters(net.auxiliary_head) == 1_260_776
-    assert count_parameters(net.classifier) == 769_000
-    assert len(net.state_dict()) == 1124
-    assert flops(net, IMAGENET) == 1_059_823_104
-    assert published_flops(net, IMAGENET) == 544_588_032
+    found = stems, flops(net, IMAGENET), published_flops(net, IMAGENET), len(net.state_dict())
+    assert found == (56_899_584, 1_059_823_104, 544_588_032, 1124)
 
 
 def test_supernets_and_their_parts() -> None:
     assert {size: count_parameters(Supernet(*size)) for size in SUPERNETS} == SUPERNETS
     net = Supernet()
-    weights = {kind: torch.zeros(14, 8) for kind in KINDS}
-    assert [count_parameters(cell) for cell in net.cells] == [
-        45_888, 46_144, 144_000, 137_856, 139_904, 484_608, 460_032, 468_224,
+    assert [count_parameters(part) for part in (net.stem, *net.cells, net.classifier)] == [
+        1392, 45_888, 46_144, 144_000, 137_856, 139_904, 484_608, 460_032, 468_224, 2570,
     ]  # fmt: skip
-    assert (count_parameters(net.stem), count_parameters(net.classifier)) == (1392, 2570)
-    assert multiply_adds(net, CIFAR, weights) == 300_255_744
-    assert flops(net, CIFAR, weights) == 600_511_488
+    weights = {kind: torch.zeros(14, 8) for kind in KINDS}
+    found = multiply_adds(net, CIFAR, weights), flops(net, CIFAR, weights)
+    assert found == (300_255_744, 600_511_488)
     # The original keeps three statistics in each normalisation, which this supernet does not.
     net = Supernet()
     norms = sum(isinstance(module, nn.BatchNorm2d) for module in net.modules())
@@ -164,11 +150,7 @@ def test_supernets_and_their_parts() -> None:
 
 @pytest.mark.parametrize("name", OPERATION_COUNTS)
 def test_operations(name: str) -> None:
-    built = {
-        (stride, affine): build_operation(name, 16, stride, affine)
-        for stride in (1, 2)
-        for affine in (False, True)
-    }
-    parameters = [count_parameters(operation) for operation in built.values()]
-    madds = [multiply_adds(built[stride, True], (16, 32, 32)) for stride in (1, 2)]
+    built = [build_operation(name, 16, stride, gain) for stride in (1, 2) for gain in (False, True)]
+    parameters = [count_parameters(operation) for operation in built]
+    madds = [multiply_adds(operation, (16, 32, 32)) for operation in built[1::2]]
     assert (*parameters, *madds) == OPERATION_COUNTS[name]

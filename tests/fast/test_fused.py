@@ -38,12 +38,10 @@ def random_alphas(nodes: int, primitives: Sequence[str]) -> dict[str, Tensor]:
 def all_gradients(
     net: Supernet, images: Tensor, alphas: dict[str, Tensor]
 ) -> tuple[Tensor, dict[str, Tensor], list[Tensor]]:
-    logits = net(images, mix(alphas))
+    logits, weights = net(images, mix(alphas)), dict(net.named_parameters())
     loss = nn.functional.cross_entropy(logits, torch.arange(len(images)) % 5)
-    weights = dict(net.named_parameters())
-    found = torch.autograd.grad(
-        loss, [*weights.values(), *alphas.values()], allow_unused=True, materialize_grads=True
-    )
+    wanted = [*weights.values(), *alphas.values()]
+    found = torch.autograd.grad(loss, wanted, allow_unused=True, materialize_grads=True)
     return logits, dict(zip(weights, found, strict=False)), list(found[len(weights) :])
 
 
@@ -91,9 +89,7 @@ def test_equal_for_each_primitive_alone(name: str) -> None:
 def test_an_operation_added_to_the_table_is_computed_edge_by_edge(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def conv(channels: int, stride: int, affine: bool) -> nn.Module:
-        return nn.Sequential(nn.Conv2d(channels, channels, 3, stride, 1), nn.Tanh())
-
+    conv = lambda c, stride, _: nn.Sequential(nn.Conv2d(c, c, 3, stride, 1), nn.Tanh())  # noqa: E731
     monkeypatch.setitem(operations.OPERATIONS, "tanh_conv", conv)
     assert "tanh_conv" not in JOINED
     torch.manual_seed(2)

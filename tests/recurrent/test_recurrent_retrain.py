@@ -1,5 +1,6 @@
 """Retraining a recurrent cell: averaging and its rule, the best weights, bad epochs tried again."""
 
+import itertools
 import math
 from collections import Counter
 from pathlib import Path
@@ -104,16 +105,16 @@ def test_the_rate_is_the_segments_share_and_lengths_differ(
 
     monkeypatch.setattr(run, "recorded", step)
     run.epoch(0)
-    assert len({length for length, _ in seen}) > 3
-    assert [rate for _, rate in seen] == pytest.approx([2.0 * length / 10 for length, _ in seen])
+    lengths, rates = zip(*seen, strict=True)
+    assert len(set(lengths)) > 3
+    assert rates == pytest.approx([2.0 * length / 10 for length in lengths])
 
 
 def test_words_that_follow_a_rule_are_learned_beyond_unigrams(text: Path, tmp_path: Path) -> None:
     given = {"width": 16, "epochs": 4, "max_steps": 0, "learning_rate": 20.0}
     result = retrain(config(text, tmp_path / "rule", **given))
-    losses = [row["valid_loss"] for row in result.history]
-    assert losses[-1] < losses[0]
     figures = result.figures
+    assert result.history[-1]["valid_loss"] < result.history[0]["valid_loss"]
     assert figures["test_perplexity"] < 0.7 * figures["unigram_test_perplexity"]
 
 
@@ -251,12 +252,10 @@ def sliced(source: Path, target: Path, tokens: int, least: int) -> Path:
     target.mkdir()
     kept: set[str] = set()
     for split, wanted in (("train", tokens), ("valid", tokens // 10), ("test", tokens // 20)):
-        lines, count = [], 0
-        for line in (source / f"{split}.txt").read_text(encoding="utf-8").splitlines():
-            if count >= wanted:
-                break
-            lines.append(line.split())
-            count += len(lines[-1]) + 1
+        text = (source / f"{split}.txt").read_text(encoding="utf-8")
+        lines = [line.split() for line in text.splitlines()]
+        starts = itertools.accumulate((len(line) + 1 for line in lines), initial=0)
+        lines = [line for line, start in zip(lines, starts, strict=False) if start < wanted]
         if split == "train":
             counts = Counter(word for line in lines for word in line)
             kept = {word for word, times in counts.items() if times >= least}

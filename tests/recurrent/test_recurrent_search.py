@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from darts_lib.engine.refusals import SettingsError
 from darts_lib.recurrent import search as searching
 from darts_lib.recurrent.genotype import derive
-from darts_lib.recurrent.network import LanguageModel, Masks
+from darts_lib.recurrent.network import LanguageModel
 from darts_lib.recurrent.relaxation import SearchCell, initial_alphas
 from darts_lib.recurrent.search import RecurrentSearch, RecurrentSearchConfig, Words, search
 from darts_lib.relaxation import mix
@@ -68,10 +68,7 @@ def test_every_pass_over_a_segment_sees_the_same_masks(monkeypatch: pytest.Monke
     seen: list[tuple[int, bytes]] = []
     forward = LanguageModel.forward
 
-    def watched(
-        net: LanguageModel, tokens: Tensor, hidden: Tensor, masks: Masks, *rest: Any
-    ) -> Any:
-        assert masks.hidden is not None
+    def watched(net: LanguageModel, tokens: Tensor, hidden: Tensor, masks: Any, *rest: Any) -> Any:
         seen.append((int(tokens.sum()), masks.hidden.numpy().tobytes()))
         return forward(net, tokens, hidden, masks, *rest)
 
@@ -93,7 +90,7 @@ def test_segments_follow_one_another_with_rates_masks_and_a_text_read_anew_has_n
 ) -> None:
     run = RecurrentSearch(config(max_steps=0, bptt=35))
     rates: list[float] = []
-    drawn: dict[str, list[Tensor]] = {"train": [], "valid": []}
+    drawn: list[list[Tensor]] = [[], []]
     read: list[Tensor] = []
     anew: list[bool] = []
 
@@ -101,15 +98,14 @@ def test_segments_follow_one_another_with_rates_masks_and_a_text_read_anew_has_n
         assert train[0].shape == valid[0].shape
         rates.append(float(run.rate) / len(train[0]))
         read.append(valid[0])
-        for name, masks in (("train", run.train_masks), ("valid", run.valid_masks)):
-            assert masks.hidden is not None
-            drawn[name].append(masks.hidden.clone())
+        for before, masks in zip(drawn, (run.train_masks, run.valid_masks), strict=True):
+            before.append(masks.hidden.clone())  # type: ignore[union-attr]
         anew.append(not bool(run.valid_hidden.any()))
         run.valid_hidden.fill_(1)
         return torch.ones(2)
 
-    monkeypatch.setattr(run, "step", step)
-    monkeypatch.setattr(run, "recorded", step)
+    for name in ("step", "recorded"):
+        monkeypatch.setattr(run, name, step)
     run.epoch(0)
     assert rates == pytest.approx([20 / 35] * len(rates))
     assert len(rates) >= 6000 // 8 // 35
@@ -117,9 +113,9 @@ def test_segments_follow_one_another_with_rates_masks_and_a_text_read_anew_has_n
     assert sum(anew) > 1, "the text must end, and begin again"
     joined = torch.cat(read[: anew.index(True, 1)])
     assert torch.equal(joined, run.valid[: len(joined)]), "one segment follows the other"
-    for masks in drawn.values():
+    for masks in drawn:
         assert not any(torch.equal(one, other) for one, other in itertools.pairwise(masks))
-    assert not any(map(torch.equal, *drawn.values())), "both texts have masks of their own"
+    assert not any(map(torch.equal, *drawn)), "both texts have masks of their own"
 
 
 def test_the_supernet_is_evaluated_at_the_batch_of_the_search() -> None:
