@@ -88,9 +88,7 @@ def test_the_stem_halves_three_times_without_a_last_relu() -> None:
 @pytest.mark.parametrize(("head", "side"), [
     (AuxiliaryHead(12, 5), 8), (ImageNetNetwork(DARTS, 4, 5, 7, True).auxiliary_head, 7),
 ])  # fmt: skip
-def test_the_auxiliary_head_is_the_published_one_on_its_own_maps(
-    head: AuxiliaryHead, side: int
-) -> None:
+def test_the_auxiliary_head_is_the_published_on_its_maps(head: AuxiliaryHead, side: int) -> None:
     x = torch.randn(3, head.features[2].in_channels, side, side)
     assert torch.equal(head.eval()(x), head.classifier(head.features(x).flatten(1)))
     corners = F.avg_pool2d(x.relu(), 5, stride=side - 5)

@@ -39,9 +39,7 @@ TEXT = {"dataset": "penn", "bptt": 35, "clip": 0.25, "learning_rate": 20.0}
         "weight_decay": 8e-7, "spread": 5.0, "patience": 5, "valid_batch_size": 10,
         "dropout": Dropout(0.1, 0.2, 0.75, 0.25, 0.75), "cell": RECURRENT["DARTS_V2"]}),
 ])  # fmt: skip
-def test_the_presets_are_the_papers_and_the_laptops(
-    name: str, scale: str, values: dict[str, Any]
-) -> None:
+def test_presets_are_the_papers_and_laptops(name: str, scale: str, values: dict[str, Any]) -> None:
     """And 0 in a parameter cell is the scale's own."""
     config = KINDS[name].config
     for settings in (config.create(scale=scale), config.create(scale=scale, batch_size=0)):
@@ -129,9 +127,7 @@ def test_too_few_data_are_refused(name: str, given: dict[str, Any], words: str) 
 
 
 @pytest.mark.parametrize(("name", "text"), [("retraining", ""), ("recurrent retraining", "topics")])
-def test_an_empty_cell_waits_for_its_chapter_and_cannot_be_trained(
-    name: str, text: str, tmp_path: Path
-) -> None:
+def test_an_empty_cell_cannot_be_trained(name: str, text: str, tmp_path: Path) -> None:
     given = {"genotype": "", **({"dataset": text} if text else {})}
     with pytest.raises(SettingsError, match="genotype is empty; name a cell"):
         KINDS[name].go(KINDS[name].settings(tmp_path / "run", **given))

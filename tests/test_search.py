@@ -59,7 +59,7 @@ def started(**given: object) -> tuple[Search, Batch, Batch]:
     (2, "", "finite_difference", []),
     (1, "exact", "exact", ["route=exact is given, so order=1 is ignored."]),
 ])  # fmt: skip
-def test_order_chooses_the_route_unless_a_route_is_named(
+def test_order_chooses_an_unnamed_route(
     order: int, route: str, chosen: str, said: list[str]
 ) -> None:
     settings = SearchConfig.create(order=order, route=route)
@@ -140,7 +140,7 @@ def test_a_search_is_rebuilt_as_it_stood(searched: Path, tmp_path: Path) -> None
         load_search(tmp_path)
 
 
-def test_the_rule_for_skips_is_kept_and_stored_beside_the_cell(
+def test_the_rule_for_skips_is_kept_and_stored_with_the_cell(
     searched: Path, tmp_path: Path
 ) -> None:
     assert read_json(searched / "config.json")["settings"]["max_skip"] == 1
@@ -186,12 +186,12 @@ def test_none_with_almost_half_of_every_edge_leaves_the_order_of_the_others() ->
     torch.manual_seed(4)
     others = torch.rand(14, 7).softmax(1)
     weights = torch.cat([torch.full((14, 1), 0.47), 0.53 * others], dim=1)
-    alphas = {kind: weights.log() for kind in KINDS}
-    without = {kind: others.log() for kind in KINDS}
-    assert derive(alphas) == derive(without, PRIMITIVES[1:])
+    cells = [derive(dict.fromkeys(KINDS, weights.log()))]
+    cells.append(derive(dict.fromkeys(KINDS, others.log()), PRIMITIVES[1:]))
+    assert cells[0] == cells[1]
 
 
-def test_the_logged_rate_the_optimisers_and_the_inner_steps_are_the_cosines(
+def test_rates_logged_used_and_of_inner_steps_are_the_cosines(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Of chenxin061/pdarts#23: the rate was logged, used, and handed to the inner step apart."""
@@ -258,16 +258,16 @@ def test_bfloat16_gives_nearly_the_same_step() -> None:
 
 def test_the_perturbed_passes_stay_in_float32_under_amp() -> None:
     """By the types of what the supernet computes: only its two perturbed passes are float32."""
-    run, train, valid = started(amp="on")
+    run, *batches = started(amp="on")
     types = []
     run.net.classifier.register_forward_pre_hook(lambda _, args: types.append(args[0].dtype))
-    run.step(train, valid)
+    run.step(*batches)
     low, full = torch.bfloat16, torch.float32
     assert types == [low, low, full, full, low]  # unrolling, validation, plus, minus, weights
 
 
 @pytest.mark.parametrize(("order", "passes"), [(1, 1), (2, 3)])
-def test_weight_gradients_are_computed_where_weights_need_them_and_nowhere_else(
+def test_weight_gradients_are_computed_only_where_weights_need_them(
     order: int, passes: int
 ) -> None:
     """First order: in the weights' pass. Second: also the virtual step's and the validation's."""
@@ -382,11 +382,9 @@ def test_a_heavy_budget_makes_the_cell_cheaper() -> None:
 @pytest.fixture
 def own_operation() -> Iterator[str]:
     """Add an operation as a reader would, and take it out again."""
-
-    def build(channels: int, stride: int, affine: bool) -> nn.Module:
-        return nn.Sequential(nn.ReLU(), nn.Conv2d(channels, channels, 3, stride, 1, bias=False))
-
-    add_operation("relu_conv", build)
+    add_operation("relu_conv", lambda channels, stride, affine: nn.Sequential(
+        nn.ReLU(), nn.Conv2d(channels, channels, 3, stride, 1, bias=False)
+    ))  # fmt: skip
     yield "relu_conv"
     OWN_PRIMITIVES.remove("relu_conv")
     del OPERATIONS["relu_conv"]

@@ -38,8 +38,8 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def config(data: Path, path: Path | str = "", **given: object) -> ImageNetRetrainConfig:
-    places = {"data_root": str(data), "run_dir": str(path)}
-    return ImageNetRetrainConfig.create(**{**IMAGENET, **places, **given})
+    given = {**IMAGENET, "data_root": str(data), "run_dir": str(path), **given}
+    return ImageNetRetrainConfig.create(**given)
 
 
 @pytest.fixture(scope="module")
@@ -71,9 +71,7 @@ def test_the_network_is_the_papers() -> None:
     assert multiply_adds(net, (3, 224, 224)) == 529_911_552
 
 
-def test_without_a_folder_the_projects_data_are_meant(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_the_projects_data_are_the_default(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("DARTS_LIB_DATA", str(tmp_path))
     assert ImageNetRetrainConfig.create().data_folder == tmp_path / "imagenet"
     with pytest.raises(SettingsError, match="imagenet is not there; expected: FOLDER/train"):
@@ -229,7 +227,7 @@ def test_the_cell_of_the_last_finished_search_is_taken(capsys: pytest.CaptureFix
     assert cell(genotype="NASNet") == PUBLISHED["NASNet"]
 
 
-def test_without_pictures_a_laptop_makes_the_examples_and_the_papers_scale_none(
+def test_without_pictures_a_laptop_makes_examples_and_the_papers_scale_none(
     runs_root: Path,
 ) -> None:
     paper = with_defaults(unnamed(scale="paper", device="cpu"))
@@ -253,9 +251,7 @@ CHANCE, MARGIN = 0.10, 0.08
 
 @pytest.mark.deep
 @pytest.mark.real_data("imagenette224_subset")
-def test_the_published_cell_learns_from_a_thousand_real_pictures(
-    real_data_root: Path, tmp_path: Path
-) -> None:
+def test_the_published_cell_learns_from_real_pictures(real_data_root: Path, tmp_path: Path) -> None:
     given = {"scale": "laptop", "genotype": "DARTS_V2", "epochs": 5, "run_dir": str(tmp_path)}
     given["data_root"] = str(real_data_root / "imagenette224_subset")
     result = retrain(ImageNetRetrainConfig.create(**given))

@@ -70,9 +70,7 @@ def form(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Non
     (4, 4, 4, (8, 8)), (2, 3, 3, (7, 9)), (6, 3, 1, (9, 6)), (2, 2, 2, (15, 16)),
     (2, 1, 5, (5, 4)),
 ])  # fmt: skip
-def test_equal_in_float64_for_any_shape(
-    channels: int, layers: int, nodes: int, size: tuple[int, int]
-) -> None:
+def test_equal_for_any_shape(channels: int, layers: int, nodes: int, size: tuple[int, int]) -> None:
     torch.manual_seed(channels)
     plain, fused = pair(channels, layers, nodes, PRIMITIVES)
     assert_same(plain, fused, torch.randn(4, 1, *size, dtype=torch.float64), nodes)
@@ -86,7 +84,7 @@ def test_equal_for_each_primitive_alone(name: str) -> None:
     assert_same(plain, fused, torch.randn(3, 3, 8, 8, dtype=torch.float64), 2)
 
 
-def test_an_operation_added_to_the_table_is_computed_edge_by_edge(
+def test_an_operation_that_is_added_is_computed_edge_by_edge(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     conv = lambda c, stride, _: nn.Sequential(nn.Conv2d(c, c, 3, stride, 1), nn.Tanh())  # noqa: E731

@@ -12,9 +12,7 @@ from darts_lib.network import AuxiliaryHead
 
 
 @pytest.mark.parametrize("size", [(4, 4), (3, 5), (1, 1)])
-def test_the_global_average_is_the_mean_and_its_gradient_lies_as_the_map_does(
-    size: tuple[int, int],
-) -> None:
+def test_the_global_average_is_the_mean_and_its_gradient_lies_so(size: tuple[int, int]) -> None:
     torch.manual_seed(0)
     x = torch.randn(2, 3, *size, dtype=torch.float64)
     for layout in (torch.contiguous_format, torch.channels_last):

@@ -45,9 +45,7 @@ def test_value_and_gradients_are_torchs(
 
 
 @pytest.mark.parametrize("shape", [(3, 2, 4, 4), (5, 2, 5, 3), (5, 2, 1, 3), (5, 1, 2, 3)])
-def test_second_derivatives_are_those_of_finite_differences(
-    shape: tuple[int, int, int, int],
-) -> None:
+def test_second_derivatives_are_finite_differences(shape: tuple[int, int, int, int]) -> None:
     kernel, dilation, *size = shape
     inputs = problem(kernel, *size)
     torch.autograd.gradgradcheck(lambda x, w: depthwise(x, w, dilation).sin(), inputs)
@@ -73,7 +71,7 @@ def test_what_cuda_computes_without_dilation_is_the_layer(
     torch.manual_seed(0)
     layer = Depthwise(6, side, stride, dilation).double()
     x = torch.randn(2, 6, *size, dtype=torch.float64, requires_grad=True)
-    found = [layer(x), without_dilation(x, layer.weight, stride, dilation)]
-    gradients = [torch.autograd.grad(out.cos().sum(), [x, layer.weight]) for out in found]
-    torch.testing.assert_close(found[1], found[0], rtol=0, atol=1e-12)
-    torch.testing.assert_close(gradients[1], gradients[0], rtol=0, atol=1e-12)
+    ends = []
+    for out in (layer(x), without_dilation(x, layer.weight, stride, dilation)):
+        ends.append([out, *torch.autograd.grad(out.cos().sum(), [x, layer.weight])])
+    torch.testing.assert_close(*ends, rtol=0, atol=1e-12)

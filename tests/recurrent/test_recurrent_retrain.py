@@ -93,9 +93,7 @@ def test_the_best_weights_are_kept_and_tested_not_the_last(text: Path, tmp_path:
     assert figures["test_loss"] < 2 * math.log(10), "that of the best"
 
 
-def test_the_rate_is_the_segments_share_and_lengths_differ(
-    text: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_rate_is_the_segments_share(text: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = RecurrentRetraining(config(text, max_steps=0, bptt=10, spread=3.0))
     seen: list[tuple[int, float]] = []
 

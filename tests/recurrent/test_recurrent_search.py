@@ -47,8 +47,8 @@ def test_the_weight_step_against_plain_sgd() -> None:
     nn.utils.clip_grad_norm_(twin.parameters(), 0.1)
     torch.optim.SGD(twin.parameters(), 1.5, weight_decay=0.01).step()
     run.step(train, valid)
-    for name, value in twin.named_parameters():
-        torch.testing.assert_close(run.weights[name], value, rtol=1e-4, atol=1e-6)
+    moved = dict(twin.named_parameters())
+    torch.testing.assert_close(dict(run.weights), moved, rtol=1e-4, atol=1e-6)
     torch.testing.assert_close(run.train_hidden, out.hidden.detach(), rtol=1e-4, atol=1e-5)
     assert bool(run.valid_hidden.any())
     assert not run.train_hidden.requires_grad, "the next segment's first, without its graph"
@@ -158,12 +158,10 @@ def test_perplexity_by_hand() -> None:
 
 @pytest.mark.deep
 @pytest.mark.real_data("penn")
-def test_on_penn_treebank_the_training_loss_of_a_search_falls(
-    real_data_root: Path, tmp_path: Path
-) -> None:
-    given: dict[str, Any] = {"dataset": "penn", "data_root": str(real_data_root)}
+def test_on_penn_treebank_the_loss_of_a_search_falls(real_data_root: Path, tmp_path: Path) -> None:
+    given: dict[str, Any] = {"dataset": "penn", "data_root": str(real_data_root), "max_steps": 15}
     given |= {"max_tokens": 60_000, "width": 24, "nodes": 4, "batch_size": 32, "bptt": 20}
-    result = search(config(tmp_path / "penn", **given, max_steps=15))
+    result = search(config(tmp_path / "penn", **given))
     losses = [row["train_loss"] for row in result.history]
     assert losses[0] > losses[1] > losses[2]
     assert result.history[-1]["alpha_change"] > 0
