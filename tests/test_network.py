@@ -133,8 +133,7 @@ def test_a_normalised_pool_is_the_pool_and_then_the_normalisation() -> None:
     torch.manual_seed(0)
     cell = Cell(DARTS, CellPlan("reduce", 4, 4, 4, False), pool_norm=True).train()
     x = torch.randn(5, 4, 8, 8)
-    pooled = F.max_pool2d(x, 3, 2, 1)
-    expected = F.batch_norm(pooled, None, None, training=True)
+    expected = F.batch_norm(F.max_pool2d(x, 3, 2, 1), None, None, training=True)
     torch.testing.assert_close(cell._edge(0, [x], None), expected)
     dropped = cell._edge(0, [x], torch.zeros(1, 5, 1, 1, 1))
     assert not dropped.any(), "a pool is dropped whole, with its normalisation"
@@ -142,14 +141,12 @@ def test_a_normalised_pool_is_the_pool_and_then_the_normalisation() -> None:
 
 def test_drop_path_acts_in_training_only_and_is_off_until_set() -> None:
     torch.manual_seed(1)
-    net, x = Network(DARTS, 4, 3), torch.randn(4, 3, 8, 8)
+    net, x = Network(DARTS, 4, 3).eval(), torch.randn(4, 3, 8, 8)
     assert net.drop_path is None
-    net.eval()
     before = net(x)[0]
     net.drop_path = torch.tensor(0.9)
     assert torch.equal(net(x)[0], before)
-    net.train()
-    assert not torch.equal(net(x)[0], net(x)[0])
+    assert not torch.equal(net.train()(x)[0], net(x)[0])
 
 
 @pytest.mark.parametrize(("kind", "dropped"), [("normal", False), ("reduce", True)])
@@ -167,10 +164,9 @@ def test_kept_paths_are_scaled_by_the_keeping_probability() -> None:
     torch.manual_seed(3)
     cell = Cell(DARTS, CellPlan("reduce", 4, 4, 4, False)).train()
     x = torch.rand(200, 4, 8, 8)
-    pooled = cell._ops[0](x)
     out = cell._edge(0, [x], kept_paths(8, x, torch.tensor(0.25)))
     kept = out.flatten(1).abs().sum(1) > 0
-    torch.testing.assert_close(out[kept], pooled[kept] / 0.75)
+    torch.testing.assert_close(out[kept], cell._ops[0](x)[kept] / 0.75)
     assert 0.6 < float(kept.float().mean()) < 0.9
 
 

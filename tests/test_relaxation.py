@@ -30,10 +30,9 @@ def test_mixed_operation_is_the_weighted_sum() -> None:
 @pytest.mark.parametrize("stride", [1, 2])
 def test_a_mixed_operation_keeps_the_memory_format(stride: int) -> None:
     """Else `net.to(memory_format=torch.channels_last)` is undone at each edge."""
-    mixed = MixedOp(4, stride, PRIMITIVES).to(memory_format=torch.channels_last)
-    x = torch.randn(3, 4, 6, 6).to(memory_format=torch.channels_last)
-    out = mixed(x, torch.softmax(torch.randn(8), 0))
-    assert out.is_contiguous(memory_format=torch.channels_last)
+    layout = {"memory_format": torch.channels_last}
+    mixed, x = MixedOp(4, stride, PRIMITIVES).to(**layout), torch.randn(3, 4, 6, 6).to(**layout)
+    assert mixed(x, torch.softmax(torch.randn(8), 0)).is_contiguous(**layout)
 
 
 def test_search_cell_by_hand_for_two_nodes() -> None:

@@ -7,13 +7,17 @@ from typing import Any
 
 import pytest
 import torch
+from step_tools import live_tensors
 from torch import Tensor, nn
 
+from darts_lib.data.text import Corpus, inputs_and_targets
 from darts_lib.engine.refusals import SettingsError
 from darts_lib.recurrent import search as searching
 from darts_lib.recurrent.genotype import derive
 from darts_lib.recurrent.network import LanguageModel
+from darts_lib.recurrent.plain import RecurrentOriginalSteps
 from darts_lib.recurrent.relaxation import SearchCell, initial_alphas
+from darts_lib.recurrent.retrain import RecurrentRetrainConfig, RecurrentRetraining
 from darts_lib.recurrent.search import RecurrentSearch, RecurrentSearchConfig, Words, search
 from darts_lib.relaxation import mix
 
@@ -154,6 +158,56 @@ def test_perplexity_by_hand() -> None:
         pytest.approx(50),
         math.inf,
     )
+
+
+@pytest.mark.parametrize("order", [1, 2])
+def test_a_step_as_the_original_takes_it_ends_where_ours_does(order: int) -> None:
+    torch.set_default_dtype(torch.float64)
+    # The original's inner step is clipped too; the one here is not, so the clip must not act.
+    given = {"scale": "laptop", "width": 5, "nodes": 3, "batch_size": 3, "order": order}
+    config = RecurrentSearchConfig.create(**given, clip=1e9, learning_rate=0.5, ar=2.0, tar=3.0)
+    torch.manual_seed(0)
+    original = RecurrentOriginalSteps(config, 9, torch.device("cpu"))
+    ours = RecurrentSearch(config, data=Corpus(*[torch.arange(9)] * 3, tuple("abcdefghi")))
+    with torch.no_grad():
+        for weight in original.net.parameters():
+            weight.copy_(0.5 * torch.randn_like(weight))
+    ours.net.load_state_dict(original.net.state_dict())
+    for masks in (original.masks, ours.train_masks, ours.valid_masks):
+        masks.draw(torch.Generator().manual_seed(0))
+    before = ours.alphas["recurrent"].detach().clone()
+    train, valid = torch.randint(9, (2, 2, 4, 3), generator=torch.Generator().manual_seed(1))
+    (original.first_order if order == 1 else original.second_order)(tuple(train), tuple(valid))
+    ours.step(tuple(train), tuple(valid))
+    alphas = original.alphas["recurrent"]
+    torch.testing.assert_close(ours.alphas["recurrent"], alphas, rtol=1e-6, atol=1e-9)
+    assert not torch.allclose(alphas, before)
+    states = ours.net.state_dict(), original.net.state_dict()
+    torch.testing.assert_close(*states, rtol=1e-6, atol=1e-9)
+    torch.testing.assert_close(ours.train_hidden, original.hidden, rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.deep
+@pytest.mark.parametrize("kind", ["a search of second order", "a retraining that averages"])
+def test_nothing_grows_over_five_hundred_steps(kind: str) -> None:
+    run: Any
+    tiny: dict[str, Any] = {"scale": "laptop", "width": 2, "batch_size": 2, "bptt": 2}
+    if kind == "a retraining that averages":
+        run = RecurrentRetraining(RecurrentRetrainConfig.create(**tiny))
+        run.averaging, texts, masks, hidden = True, [run.train], [run.masks], [run.hidden]
+    else:
+        run = RecurrentSearch(RecurrentSearchConfig.create(**tiny, nodes=1, order=2))
+        texts, hidden = [run.train, run.valid], [run.train_hidden, run.valid_hidden]
+        masks = [run.train_masks, run.valid_masks]
+    sizes = []
+    for number in range(1, 501):
+        [each.draw() for each in masks]
+        run.step(*(inputs_and_targets(text, (2 * number, 2)) for text in texts))
+        assert all(state.grad_fn is None and not state.requires_grad for state in hidden)
+        if number in (100, 500):
+            sizes.append(live_tensors())
+    assert sizes[0] == sizes[1], "(tensors, bytes) after 100 and after 500 steps"
+    assert all(bool(state.any()) for state in hidden), "the hidden state must have gone on"
 
 
 @pytest.mark.deep
