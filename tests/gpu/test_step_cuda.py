@@ -1,4 +1,4 @@
-"""On CUDA: recorded steps are the eager ones, the supernet is the CPU's, float32 where it must be."""
+"""On CUDA: recorded steps are the eager ones, the supernet is the CPU's, float32 where needed."""
 
 import contextlib
 import copy

@@ -35,12 +35,8 @@ def test_while_recording_each_has_a_stream_that_starts_and_ends_with_the_outer_o
     events: list[str] = []
     current = ["outer"]
 
-    class Stream:
-        def __init__(self, name: str) -> None:
-            self.name = name
-
-        def __str__(self) -> str:
-            return self.name
+    class Stream(str):
+        __slots__ = ()
 
         def record_event(self) -> str:
             return "the start"
@@ -52,7 +48,7 @@ def test_while_recording_each_has_a_stream_that_starts_and_ends_with_the_outer_o
 
     @contextlib.contextmanager
     def on(stream: Stream) -> Iterator[None]:
-        current.append(str(stream))
+        current.append(stream)
         yield
         current.pop()
 
