@@ -96,7 +96,6 @@ def test_on_a_laptop_alphas_move_faster() -> None:
     ("recurrent search", {"amp": "on"}, "amp='on' is for images"),
     ("recurrent search", {"graph": "on", "device": "cpu"}, "graph='on' needs CUDA"),
     ("recurrent search", {"route": "second"}, "unknown route 'second'"),
-    ("recurrent search", {"batch_size": 1}, "batch_size=1"),
     ("recurrent search", {"dropout_hidden": 1.0}, "dropout_hidden=1.0"),
     ("recurrent search", {"channels": 4}, "unknown setting 'channels'"),
     ("recurrent retraining", {"genotype": "DARTS_V1x"}, "did you mean 'DARTS_V1'"),
