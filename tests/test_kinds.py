@@ -14,7 +14,7 @@ import pytest
 import torch
 from kind_tools import KINDS, Kind, end_of, stop_after, values, write_pictures, write_text
 from same_bits import bits
-from step_tools import NoWaiting
+from step_tools import Elsewhere, NoWaiting
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils import _pytree as pytree
@@ -218,27 +218,6 @@ def test_a_gradient_that_is_no_number_leaves_the_update_out_and_is_told(kind: Ki
     assert kept() != before, "a good step moves again"
     with pytest.raises(FloatingPointError, match=r"in step \d of epoch 7 \(loss nan, learning "):
         run.guard.check(7, 0.5, "here")
-
-
-class Elsewhere(TorchDispatchMode):
-    """Once `strict`, fails where an operation reads a tensor that is not on `meta`."""
-
-    strict = False
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if self.strict:
-            leaves = pytree.tree_leaves((args, kwargs or {}))
-            places = {leaf.device.type for leaf in leaves if isinstance(leaf, Tensor)}
-            assert places <= {"meta"} or func in MOVING, f"{func} reads tensors on {sorted(places)}"
-        elif func is torch.ops.aten._local_scalar_dense.default and args[0].is_meta:
-            return 0  # an optimiser that is made asks whether its rate is below zero
-        if "_fused_" in func._schema.name:
-            return None  # kernels that `meta` does not have
-        return func(*args, **(kwargs or {}))
-
-
-MOVING = (torch.ops.aten.lift_fresh.default, torch.ops.aten._to_copy.default)
-"""What may read a tensor made of numbers on its way to the device."""
 
 
 def test_a_step_makes_every_tensor_on_the_device_of_the_run(

@@ -9,15 +9,7 @@ from torch.nn import functional as F
 
 from darts_lib import operations
 from darts_lib.cost.complexity import count_parameters
-from darts_lib.operations import (
-    OPERATIONS,
-    FactorizedReduce,
-    Zero,
-    build_candidate,
-    build_operation,
-    every_second_pixel,
-    preprocess,
-)
+from darts_lib.operations import OPERATIONS, FactorizedReduce, build_candidate, build_operation
 from darts_lib.relaxation import MixedOp, Supernet
 from darts_lib.search_space import PRIMITIVES, CellPlan
 
@@ -50,11 +42,10 @@ def test_search_candidates_have_neither_gain_nor_running_statistics(stride: int)
     for name in PRIMITIVES:
         candidate = build_candidate(name, 4, stride)
         norms = norms_of(candidate)
-        assert all(not norm.affine and norm.running_mean is None for norm in norms)
+        assert {(norm.affine, norm.running_mean) for norm in norms} <= {(False, None)}
         assert not list(candidate.buffers())
         assert norms or name in ("none", "skip_connect")
-        if "pool" in name:
-            assert isinstance(candidate[-1], nn.BatchNorm2d)  # type: ignore[index]
+        assert "pool" not in name or isinstance(candidate[-1], nn.BatchNorm2d)  # type: ignore[index]
 
 
 def test_trained_operations_normalise_but_pools_do_not() -> None:
@@ -64,7 +55,7 @@ def test_trained_operations_normalise_but_pools_do_not() -> None:
 
 
 def test_zero_subsamples_and_the_average_leaves_the_padding_out() -> None:
-    assert torch.equal(Zero(2)(torch.randn(2, 3, 5, 5)), torch.zeros(2, 3, 3, 3))
+    assert torch.equal(operations.Zero(2)(torch.randn(2, 3, 5, 5)), torch.zeros(2, 3, 3, 3))
     ones = torch.ones(1, 1, 4, 4)
     assert torch.equal(build_operation("avg_pool_3x3", 1, 1, True)(ones), ones)
 
@@ -84,70 +75,60 @@ def test_factorized_reduce_on_even_sizes_is_the_published_form() -> None:
 
 def test_the_odd_pixels_end_in_a_line_of_zeros_only_on_odd_sizes() -> None:
     x = torch.arange(1.0, 16.0).reshape(1, 1, 3, 5)
-    even, odd = every_second_pixel(x)
+    even, odd = operations.every_second_pixel(x)
     assert even[0, 0].tolist() == [[1, 3, 5], [11, 13, 15]]
     assert odd[0, 0].tolist() == [[7, 9, 0], [0, 0, 0]]
-    even, odd = every_second_pixel(x[:, :, :2, :4])
+    even, odd = operations.every_second_pixel(x[:, :, :2, :4])
     assert (even[0, 0].tolist(), odd[0, 0].tolist()) == ([[1, 3]], [[7, 9]])
 
 
 @pytest.mark.parametrize("name", OPERATIONS)
 def test_no_1x1_convolution_has_a_stride(name: str) -> None:
     """Such a one overwrites memory on some processors (oneDNN issue 6035)."""
-    for module in build_operation(name, 4, 2, True).modules():
-        if isinstance(module, nn.Conv2d) and module.kernel_size == (1, 1):
-            assert module.stride == (1, 1)
+    convolutions = [
+        m for m in build_operation(name, 4, 2, True).modules() if isinstance(m, nn.Conv2d)
+    ]
+    assert {conv.stride for conv in convolutions if conv.kernel_size == (1, 1)} <= {(1, 1)}
 
 
 @pytest.mark.parametrize("previous_reduces", [False, True])
 def test_preprocess_brings_both_inputs_to_one_shape(previous_reduces: bool) -> None:
-    first, second = preprocess(CellPlan("normal", 4, 6, 8, previous_reduces), affine=False)
+    first, second = operations.preprocess(
+        CellPlan("normal", 4, 6, 8, previous_reduces), affine=False
+    )
     assert second(torch.randn(2, 8, 5, 7)).shape == (2, 4, 5, 7)
     older = torch.randn(2, 6, 10, 13) if previous_reduces else torch.randn(2, 6, 5, 7)
     assert first(older).shape == (2, 4, 5, 7)
 
 
 def test_errors_name_the_value_and_the_way_out() -> None:
-    with pytest.raises(
-        ValueError, match="unknown primitive 'sep_conv_3'; did you mean 'sep_conv_3x3'"
-    ):
+    unknown = "unknown primitive 'sep_conv_3'; did you mean 'sep_conv_3x3'"
+    with pytest.raises(ValueError, match=unknown):
         build_operation("sep_conv_3", 4, 1, True)
     with pytest.raises(ValueError, match="channels must be even"):
         FactorizedReduce(4, 3, affine=True)
 
 
-# What does not fit ------------------------------------------------------------------------------
-
-
-class WithoutPadding(nn.Conv2d):
-    def __init__(self, channels: int, stride: int) -> None:
-        super().__init__(channels, channels, 3, stride)
-
-
 WRONG: dict[str, Callable[[int, int, bool], nn.Module]] = {
     "no stride": lambda channels, stride, affine: nn.Identity(),
-    "no padding": lambda channels, stride, affine: WithoutPadding(channels, stride),
+    "no padding": lambda channels, stride, affine: nn.Conv2d(channels, channels, 3, stride),
     "rounded down": lambda channels, stride, affine: nn.AvgPool2d(stride),
     "channels": lambda channels, stride, affine: nn.Conv2d(channels, 2 * channels, 1, stride),
 }
 
 
 @pytest.mark.parametrize("fault", WRONG)
-def test_an_operation_of_another_size_is_named_when_it_is_built(
-    fault: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_operation_of_wrong_size_is_named(fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(operations.OPERATIONS, "mine", WRONG[fault])
-    with pytest.raises(
-        ValueError, match=r"operation 'mine' at stride [12] turns \(2, [48], 7, 6\)"
-    ):
+    words = r"operation 'mine' at stride [12] turns \(2, [48], 7, 6\)"
+    with pytest.raises(ValueError, match=words):
         Supernet(4, 3, 2, primitives=("none", "mine"))
 
 
 def test_looking_at_a_size_draws_nothing() -> None:
     operations._check_shape.cache_clear()
-    torch.manual_seed(3)
-    first = operations.build_operation("sep_conv_3x3", 6, 1, affine=True)
-    torch.manual_seed(3)
-    again = operations.build_operation("sep_conv_3x3", 6, 1, affine=True)
-    pairs = zip(first.parameters(), again.parameters(), strict=True)
-    assert all(torch.equal(a, b) for a, b in pairs)
+    weights = []
+    for _ in range(2):
+        torch.manual_seed(3)
+        weights.append([*build_operation("sep_conv_3x3", 6, 1, affine=True).parameters()])
+    assert all(map(torch.equal, *weights))

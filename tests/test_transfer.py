@@ -28,13 +28,7 @@ from darts_lib.genotype import PUBLISHED, Genotype
 from darts_lib.retrain import RetrainConfig
 from darts_lib.search import SearchConfig
 from darts_lib.tools.checkpoints import main
-from darts_lib.transfer import (
-    ImageNetRetrainConfig,
-    ImageNetRetraining,
-    build_network,
-    retrain,
-    with_defaults,
-)
+from darts_lib.transfer import ImageNetRetrainConfig, ImageNetRetraining, retrain, with_defaults
 
 
 @pytest.fixture(scope="module")
@@ -44,8 +38,8 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def config(data: Path, path: Path | str = "", **given: object) -> ImageNetRetrainConfig:
-    places = {"data_root": str(data), "run_dir": str(path)}
-    return ImageNetRetrainConfig.create(**{**IMAGENET, **places, **given})
+    given = {**IMAGENET, "data_root": str(data), "run_dir": str(path), **given}
+    return ImageNetRetrainConfig.create(**given)
 
 
 @pytest.fixture(scope="module")
@@ -56,24 +50,10 @@ def straight(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-# The recipe -------------------------------------------------------------------------------------
-
-
-def test_the_defaults_are_the_papers() -> None:
-    paper = ImageNetRetrainConfig.create(scale="paper")
-    assert (paper.channels, paper.layers, paper.epochs, paper.batch_size) == (48, 14, 250, 128)
-    assert (paper.learning_rate, paper.schedule, paper.rate_decay) == (0.1, "exponential", 0.97)
-    assert (paper.momentum, paper.weight_decay, paper.gradient_clip) == (0.9, 3e-5, 5.0)
-    assert (paper.label_smoothing, paper.auxiliary, paper.auxiliary_weight) == (0.1, True, 0.4)
-    assert (paper.drop_path, paper.cutout, paper.image_size, paper.seed) == (0, 0, 224, 0)
-
-
 def test_the_rate_falls_by_three_percent_an_epoch(data: Path) -> None:
     paper = ImageNetRetrainConfig.create(scale="paper")
-    rates = [paper.rate(epoch) for epoch in range(250)]
-    assert rates[0] == 0.1
-    assert f"{rates[249]:.2e}" == "5.08e-05"
-    assert all(b / a == pytest.approx(0.97) for a, b in zip(rates, rates[1:], strict=False))
+    assert [paper.rate(e) for e in range(250)] == pytest.approx([0.1 * 0.97**e for e in range(250)])
+    assert (paper.rate(0), f"{paper.rate(249):.2e}") == (0.1, "5.08e-05")
     run = ImageNetRetraining(config(data, epochs=250, learning_rate=0.1, max_steps=1))
     assert run.epoch(249)["learning_rate"] == pytest.approx(0.1 * 0.97**249)
     assert float(run.optimiser.param_groups[0]["lr"]) == pytest.approx(0.1 * 0.97**249, rel=1e-6)
@@ -83,42 +63,19 @@ def test_the_rate_falls_by_three_percent_an_epoch(data: Path) -> None:
     assert small.rate(3) == pytest.approx(0.0125)
 
 
-def test_the_counts_are_the_papers() -> None:
+def test_the_network_is_the_papers() -> None:
+    """Its further counts are those of tests/cost/test_published_counts.py."""
     with torch.device("meta"):
-        net = build_network(ImageNetRetrainConfig.create(scale="paper"), 1000)
-    assert count_parameters(net, without="auxiliary_head") == 4_718_752
-    assert count_parameters(net) == 5_979_528
+        net = transfer.build_network(ImageNetRetrainConfig.create(scale="paper"), 1000)
+    assert (count_parameters(net), net.auxiliary_head is None) == (5_979_528, False)
     assert multiply_adds(net, (3, 224, 224)) == 529_911_552
 
 
-@pytest.mark.parametrize(
-    ("given", "words"),
-    [
-        ({"dataset": "cifar10"}, "dataset='cifar10'"),
-        ({"cutout": 16}, "cutout=16"),
-        ({"holdout": 0.5}, "holdout=0.5"),
-        ({"image_size": 32}, "image_size=32"),
-        ({"channels": 7}, "channels=7"),
-        ({"worker": 2}, "did you mean 'workers'"),
-        ({"schedule": "step"}, "'cosine' or 'exponential'"),
-    ],
-)
-def test_wrong_settings_are_refused(given: dict[str, object], words: str, data: Path) -> None:
-    with pytest.raises(SettingsError) as caught:
-        config(data, **given)
-    assert words in str(caught.value)
-
-
-def test_without_a_folder_the_projects_data_are_meant(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_the_projects_data_are_the_default(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("DARTS_LIB_DATA", str(tmp_path))
     assert ImageNetRetrainConfig.create().data_folder == tmp_path / "imagenet"
     with pytest.raises(SettingsError, match="imagenet is not there; expected: FOLDER/train"):
         retrain(ImageNetRetrainConfig.create(scale="laptop"))
-
-
-# The run ----------------------------------------------------------------------------------------
 
 
 def test_the_test_is_of_every_val_picture_and_smooths_nothing(straight: Path, data: Path) -> None:
@@ -126,13 +83,12 @@ def test_the_test_is_of_every_val_picture_and_smooths_nothing(straight: Path, da
     net, _ = load_network(straight / "weights.safetensors")
     run = ImageNetRetraining(config(data))
     images, labels = next(read_batches(run.held_out, [torch.arange(6)], 0, run.device))
-    by_hand = F.cross_entropy(net(images)[0], labels)
-    assert figures["test_loss"] == pytest.approx(float(by_hand.detach()), rel=1e-5)
+    by_hand = F.cross_entropy(net(images)[0], labels).detach()
+    assert figures["test_loss"] == pytest.approx(float(by_hand), rel=1e-5)
     assert figures["test_images"] == 6
     assert 0 <= figures["test_accuracy"] <= figures["test_top5"] == 1, "of three classes"
-    own = build_network(config(data), 3)
-    assert figures["parameters"] == count_parameters(own, without="auxiliary_head")
-    assert figures["parameters"] < figures["parameters_with_auxiliary"]
+    own = count_parameters(run.net, without="auxiliary_head")
+    assert figures["parameters"] == own < figures["parameters_with_auxiliary"]
 
 
 @pytest.mark.deep
@@ -147,41 +103,29 @@ def test_the_number_of_workers_may_change_when_a_run_goes_on(
     assert end_of(path) == end_of(straight)
 
 
-def test_the_command_tests_the_weights_on_val(
-    straight: Path, data: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    command = ["evaluate", str(straight / "weights.safetensors"), "--data", str(data)]
-    assert main([*command, "--size", "64"]) == 0
-    accuracy = read_json(straight / "result.json")["test_accuracy"]
-    said = capsys.readouterr().out
-    assert said.endswith(f"top-1 error {100 * (1 - accuracy):.2f} %\n")
-    assert "top-5" not in said, "of three classes"
-
-
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        (["--dataset", "digits"], "which is not for --dataset digits"),
-        (["--data", "nowhere"], "--data-root nowhere is not there"),
-        (["--data", "two"], "3 classes apart in images of 3 channels, but two has 2 and 3"),
-    ],
-)
-def test_the_command_says_what_imagenet_weights_are_tested_on(
-    arguments: list[str],
-    words: str,
-    straight: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+@pytest.mark.parametrize(("arguments", "words"), [
+    (["--dataset", "digits"], "which is not for --dataset digits"),
+    (["--data", "nowhere"], "--data-root nowhere is not there"),
+    (["--data", "two"], "3 classes apart in images of 3 channels, but two has 2 and 3"),
+    (["--data", "", "--size", "64"], ""),
+])  # fmt: skip
+def test_the_command_tests_the_weights_on_val_and_says_on_what_they_can_be(
+    arguments: list[str], words: str, straight: Path, data: Path, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
     monkeypatch.chdir(tmp_path)
     for file in (Path("two", side, name, "1.png") for side in ("train", "val") for name in "ab"):
         file.parent.mkdir(parents=True)
         Image.new("RGB", (70, 70)).save(file)
-    assert main(["evaluate", str(straight / "weights.safetensors"), *arguments]) == 2
-    shown = capsys.readouterr().err
-    assert words in shown
-    assert shown.count("\n") == 1
+    given = [argument or str(data) for argument in arguments]
+    failed = main(["evaluate", str(straight / "weights.safetensors"), *given])
+    shown = capsys.readouterr()
+    if words:
+        assert (failed, shown.err.count("\n"), words in shown.err) == (2, 1, True)
+    else:
+        accuracy = read_json(straight / "result.json")["test_accuracy"]
+        assert shown.out.endswith(f"top-1 error {100 * (1 - accuracy):.2f} %\n")
+        assert (failed, "top-5" in shown.out) == (0, False), "of three classes"
 
 
 def test_the_val_pictures_are_read_once_and_only_after_the_last_epoch(
@@ -197,11 +141,10 @@ def test_the_val_pictures_are_read_once_and_only_after_the_last_epoch(
     settings = config(data, tmp_path / "run")
     with pytest.raises(KeyboardInterrupt):
         retrain(settings, stop_after(2))
-    assert set(seen) == {"train"}
-    seen.clear()
+    assert seen == ["train"] * 3, "a batch for the trial, two epochs"
     retrain(settings)
     retrain(settings)
-    assert seen == ["train", "train", "val"], "a batch for the trial, an epoch, the test"
+    assert seen[3:] == ["train", "train", "val"], "the trial, an epoch, the test"
 
 
 @pytest.mark.deep
@@ -245,12 +188,9 @@ def test_the_time_is_that_of_reading_too(
 
 
 def test_the_command_does_the_same_and_wrong_data_end_it_in_one_line(
-    tmp_path: Path,
-    straight: Path,
-    data: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+    tmp_path: Path, straight: Path, data: Path,
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
     file, run = tmp_path / "config.json", tmp_path / "run"
     file.write_text(json.dumps({**IMAGENET, "data_root": str(data), "run_dir": str(run)}))
     monkeypatch.setattr(sys, "argv", ["imagenet_retrain", str(file)])
@@ -260,69 +200,49 @@ def test_the_command_does_the_same_and_wrong_data_end_it_in_one_line(
     assert "epoch 3/3  train_loss" in said
     assert end_of(run) == end_of(straight)
     file.write_text(json.dumps({**IMAGENET, "data_root": str(tmp_path)}))
-    with pytest.raises(SystemExit) as ended:
+    with pytest.raises(SystemExit, match="2"):
         runpy.run_module("darts_lib.imagenet_retrain", run_name="__main__")
-    assert ended.value.code == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert "train has no class folders" in line
-
-
-# What chapter 07 takes where nothing is named ---------------------------------------------------
 
 
 def unnamed(**given: object) -> ImageNetRetrainConfig:
     return ImageNetRetrainConfig.create(**{"scale": "laptop", "genotype": "", **given})
 
 
-def stored_search(cell: Genotype, finished: bool) -> None:
-    """Lay a search's result where chapter 03's default search leaves it."""
-    folder = default_folder(SearchConfig.create(scale="laptop"))
-    folder.mkdir(parents=True)
-    (folder / "genotype.json").write_text(json.dumps(cell.to_dict()))
-    if finished:
-        (folder / "result.json").write_text("{}")
-
-
-def test_the_last_searchs_cell_is_taken(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_cell_of_the_last_finished_search_is_taken(capsys: pytest.CaptureFixture[str]) -> None:
     def cell(**given: object) -> Genotype:
         return with_defaults(unnamed(data_root="there", **given)).cell
 
     assert cell() == PUBLISHED["DARTS_V2"]
     assert capsys.readouterr().out == "the cell of DARTS_V2\n"
-    stored_search(random_genotype(3), finished=True)
+    folder = default_folder(SearchConfig.create(scale="laptop"))
+    folder.mkdir(parents=True)
+    (folder / "genotype.json").write_text(json.dumps(random_genotype(3).to_dict()))
+    assert cell() == PUBLISHED["DARTS_V2"], "the search has not finished"
+    (folder / "result.json").write_text("{}")
     assert cell() == random_genotype(3)
     assert cell(seed=1) == PUBLISHED["DARTS_V2"], "of another seed"
     assert cell(genotype="NASNet") == PUBLISHED["NASNet"]
 
 
-def test_an_unfinished_search_has_no_cell() -> None:
-    stored_search(random_genotype(3), finished=False)
-    assert with_defaults(unnamed(data_root="there")).cell == PUBLISHED["DARTS_V2"]
-
-
-def test_without_pictures_a_laptop_makes_the_examples_and_the_papers_scale_none(
+def test_without_pictures_a_laptop_makes_examples_and_the_papers_scale_none(
     runs_root: Path,
 ) -> None:
     paper = with_defaults(unnamed(scale="paper", device="cpu"))
     assert (paper.data_root, paper.data_folder.name) == ("", "imagenet")
     assert not list(runs_root.iterdir())
     laptop = with_defaults(unnamed())
-    assert laptop.data_folder == runs_root / "example-pictures"
+    assert (laptop.data_folder, laptop.run_dir) == (runs_root / "example-pictures", "")
     assert (laptop.data_folder / "train" / "flower").is_dir()
-    assert laptop.run_dir == ""
 
 
-def test_named_places_stay_and_other_pictures_have_run_folders_of_their_own(
-    tmp_path: Path,
-) -> None:
-    configs = [with_defaults(unnamed(data_root=str(tmp_path / name))) for name in "ab"]
-    assert [Path(each.data_root).name for each in configs] == ["a", "b"]
+def test_named_places_stay_and_other_pictures_have_run_folders_of_their_own() -> None:
+    configs = [with_defaults(unnamed(data_root=name)) for name in ("there", "elsewhere")]
+    assert [each.data_root for each in configs] == ["there", "elsewhere"]
     assert len({default_folder(each) for each in configs}) == 2
-    named = with_defaults(unnamed(data_root=str(tmp_path), run_dir="mine"))
-    assert (named.run_dir, named.data_root) == ("mine", str(tmp_path))
+    assert with_defaults(unnamed(data_root="there", run_dir="mine")).run_dir == "mine"
 
-
-# A real folder ----------------------------------------------------------------------------------
 
 CHANCE, MARGIN = 0.10, 0.08
 """Of ten classes and 300 pictures: chance is within 0.05 of it in 99 of 100 runs."""
@@ -330,12 +250,10 @@ CHANCE, MARGIN = 0.10, 0.08
 
 @pytest.mark.deep
 @pytest.mark.real_data("imagenette224_subset")
-def test_the_published_cell_learns_from_a_thousand_real_pictures(
-    real_data_root: Path, tmp_path: Path
-) -> None:
-    given = {"scale": "laptop", "genotype": "DARTS_V2", "epochs": 5}
-    places = {"data_root": str(real_data_root / "imagenette224_subset"), "run_dir": str(tmp_path)}
-    result = retrain(ImageNetRetrainConfig.create(**given, **places))
+def test_the_published_cell_learns_from_real_pictures(real_data_root: Path, tmp_path: Path) -> None:
+    given = {"scale": "laptop", "genotype": "DARTS_V2", "epochs": 5, "run_dir": str(tmp_path)}
+    given["data_root"] = str(real_data_root / "imagenette224_subset")
+    result = retrain(ImageNetRetrainConfig.create(**given))
     figures = result.figures
     print(f"test {figures['test_accuracy']:.3f}, top-5 {figures['test_top5']:.3f}")
     assert figures["test_images"] == 300

@@ -4,12 +4,11 @@ from typing import cast
 
 import pytest
 import torch
-from torch import Tensor, nn
 from torch.nn import functional as F
 
 from darts_lib.cost.complexity import count_parameters, multiply_adds, published_flops
 from darts_lib.cost.expected_cost import edge_costs, expected_cost
-from darts_lib.relaxation import MixedOp, SearchCell, Supernet, initial_alphas, mix
+from darts_lib.relaxation import SearchCell, Supernet, initial_alphas, mix
 from darts_lib.search_space import KINDS, PRIMITIVES, edges
 
 COLUMN = {name: column for column, name in enumerate(PRIMITIVES)}
@@ -54,15 +53,13 @@ def test_one_chosen_operation_an_edge_costs_what_these_operations_cost() -> None
     net = Supernet(4, 5, NODES)
     choice = {kind: torch.randint(8, (len(edges(NODES)),)) for kind in KINDS}
     counts: list[int] = []
-
-    def count(edge: nn.Module, inputs: tuple[Tensor, ...], chosen: int) -> None:
-        operation = cast(MixedOp, edge).operations[chosen]
-        counts.append(multiply_adds(operation, inputs[0].shape[1:]))
-
     for kind, cell in zip(net.kinds, net.cells, strict=True):
-        for edge, chosen in zip(cast(SearchCell, cell).edges, choice[kind].tolist(), strict=True):
+        chosen_edges = zip(cast(SearchCell, cell).edges, choice[kind].tolist(), strict=True)
+        for edge, operation in ((edge, edge.operations[chosen]) for edge, chosen in chosen_edges):
             edge.register_forward_hook(
-                lambda edge, inputs, _, chosen=chosen: count(edge, inputs, chosen)
+                lambda _, inputs, __, operation=operation: counts.append(
+                    multiply_adds(operation, inputs[0].shape[1:])
+                )
             )
     net(torch.zeros(1, 3, *SIZE), mix(initial_alphas(NODES)))
     alphas = {kind: 1000.0 * F.one_hot(chosen, 8) for kind, chosen in choice.items()}

@@ -31,10 +31,9 @@ def test_kinds_take_turns_and_no_step_more_than_four_turns(monkeypatch: pytest.M
     order: list[str] = []
     clock = iter([0.0, 0.0, 0.0, 9.0, *range(100)])
     monkeypatch.setattr(timing.time, "perf_counter", lambda: float(next(clock)))
-    steps = {"a": lambda: order.append("a"), "b": lambda: order.append("b")}
-    medians({"kind": steps}, 1, torch.device("cpu"))
+    medians({"kind": {name: partial(order.append, name) for name in "ab"}}, 1, torch.device("cpu"))
     assert order == ["a", "b", "a", "a", "a", "a", "b"]
-    order: list[str] = []
+    order.clear()
     kinds = {name: {"plain": partial(order.append, name)} for name in ("pass", "step")}
     medians(kinds, 2, torch.device("cpu"))
     assert order == ["pass", "step"] * 3

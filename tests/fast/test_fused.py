@@ -38,12 +38,10 @@ def random_alphas(nodes: int, primitives: Sequence[str]) -> dict[str, Tensor]:
 def all_gradients(
     net: Supernet, images: Tensor, alphas: dict[str, Tensor]
 ) -> tuple[Tensor, dict[str, Tensor], list[Tensor]]:
-    logits = net(images, mix(alphas))
+    logits, weights = net(images, mix(alphas)), dict(net.named_parameters())
     loss = nn.functional.cross_entropy(logits, torch.arange(len(images)) % 5)
-    weights = dict(net.named_parameters())
-    found = torch.autograd.grad(
-        loss, [*weights.values(), *alphas.values()], allow_unused=True, materialize_grads=True
-    )
+    wanted = [*weights.values(), *alphas.values()]
+    found = torch.autograd.grad(loss, wanted, allow_unused=True, materialize_grads=True)
     return logits, dict(zip(weights, found, strict=False)), list(found[len(weights) :])
 
 
@@ -67,19 +65,11 @@ def form(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 @pytest.mark.usefixtures("form")
-@pytest.mark.parametrize(
-    ("channels", "layers", "nodes", "size"),
-    [
-        (4, 4, 4, (8, 8)),
-        (2, 3, 3, (7, 9)),
-        (6, 3, 1, (9, 6)),
-        (2, 2, 2, (15, 16)),
-        (2, 1, 5, (5, 4)),
-    ],
-)
-def test_equal_in_float64_for_any_shape(
-    channels: int, layers: int, nodes: int, size: tuple[int, int]
-) -> None:
+@pytest.mark.parametrize(("channels", "layers", "nodes", "size"), [
+    (4, 4, 4, (8, 8)), (2, 3, 3, (7, 9)), (6, 3, 1, (9, 6)), (2, 2, 2, (15, 16)),
+    (2, 1, 5, (5, 4)),
+])  # fmt: skip
+def test_equal_for_any_shape(channels: int, layers: int, nodes: int, size: tuple[int, int]) -> None:
     torch.manual_seed(channels)
     plain, fused = pair(channels, layers, nodes, PRIMITIVES)
     assert_same(plain, fused, torch.randn(4, 1, *size, dtype=torch.float64), nodes)
@@ -93,12 +83,10 @@ def test_equal_for_each_primitive_alone(name: str) -> None:
     assert_same(plain, fused, torch.randn(3, 3, 8, 8, dtype=torch.float64), 2)
 
 
-def test_an_operation_added_to_the_table_is_computed_edge_by_edge(
+def test_an_operation_that_is_added_is_computed_edge_by_edge(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def conv(channels: int, stride: int, affine: bool) -> nn.Module:
-        return nn.Sequential(nn.Conv2d(channels, channels, 3, stride, 1), nn.Tanh())
-
+    conv = lambda c, stride, _: nn.Sequential(nn.Conv2d(c, c, 3, stride, 1), nn.Tanh())  # noqa: E731
     monkeypatch.setitem(operations.OPERATIONS, "tanh_conv", conv)
     assert "tanh_conv" not in JOINED
     torch.manual_seed(2)

@@ -1,6 +1,7 @@
-"""The recorded step on CUDA: the same numbers as the eager one; float32 where it must be."""
+"""On CUDA: recorded steps are the eager ones, the supernet is the CPU's, float32 where needed."""
 
 import contextlib
+import copy
 from collections.abc import Iterator
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 from darts_lib import bilevel
 from darts_lib.data.images import Batch
 from darts_lib.engine.acceleration import Captured
+from darts_lib.relaxation import Alphas, Supernet, initial_alphas, mix
 from darts_lib.retrain import RetrainConfig
 from darts_lib.search import Search, SearchConfig
 from darts_lib.teaching.smooth_problem import SmoothProblem, relative_error, smooth_problem
@@ -159,3 +161,21 @@ def test_the_trial_tells_the_memory_of_a_step_and_recomputing_holds_less() -> No
         peaks.append(run.trial()[1])
         assert peaks[-1] == pytest.approx(measured, rel=0.2)
     assert peaks[1] < peaks[0]
+
+
+def alpha_gradients(net: Supernet, images: torch.Tensor, alphas: Alphas) -> Alphas:
+    loss = net(images, mix(alphas)).square().mean()
+    values = torch.autograd.grad(loss, list(alphas.values()))
+    return dict(zip(alphas, values, strict=True))
+
+
+def test_alpha_gradients_agree_with_the_cpu_in_float64() -> None:
+    torch.manual_seed(0)
+    on_cpu = Supernet(channels=4, layers=3).double()
+    on_gpu = copy.deepcopy(on_cpu).cuda()
+    images = torch.randn(2, 3, 8, 8, dtype=torch.float64)
+    alphas = {k: v.detach().double().requires_grad_() for k, v in initial_alphas().items()}
+    alphas_gpu = {k: v.detach().cuda().requires_grad_() for k, v in alphas.items()}
+    expected = alpha_gradients(on_cpu, images, alphas)
+    for kind, found in alpha_gradients(on_gpu, images.cuda(), alphas_gpu).items():
+        torch.testing.assert_close(found.cpu(), expected[kind], rtol=1e-8, atol=1e-12)

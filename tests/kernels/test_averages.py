@@ -12,9 +12,7 @@ from darts_lib.network import AuxiliaryHead
 
 
 @pytest.mark.parametrize("size", [(4, 4), (3, 5), (1, 1)])
-def test_the_global_average_is_the_mean_and_its_gradient_lies_as_the_map_does(
-    size: tuple[int, int],
-) -> None:
+def test_the_global_average_is_the_mean_and_its_gradient_lies_so(size: tuple[int, int]) -> None:
     torch.manual_seed(0)
     x = torch.randn(2, 3, *size, dtype=torch.float64)
     for layout in (torch.contiguous_format, torch.channels_last):
@@ -43,8 +41,6 @@ def test_the_auxiliary_head_takes_any_map_without_adaptive_pooling(sides: tuple[
 
 
 class NoAdaptivePooling(TorchDispatchMode):
-    """Fails where an adaptive pooling is computed."""
-
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         assert "adaptive" not in str(func)
         return func(*args, **(kwargs or {}))

@@ -1,5 +1,8 @@
 """Branches of a step: one after the other, and while a step is recorded on streams that join."""
 
+import contextlib
+from collections.abc import Iterator
+
 import pytest
 import torch
 from torch import Tensor
@@ -32,36 +35,27 @@ def test_while_recording_each_has_a_stream_that_starts_and_ends_with_the_outer_o
     events: list[str] = []
     current = ["outer"]
 
-    class Stream:
-        def __init__(self, name: str = "") -> None:
-            self.name = name or f"stream {len(events)}"
-
-        def __str__(self) -> str:
-            return self.name
+    class Stream(str):
+        __slots__ = ()
 
         def record_event(self) -> str:
             return "the start"
 
-        def wait_event(self, event: str) -> None:
-            events.append(f"{self} waits for {event}")
-
-        def wait_stream(self, other: object) -> None:
+        def wait_event(self, other: object) -> None:
             events.append(f"{self} waits for {other}")
 
-    class On:
-        def __init__(self, stream: Stream) -> None:
-            self.stream = stream
+        wait_stream = wait_event
 
-        def __enter__(self) -> None:
-            current.append(str(self.stream))
-
-        def __exit__(self, *_: object) -> None:
-            current.pop()
+    @contextlib.contextmanager
+    def on(stream: Stream) -> Iterator[None]:
+        current.append(stream)
+        yield
+        current.pop()
 
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
     monkeypatch.setattr(torch.cuda, "current_stream", lambda: Stream(current[-1]))
     monkeypatch.setattr(torch.cuda, "Stream", lambda: Stream("inner"))
-    monkeypatch.setattr(torch.cuda, "stream", On)
+    monkeypatch.setattr(torch.cuda, "stream", on)
     monkeypatch.setattr(branches, "_idle", {})
 
     def branch(name: str) -> Tensor:
@@ -74,13 +68,9 @@ def test_while_recording_each_has_a_stream_that_starts_and_ends_with_the_outer_o
         found = side_by_side([lambda: branch("a"), lambda: branch("b")], [given])
         assert [getattr(value, "name", "") for value in found] == ["a", "b"]
         assert events == [
-            "a on outer",
-            "inner waits for the start",
-            "b on inner",
-            "given is kept for inner",
-            "outer waits for inner",
-            "b is kept for outer",
-        ]
+            "a on outer", "inner waits for the start", "b on inner", "given is kept for inner",
+            "outer waits for inner", "b is kept for outer",
+        ]  # fmt: skip
         monkeypatch.setattr(torch.cuda, "Stream", None)
 
 

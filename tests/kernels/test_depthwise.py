@@ -10,15 +10,9 @@ from torch.nn import functional as F
 from darts_lib.kernels.depthwise import Depthwise, depthwise, over_phases, without_dilation
 
 SHAPES = [  # kernel, dilation, height, width
-    (3, 2, 8, 8),
-    (5, 2, 9, 7),
-    (5, 2, 4, 4),
-    (5, 2, 1, 3),
-    (5, 1, 4, 6),
-    (7, 1, 2, 5),
-    (3, 3, 7, 7),
-    (3, 1, 8, 8),
-]
+    (3, 2, 8, 8), (5, 2, 9, 7), (5, 2, 4, 4), (5, 2, 1, 3), (5, 1, 4, 6), (7, 1, 2, 5),
+    (3, 3, 7, 7), (3, 1, 8, 8),
+]  # fmt: skip
 
 
 def torchs_own(x: Tensor, weight: Tensor, dilation: int) -> Tensor:
@@ -26,7 +20,9 @@ def torchs_own(x: Tensor, weight: Tensor, dilation: int) -> Tensor:
     return F.conv2d(x, weight, None, 1, padding, dilation, x.shape[1])
 
 
-def problem(kernel: int, height: int, width: int, layout: torch.memory_format) -> list[Tensor]:
+def problem(
+    kernel: int, height: int, width: int, layout: torch.memory_format = torch.contiguous_format
+) -> list[Tensor]:
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(3, 4, height, width, dtype=torch.float64, generator=generator)
     weight = torch.randn(4, 1, kernel, kernel, dtype=torch.float64, generator=generator)
@@ -35,16 +31,12 @@ def problem(kernel: int, height: int, width: int, layout: torch.memory_format) -
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize("ours_is", [depthwise, over_phases])  # as on the CPU, as on CUDA
-@pytest.mark.parametrize(("kernel", "dilation", "height", "width"), SHAPES)
+@pytest.mark.parametrize("shape", SHAPES)
 def test_value_and_gradients_are_torchs(
-    kernel: int,
-    dilation: int,
-    height: int,
-    width: int,
-    ours_is: Callable[..., Tensor],
-    layout: torch.memory_format,
+    shape: tuple[int, int, int, int], ours_is: Callable[..., Tensor], layout: torch.memory_format
 ) -> None:
-    inputs = problem(kernel, height, width, layout)
+    kernel, dilation, *size = shape
+    inputs = problem(kernel, *size, layout=layout)
     ours, theirs = ours_is(*inputs, dilation), torchs_own(*inputs, dilation)
     torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-12)
     outward = torch.randn(ours.shape, dtype=ours.dtype)
@@ -52,14 +44,10 @@ def test_value_and_gradients_are_torchs(
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize(
-    ("kernel", "dilation", "height", "width"),
-    [(3, 2, 4, 4), (5, 2, 5, 3), (5, 2, 1, 3), (5, 1, 2, 3)],
-)
-def test_second_derivatives_are_those_of_finite_differences(
-    kernel: int, dilation: int, height: int, width: int
-) -> None:
-    inputs = problem(kernel, height, width, torch.contiguous_format)
+@pytest.mark.parametrize("shape", [(3, 2, 4, 4), (5, 2, 5, 3), (5, 2, 1, 3), (5, 1, 2, 3)])
+def test_second_derivatives_are_finite_differences(shape: tuple[int, int, int, int]) -> None:
+    kernel, dilation, *size = shape
+    inputs = problem(kernel, *size)
     torch.autograd.gradgradcheck(lambda x, w: depthwise(x, w, dilation).sin(), inputs)
 
 
@@ -83,7 +71,7 @@ def test_what_cuda_computes_without_dilation_is_the_layer(
     torch.manual_seed(0)
     layer = Depthwise(6, side, stride, dilation).double()
     x = torch.randn(2, 6, *size, dtype=torch.float64, requires_grad=True)
-    found = [layer(x), without_dilation(x, layer.weight, stride, dilation)]
-    gradients = [torch.autograd.grad(out.cos().sum(), [x, layer.weight]) for out in found]
-    torch.testing.assert_close(found[1], found[0], rtol=0, atol=1e-12)
-    torch.testing.assert_close(gradients[1], gradients[0], rtol=0, atol=1e-12)
+    ends = []
+    for out in (layer(x), without_dilation(x, layer.weight, stride, dilation)):
+        ends.append([out, *torch.autograd.grad(out.cos().sum(), [x, layer.weight])])
+    torch.testing.assert_close(*ends, rtol=0, atol=1e-12)

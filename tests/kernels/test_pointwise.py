@@ -7,12 +7,9 @@ from torch.nn import functional as F
 from darts_lib.kernels.pointwise import as_matrices, fast_form, on_diagonal, pointwise
 
 
-@pytest.mark.parametrize(
-    ("edges", "channels", "rows"), [(1, 3, 3), (2, 1, 2), (4, 3, 12), (2, 3, 8), (3, 4, 3)]
-)
-def test_the_matrix_has_the_value_and_the_gradients_of_the_grouped_one(
-    edges: int, channels: int, rows: int
-) -> None:
+@pytest.mark.parametrize("sizes", [(1, 3, 3), (2, 1, 2), (4, 3, 12), (2, 3, 8), (3, 4, 3)])
+def test_the_matrix_is_the_grouped_convolution(sizes: tuple[int, int, int]) -> None:
+    edges, channels, rows = sizes
     generator = torch.Generator().manual_seed(0)
     width = edges * channels
     x = torch.randn(2, width, 3, 5, dtype=torch.float64, generator=generator)

@@ -1,5 +1,6 @@
 """Retraining a recurrent cell: averaging and its rule, the best weights, bad epochs tried again."""
 
+import itertools
 import math
 from collections import Counter
 from pathlib import Path
@@ -16,15 +17,9 @@ from darts_lib.engine.batches import seed_epoch
 from darts_lib.engine.folder import write_json
 from darts_lib.engine.refusals import SettingsError
 from darts_lib.engine.run import Run
-from darts_lib.recurrent.genotype import PUBLISHED
+from darts_lib.recurrent import retrain as retraining
 from darts_lib.recurrent.network import DerivedCell, LanguageModel, Masks
-from darts_lib.recurrent.retrain import (
-    RecurrentRetrainConfig,
-    RecurrentRetraining,
-    load_network,
-    retrain,
-    stalled,
-)
+from darts_lib.recurrent.retrain import RecurrentRetraining, load_network, retrain, stalled
 
 TINY = {"scale": "laptop", "dataset": "folder", "width": 6, "batch_size": 4, "epochs": 4}
 TINY |= {"valid_batch_size": 2, "bptt": 8, "max_steps": 5, "patience": 1, "learning_rate": 2.0}
@@ -36,59 +31,21 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_text(tmp_path_factory.mktemp("text"))
 
 
-def config(text: Path, path: Path | str = "", **given: object) -> RecurrentRetrainConfig:
+def config(text: Path, path: Path | str = "", **given: object) -> retraining.RecurrentRetrainConfig:
     settings = {**TINY, "data_root": str(text), "run_dir": str(path), **given}
-    return RecurrentRetrainConfig.create(**settings)
+    return retraining.RecurrentRetrainConfig.create(**settings)
 
 
-# Settings ----------------------------------------------------------------------------------------
-
-
-def test_the_presets_are_the_papers() -> None:
-    paper = RecurrentRetrainConfig.create(scale="paper")
-    assert (paper.dataset, paper.width, paper.batch_size, paper.bptt) == ("penn", 850, 64, 35)
-    assert (paper.learning_rate, paper.weight_decay, paper.clip) == (20.0, 8e-7, 0.25)
-    assert (paper.spread, paper.patience, paper.valid_batch_size) == (5.0, 5, 10)
-    assert vars(paper.dropout) == {
-        "words": 0.1, "embedding": 0.2, "cell_input": 0.75, "hidden": 0.25, "output": 0.75,
-    }  # fmt: skip
-    assert paper.cell == PUBLISHED["DARTS_V2"]
-    assert RecurrentRetrainConfig.create(genotype="ENAS").cell.nodes == 11
-
-
-def test_wrong_settings_are_named() -> None:
-    with pytest.raises(SettingsError, match="did you mean 'DARTS_V1'"):
-        RecurrentRetrainConfig.create(genotype="DARTS_V1x")
-    with pytest.raises(SettingsError, match="genotype is empty"):
-        _ = RecurrentRetrainConfig.create(genotype="").cell
-    with pytest.raises(SettingsError, match="unknown text 'digits'"):
-        RecurrentRetrainConfig.create(dataset="digits")
-    with pytest.raises(SettingsError, match="graph='on' "):
-        RecurrentRetrainConfig.create(graph="on")
-
-
-# Averaging ---------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("losses", "newest", "expected"),
-    [
-        ([], 9.0, False),
-        ([1.0, 2.0, 3.0, 4.0, 5.0], 9.0, False),  # five epochs are too few
-        ([3.0, 2.0, 2.0, 2.0, 2.0, 2.0], 2.9, False),  # the last five, which are better, are out
-        ([3.0, 2.0, 2.0, 2.0, 2.0, 2.0], 3.1, True),
-        ([3.0, 1.0, 2.0, 2.0, 2.0, 2.0, 2.0], 1.5, True),
-        ([3.0, 2.0, 1.0, 2.0, 2.0, 2.0, 2.0], 1.5, False),
-    ],
-)
+@pytest.mark.parametrize(("losses", "newest", "expected"), [
+    ([], 9.0, False),
+    ([1.0, 2.0, 3.0, 4.0, 5.0], 9.0, False),  # five epochs are too few
+    ([3.0, 2.0, 2.0, 2.0, 2.0, 2.0], 2.9, False),  # the last five, which are better, are out
+    ([3.0, 2.0, 2.0, 2.0, 2.0, 2.0], 3.1, True),
+    ([3.0, 1.0, 2.0, 2.0, 2.0, 2.0, 2.0], 1.5, True),
+    ([3.0, 2.0, 1.0, 2.0, 2.0, 2.0, 2.0], 1.5, False),
+])  # fmt: skip
 def test_the_non_monotone_rule(losses: list[float], newest: float, expected: bool) -> None:
     assert stalled(losses, newest, 5) is expected
-
-
-def words_of(run: RecurrentRetraining, count: int) -> list[tuple[Tensor, Tensor]]:
-    batches = [words for (words,) in run.batches(torch.Generator().manual_seed(0))]
-    run.rate.fill_(2.0)
-    return [batches[i % len(batches)] for i in range(count)]
 
 
 def test_the_average_against_torchs_own_averaged_sgd(text: Path) -> None:
@@ -97,9 +54,10 @@ def test_the_average_against_torchs_own_averaged_sgd(text: Path) -> None:
     twin = LanguageModel(DerivedCell(6, run.config.cell), run.net.vocabulary)
     twin.load_state_dict(run.net.state_dict())
     asgd = torch.optim.ASGD(twin.parameters(), lr=2.0, lambd=0.0, t0=0.0, weight_decay=0.01)
-    hidden, words = run.net.first_hidden(4), words_of(run, 6)
+    hidden, words = run.net.first_hidden(4), list(run.batches(torch.Generator().manual_seed(0)))
+    run.rate.fill_(2.0)
     run.masks.draw(torch.Generator().manual_seed(0))
-    for number, (tokens, targets) in enumerate(words):
+    for number, ((tokens, targets),) in enumerate([*words, words[0]]):
         run.averaging = number >= 1
         run.step((tokens, targets))
         asgd.zero_grad()
@@ -115,8 +73,9 @@ def test_the_average_against_torchs_own_averaged_sgd(text: Path) -> None:
 
 def test_the_average_is_evaluated_and_sgd_goes_on_from_its_own_weights(text: Path) -> None:
     run = averaged_once(text)
-    assert not torch.equal(run.best["encoder.weight"], run.net.encoder.weight)
-    assert torch.equal(run.best["encoder.weight"], run.average.encoder.weight)
+    evaluated = run.best["encoder.weight"]
+    assert torch.equal(evaluated, run.average.encoder.weight)
+    assert not torch.equal(evaluated, run.net.encoder.weight)
 
 
 def test_the_best_weights_are_kept_and_tested_not_the_last(text: Path, tmp_path: Path) -> None:
@@ -134,12 +93,7 @@ def test_the_best_weights_are_kept_and_tested_not_the_last(text: Path, tmp_path:
     assert figures["test_loss"] < 2 * math.log(10), "that of the best"
 
 
-# The epoch and the result ------------------------------------------------------------------------
-
-
-def test_the_rate_is_the_segments_share_and_lengths_differ(
-    text: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_rate_is_the_segments_share(text: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = RecurrentRetraining(config(text, max_steps=0, bptt=10, spread=3.0))
     seen: list[tuple[int, float]] = []
 
@@ -149,47 +103,44 @@ def test_the_rate_is_the_segments_share_and_lengths_differ(
 
     monkeypatch.setattr(run, "recorded", step)
     run.epoch(0)
-    assert len({length for length, _ in seen}) > 3
-    assert [rate for _, rate in seen] == pytest.approx([2.0 * length / 10 for length, _ in seen])
+    lengths, rates = zip(*seen, strict=True)
+    assert len(set(lengths)) > 3
+    assert rates == pytest.approx([2.0 * length / 10 for length in lengths])
 
 
 def test_words_that_follow_a_rule_are_learned_beyond_unigrams(text: Path, tmp_path: Path) -> None:
     given = {"width": 16, "epochs": 4, "max_steps": 0, "learning_rate": 20.0}
     result = retrain(config(text, tmp_path / "rule", **given))
-    losses = [row["valid_loss"] for row in result.history]
-    assert losses[-1] < losses[0]
     figures = result.figures
+    assert result.history[-1]["valid_loss"] < result.history[0]["valid_loss"]
     assert figures["test_perplexity"] < 0.7 * figures["unigram_test_perplexity"]
 
 
 def test_a_run_leaves_its_history_result_and_network(text: Path, tmp_path: Path) -> None:
     path = tmp_path / "run"
     result = retrain(config(text, path, learning_rate=30.0))
-    for row in result.history:
-        assert row["valid_perplexity"] == pytest.approx(math.exp(row["valid_loss"]))
-    assert [row["averaged"] for row in result.history] == sorted(
-        row["averaged"] for row in result.history
-    )
-    assert {row["averaged"] for row in result.history} == {False, True}, "a case that averages"
-    corpus, figures = load_text("folder", text), result.figures
-    net = load_network(path)
+    perplexities = [row["valid_perplexity"] for row in result.history]
+    assert perplexities == pytest.approx([math.exp(row["valid_loss"]) for row in result.history])
+    averaged = [row["averaged"] for row in result.history]
+    assert averaged == sorted(averaged)
+    assert set(averaged) == {False, True}, "a case that averages"
+    corpus, net = load_text("folder", text), load_network(path)
     out = net(corpus.test[:-1, None], net.first_hidden(1))
-    by_hand = nn.functional.cross_entropy(out.logits[:, 0], corpus.test[1:])
-    assert figures["test_loss"] == pytest.approx(float(by_hand.detach()), rel=1e-5)
-    assert figures["test_words"] == len(corpus.test) - 1
-    assert figures["parameters"] == 10 * 6 + 10 + 12 * 12 + 8 * 6 * 12
+    by_hand = nn.functional.cross_entropy(out.logits[:, 0], corpus.test[1:]).detach()
     unigram = unigram_perplexity(corpus.train, corpus.test[1:], 10)
-    assert figures["unigram_test_perplexity"] == pytest.approx(unigram)
-    best = min(row["valid_perplexity"] for row in result.history)
-    assert figures["best_valid_perplexity"] == best
+    expected = {
+        "test_loss": pytest.approx(float(by_hand), rel=1e-5),
+        "test_words": len(corpus.test) - 1,
+        "parameters": 10 * 6 + 10 + 12 * 12 + 8 * 6 * 12,
+        "unigram_test_perplexity": pytest.approx(unigram),
+        "best_valid_perplexity": min(perplexities),
+    }
+    assert {name: result.figures[name] for name in expected} == expected
     with pytest.raises(SettingsError, match="holds no weights"):
         load_network(text)
     (path / "weights.safetensors").write_bytes(b"x" * 40)
     with pytest.raises(SettingsError, match="is damaged"):
         load_network(path)
-
-
-# Going back ---------------------------------------------------------------------------------------
 
 
 def poison(monkeypatch: pytest.MonkeyPatch, epoch: int, attempts: int, first: int = 3) -> None:
@@ -223,10 +174,9 @@ def averaged_once(text: Path) -> RecurrentRetraining:
 
 def test_attempts_draw_anew_and_the_first_draws_as_ever() -> None:
     cpu = torch.device("cpu")
-    seeds = [seed_epoch(3, 5, cpu, attempt).initial_seed() for attempt in range(3)]
-    assert seeds[0] == seed_epoch(3, 5, cpu).initial_seed() == 3 * 1_000_003 + 5 * 7919 + 1
-    assert len(set(seeds)) == 3
-    assert torch.initial_seed() == seeds[0]
+    first, *others = [seed_epoch(3, 5, cpu, attempt).initial_seed() for attempt in range(3)]
+    assert first == seed_epoch(3, 5, cpu).initial_seed() == torch.initial_seed() == 3_039_605
+    assert len({first, *others}) == 3
 
 
 def test_a_bad_epoch_is_given_up_and_tried_again_with_other_masks_and_cuts(
@@ -250,18 +200,16 @@ def test_a_bad_epoch_is_given_up_and_tried_again_with_other_masks_and_cuts(
     with monkeypatch.context() as patch:
         poison(patch, epoch=1, attempts=2)
         row = run.epoch(1)
-    assert row["rollbacks"] == 2
-    said = capsys.readouterr().out.splitlines()
-    assert len(said) == 2
-    assert "the loss was no number in step 3 of epoch 2 (loss nan, learning rate 2)" in said[0]
-    assert "attempt 2 of 3" in said[0]
-    assert "attempt 3 of 3" in said[1]
+    second, third = capsys.readouterr().out.splitlines()
+    assert "the loss was no number in step 3 of epoch 2 (loss nan, learning rate 2)" in second
+    assert "attempt 2 of 3" in second
+    assert "attempt 3 of 3" in third
     assert cuts[:5] != cuts[5:10] != cuts[10:]
     # What remains is the third attempt's alone.
     twin.attempt = 2
     again = Run.epoch(twin, 1)
     assert bits(twin.state()) == bits(run.state())
-    assert row["train_loss"] == again["train_loss"]
+    assert (row["rollbacks"], row["train_loss"]) == (2, again["train_loss"])
     assert all(bool(weight.isfinite().all()) for weight in run.average.parameters())
 
 
@@ -294,9 +242,6 @@ def test_a_stopped_run_with_a_bad_epoch_goes_on_to_the_same_bits(
     assert ends[0] == ends[1]
 
 
-# Real text ---------------------------------------------------------------------------------------
-
-
 def sliced(source: Path, target: Path, tokens: int, least: int) -> Path:
     """Write the first lines of each file of a corpus, a tenth as many to validate and to test.
 
@@ -305,12 +250,10 @@ def sliced(source: Path, target: Path, tokens: int, least: int) -> Path:
     target.mkdir()
     kept: set[str] = set()
     for split, wanted in (("train", tokens), ("valid", tokens // 10), ("test", tokens // 20)):
-        lines, count = [], 0
-        for line in (source / f"{split}.txt").read_text(encoding="utf-8").splitlines():
-            if count >= wanted:
-                break
-            lines.append(line.split())
-            count += len(lines[-1]) + 1
+        text = (source / f"{split}.txt").read_text(encoding="utf-8")
+        lines = [line.split() for line in text.splitlines()]
+        starts = itertools.accumulate((len(line) + 1 for line in lines), initial=0)
+        lines = [line for line, start in zip(lines, starts, strict=False) if start < wanted]
         if split == "train":
             counts = Counter(word for line in lines for word in line)
             kept = {word for word, times in counts.items() if times >= least}
@@ -320,33 +263,23 @@ def sliced(source: Path, target: Path, tokens: int, least: int) -> Path:
 
 
 @pytest.mark.deep
-@pytest.mark.parametrize(
-    "dataset",
-    [pytest.param(name, marks=pytest.mark.real_data(name)) for name in ("penn", "wikitext-2")],
-)
+@pytest.mark.parametrize("dataset", [
+    pytest.param(name, marks=pytest.mark.real_data(name)) for name in ("penn", "wikitext-2")
+])  # fmt: skip
 def test_on_real_text_a_cell_improves_each_epoch_and_beats_unigrams(
     dataset: str, real_data_root: Path, tmp_path: Path
 ) -> None:
     """The cell was found on Penn Treebank; WikiText-2 is where the paper takes it to."""
     folder = sliced(real_data_root / dataset, tmp_path / "slice", 200_000, least=10)
-    result = retrain(
-        RecurrentRetrainConfig.create(
-            scale="laptop",
-            dataset="folder",
-            data_root=str(folder),
-            run_dir=str(tmp_path / "run"),
-            epochs=3,
-            width=32,
-            batch_size=80,  # a step's time is its words in a row, so wide batches are quick
-            valid_batch_size=20,
-            learning_rate=10.0,
-        )
-    )
+    # A step's time is its words in a row, so wide batches are quick.
+    given = {"width": 32, "batch_size": 80, "valid_batch_size": 20, "learning_rate": 10.0}
+    given |= {"scale": "laptop", "dataset": "folder", "epochs": 3}
+    places = {"data_root": str(folder), "run_dir": str(tmp_path / "run")}
+    result = retrain(retraining.RecurrentRetrainConfig.create(**given, **places))
     corpus = load_text("folder", folder)
     assert 200_000 <= len(corpus.train) < 201_000
     unigram = unigram_perplexity(corpus.train, corpus.valid, len(corpus.words))
     perplexities = [row["valid_perplexity"] for row in result.history]
     print(f"{len(corpus.words)} words, valid {perplexities}, unigram {unigram:.1f}")
-    assert perplexities[0] > perplexities[1] > perplexities[2]
-    assert perplexities[-1] < unigram
+    assert perplexities[0] > perplexities[1] > perplexities[2] < unigram
     assert result.figures["test_perplexity"] < result.figures["unigram_test_perplexity"]
