@@ -67,8 +67,8 @@ def test_what_a_server_sends_instead_of_the_archive_is_refused(
 ) -> None:
     server.body = b"<html>we are sorry</html>"
     refused(root, toy, "put toy.tar.gz into", "toy.tar.gz.part.bad")
-    assert not (root / "toy.tar.gz").exists()
     assert (root / "toy.tar.gz.part.bad").read_bytes() == server.body
+    assert {path.name for path in root.iterdir()} == {"toy.tar.gz.part.bad", ".toy.lock"}
     monkeypatch.setattr(downloads, "TIMEOUT", 0.2)
     server.let_go.clear()
     refused(root, toy, "timed out")

@@ -166,14 +166,15 @@ def test_what_is_no_file_is_no_picture(kind: str, name: str, tmp_path: Path) -> 
     assert len(read(tmp_path)[0][0]) == len(find_pictures(tmp_path)[0]) == 8
 
 
-@pytest.mark.parametrize(
-    "content", [b"", b"text", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"P6 9 9 255"]
-)
+CUT_OFF = [encoded(suffix, "RGB", (40, 40), 0)[:500] for suffix in ("jpg", "png")]
+
+
+@pytest.mark.parametrize("content", [b"", b"text", b"P6 9 9 255", *CUT_OFF], ids=len)
 @pytest.mark.parametrize("name", ["x.png", "b\udcff.jpg", "é ü.webp", "a" * 240 + ".bmp", "-.tif"])
 def test_a_file_that_is_no_picture_is_named(content: bytes, name: str, tmp_path: Path) -> None:
     for folder in classes(tmp_path, "train", "val")[::2]:
         (folder / name).write_bytes(content)
-    refusal_of(lambda: read(tmp_path), name, "repair or remove it")
+    refusal_of(lambda: read(tmp_path), f"{name} cannot be read as a picture", "repair or remove it")
     files = find_pictures(tmp_path, 8)[0]
     batches = [Reader(files, None)[torch.tensor([index])] for index in range(len(files))]
     (error,) = (batch for batch in batches if isinstance(batch, SettingsError))
@@ -209,9 +210,7 @@ def test_any_layout_is_read_or_refused_by_name(layouts: dict[str, dict[str, int 
                 one_line(error, str(root))
 
 
-@pytest.mark.parametrize(
-    "root", ["~nobody-of-this-name/x", "none", "a link to itself", "x" * 300, "x/" * 3000]
-)
+@pytest.mark.parametrize("root", ["~nobody/x", "a link to itself", "x" * 300, "x/" * 3000])
 def test_a_folder_that_cannot_be_is_named(root: str, tmp_path: Path) -> None:
     NO_FILES["a link to itself"](tmp_path / "a link to itself")
     path = Path(root) if root.startswith("~") else tmp_path / root
@@ -220,10 +219,9 @@ def test_a_folder_that_cannot_be_is_named(root: str, tmp_path: Path) -> None:
             load()
 
 
-ANY_TEXT = st.text(max_size=40).map(lambda text: text.encode("utf-8", "ignore"))
-
-
-@given(content=st.binary(max_size=80) | ANY_TEXT)
+@given(
+    content=st.binary(max_size=80) | st.text(max_size=40).map(lambda x: x.encode("utf-8", "ignore"))
+)
 @examples(20)
 def test_labels_of_any_bytes_are_read_or_named(content: bytes) -> None:
     with fresh() as root:

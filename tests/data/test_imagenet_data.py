@@ -6,12 +6,13 @@ The pictures are made here: a colour a class, in every mode that a file may have
 import multiprocessing
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from fuzz_tools import one_line, refusal_of
+from fuzz_tools import refusal_of
 from picture_tools import CLASSES, kit, make, save
 from PIL import Image
 from torch import Tensor
@@ -27,7 +28,6 @@ from darts_lib.data.imagenet_data import (
     read_batches,
     transform,
 )
-from darts_lib.engine.refusals import SettingsError
 
 CPU = torch.device("cpu")
 NAMES = [f"ILSVRC2012_val_{number:08}" for number in range(1, 7)]
@@ -92,10 +92,6 @@ def test_a_flat_validation_folder_gets_the_labels_of_its_file(
     assert f"labels of val from {source}" in capsys.readouterr().out
 
 
-def refused(root: Path, words: list[str]) -> None:
-    refusal_of(lambda: find_pictures(root), *words)
-
-
 def empty(folder: Path) -> None:
     shutil.rmtree(folder)
     folder.mkdir()
@@ -111,7 +107,7 @@ def test_wrong_folders_are_named(tmp_path: Path) -> None:
     ]
     for number, (spoil, words) in enumerate(spoilt):
         spoil(root := make(tmp_path / f"data {number}"))
-        refused(root, [str(root), *words])
+        refusal_of(partial(find_pictures, root), str(root), *words)
 
 
 ALL, FIVE = lines("{}.JPEG {}\n"), lines("{}.JPEG {}\n", 5)
@@ -147,9 +143,7 @@ META = ["meta.mat", "cannot be read", "take it from the development kit"]
     (labels(f"{FIVE}n03\n"), ["line 6", "'n03' is not 'file class'"]),
     # Labels name no file and no folder.
     (labels(ALL.replace(NAMES[0], f"../../{NAMES[0]}")), [f"{NAMES[0]} has no label"]),
-    (labels(ALL.replace(NAMES[0], f"/etc/{NAMES[0]}")), [f"{NAMES[0]} has no label"]),
     (labels(ALL.replace("n01", "../n01")), ["differ in 2, ../n01, n01: train/ needs"]),
-    (labels(ALL.replace("n01", "/n01")), ["differ in 2, /n01, n01: train/ needs"]),
     (kit_ending_in(""), ["labels 5", "there are 6"]),
     (kit_ending_in("77"), ["line 6", "'77' is no ILSVRC2012_ID"]),
     (kit_ending_in("4"), ["differ in 1, n00"]),
@@ -159,7 +153,7 @@ def test_wrong_labels_are_named(
     write: Callable[[Path], object], words: list[str], tmp_path: Path
 ) -> None:
     write(make(tmp_path, flat=True))
-    refused(tmp_path, words)
+    refusal_of(lambda: find_pictures(tmp_path), *words)
 
 
 def test_a_test_picture_is_the_centre_of_the_smaller_side_at_256() -> None:
@@ -231,7 +225,6 @@ def test_an_unreadable_picture_is_named_and_no_worker_stays(
     file = tmp_path / "train" / "n02" / "n02_1.JPEG"
     file.write_bytes(file.read_bytes()[:400])
     for workers in (0, 2):
-        with pytest.raises(SettingsError) as caught:
-            read(train, workers, 9, [torch.arange(i, i + 4) for i in (0, 4, 8)])
-        one_line(caught.value, str(file), "repair or remove it")
+        order = [torch.arange(i, i + 4) for i in (0, 4, 8)]
+        refusal_of(partial(read, train, workers, 9, order), str(file), "repair or remove it")
         assert not multiprocessing.active_children()

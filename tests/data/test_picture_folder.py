@@ -4,6 +4,7 @@ import io
 import itertools
 import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +59,7 @@ def test_seven_classes_of_twenty_run_from_the_folder_alone(
     assert (train.channels, train.size, train.flip, train.pad) == (3, (side, side), True, side // 8)
     assert (test.size, test.mean, test.std) == (train.size, train.mean, train.std)
     assert all(0.45 < mean < 0.55 for mean in train.mean)
-    printed = capsys.readouterr().out.splitlines()[0]
+    (printed, *_) = capsys.readouterr().out.splitlines()
     assert "112 training and 28 test pictures in 7 classes, 3 channels" in printed
     assert f"read at {side}x{side} pixels" in printed
     assert torch.equal(train.images, again.images), "the order is the same every time"
@@ -74,12 +75,11 @@ def test_halves_share_uneven_classes_and_no_picture_is_in_both_splits(tmp_path: 
     assert train.classes == ("few", "many", "pair", "some")
     assert [half.labels.bincount().tolist() for half in halves(train)] == [[1, 16, 1, 4]] * 2
     splits = read(folder_of(tmp_path / "split", a=10, b=7, c=2))[:2]
-    pictures = [
-        (int(label), int(image[0, 0, 0]))
-        for images, labels in splits
-        for image, label in zip(images, labels, strict=True)
+    values = torch.cat([images[:, 0, 0, 0] for images, _ in splits]).tolist()
+    labels = torch.cat([labels for _, labels in splits]).tolist()
+    assert sorted(zip(labels, values, strict=True)) == [
+        (c, i) for c, count in enumerate((10, 7, 2)) for i in range(count)
     ]
-    assert sorted(pictures) == [(c, i) for c, count in enumerate((10, 7, 2)) for i in range(count)]
     assert splits[1][1].bincount().tolist() == [2, 1, 1]
 
 
@@ -119,15 +119,12 @@ DEEP = Image.fromarray(np.full((12, 12), 100 * 257, dtype=np.uint16))
 
 
 @pytest.mark.parametrize(("picture", "kind", "options", "colour"), [
-    (RED, "PNG", {}, (255, 0, 0)),
     (Image.new("RGBA", (12, 12), (255, 0, 0, 9)), "PNG", {}, (255, 0, 0)),
     (RED.quantize(4), "PNG", {}, (255, 0, 0)),
     (RED.quantize(4), "PNG", {"transparency": bytes([0, 128, 255])}, (255, 0, 0)),
     (Image.new("CMYK", (12, 12), (0, 255, 255, 0)), "JPEG", {}, (255, 0, 0)),
-    (Image.new("L", (12, 12), 100), "JPEG", {}, (100, 100, 100)),
     (Image.new("LA", (12, 12), (100, 9)), "PNG", {}, (100, 100, 100)),
     (DEEP, "PNG", {}, (100, 100, 100)),
-    (Image.new("1", (12, 12), 1), "PNG", {}, (255, 255, 255)),
 ])  # fmt: skip
 def test_every_mode_becomes_colour_or_grey(
     picture: Image.Image, kind: str, options: dict[str, Any], colour: tuple[int, ...]
@@ -190,13 +187,7 @@ def test_the_size_is_the_median_up_to_64_or_what_is_asked(
     assert f"read at {expected}x{expected} pixels (median" in capsys.readouterr().out
 
 
-def refused(root: Path, *words: str) -> None:
-    refusal_of(lambda: load_images("folder", root, "train"), *words)
-
-
 LAYOUT = "FOLDER/<class>/*.jpg, or FOLDER/train/<class>/*.jpg"
-
-
 WRONG: list[tuple[Callable[[Path], object], list[str]]] = [
     (lambda root: None, ["pictures {0} is not there", LAYOUT, "where data_root is FOLDER"]),
     (lambda root: save(root / "1.png"), ["{0} has no class folders", LAYOUT]),
@@ -211,13 +202,5 @@ WRONG: list[tuple[Callable[[Path], object], list[str]]] = [
 def test_wrong_folders_are_named(tmp_path: Path) -> None:
     for number, (make, words) in enumerate(WRONG):
         make(root := tmp_path / f"wrong {number}")
-        refused(root, *(part.format(root) for part in words))
-
-
-@pytest.mark.parametrize("suffix", ["jpg", "png"])
-def test_a_picture_that_is_cut_off_is_named(suffix: str, tmp_path: Path) -> None:
-    path = folder_of(tmp_path / "broken", a=4, b=4) / "b" / f"broken.{suffix}"
-    noise = np.random.RandomState(0).randint(256, size=(40, 40, 3)).astype(np.uint8)
-    Image.fromarray(noise).save(path)
-    path.write_bytes(path.read_bytes()[:500])
-    refused(tmp_path / "broken", f"{path} cannot be read as a picture", "remove it")
+        told = [part.format(root) for part in words]
+        refusal_of(partial(load_images, "folder", root, "train"), *told)
