@@ -26,9 +26,8 @@ def kind(request: pytest.FixtureRequest) -> Kind:
 
 
 def test_published_and_random_cells_are_found_by_name(kind: Kind) -> None:
-    find, published, _ = kind
+    find, published, draw = kind
     assert {name: find(name) for name in published} == published
-    find, _, draw = kind
     assert find("random", 3) == draw(3) != find("random", 4)
 
 
@@ -61,10 +60,7 @@ def test_an_unknown_name_is_refused_with_what_is_known(kind: Kind) -> None:
 
 
 def test_a_damaged_file_is_named(kind: Kind, tmp_path: Path) -> None:
-    for content, words in (
-        *((b"", ""), (b"{", "line 1"), (b"[1, 2]", "")),
-        *((b"\xff", "is no text"), (b'{"a": 1}', "fields must")),
-    ):
+    for content, words in ((b"{", "line 1"), (b"\xff", "is no text"), (b'{"a": 1}', "fields must")):
         (tmp_path / "genotype.json").write_bytes(content)
         with pytest.raises(GenotypeError, match=rf"genotype\.json: .*{words}"):
             kind[0](str(tmp_path))

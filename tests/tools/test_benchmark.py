@@ -6,16 +6,26 @@ from pathlib import Path
 import pytest
 import torch
 
-from darts_lib.tools.benchmark import main
+from darts_lib.tools.benchmark import main, sizes
 
 
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        (["--batch", "1"], "SettingsError: batch_size=1"),
-        (["--small", "--batch", "64"], "SettingsError: --batch 64 is not for --small"),
-    ],
-)
+@pytest.mark.parametrize(("device", "free", "given", "batch"), [
+    ("cpu", 0, 0, 16),
+    ("cpu", 0, 64, 64),
+    ("cuda", 80, 0, 64),
+    ("cuda", 8, 0, 16),
+])  # fmt: skip
+def test_the_papers_batch_is_taken_where_a_gpu_has_the_memory(
+    device: str, free: int, given: int, batch: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (free * 2**30, 80 * 2**30))
+    assert [size.batch for size in sizes(torch.device(device), given)] == [64, batch]
+
+
+@pytest.mark.parametrize(("arguments", "words"), [
+    (["--batch", "1"], "SettingsError: batch_size=1"),
+    (["--small", "--batch", "64"], "SettingsError: --batch 64 is not for --small"),
+])  # fmt: skip
 def test_a_batch_that_cannot_be_is_refused_in_one_line(
     arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
