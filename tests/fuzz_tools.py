@@ -11,6 +11,9 @@ from hypothesis import HealthCheck, Phase, settings
 
 from darts_lib.engine.refusals import SettingsError
 
+Patch, Printed = pytest.MonkeyPatch, pytest.CaptureFixture[str]
+"""Fixtures' types by short names: with them, the first line of a test is one line."""
+
 MANY = int(os.environ.get("DARTS_LIB_FUZZ") or 0)
 
 

@@ -216,9 +216,7 @@ def alike(one: bytes, other: bytes) -> bool:
 
 
 @pytest.mark.parametrize("name", FULL)
-def test_run_all_and_each_cell_twice_in_one_kernel_give_the_same_figures(
-    name: str, kernel: Kernel, tmp_path: Path
-) -> None:
+def test_cells_run_twice_give_the_same_figures(name: str, kernel: Kernel, tmp_path: Path) -> None:
     kernel.run("%reset -f")
     given = {"run_dir": str(tmp_path / "run")} if name in FOLDERS else {}
     if name == "04_genotype":
@@ -253,9 +251,7 @@ ERRORS = {
     ("name", "fault"),
     [("03_search", "a wait"), ("05_retrain", "no memory"), ("06_recurrent_cells", "an error")],
 )
-def test_a_run_that_ends_in_an_error_lets_go_and_goes_on_to_the_same_bits(
-    name: str, fault: str, kernel: Kernel, tmp_path: Path
-) -> None:
+def test_a_run_that_fails_goes_on(name: str, fault: str, kernel: Kernel, tmp_path: Path) -> None:
     run = tmp_path / "run"
     kernel.good(short(name, tmp_path / "straight"))
     kernel.run("%reset -f")
@@ -278,9 +274,7 @@ def test_a_run_that_ends_in_an_error_lets_go_and_goes_on_to_the_same_bits(
     assert differences(run, tmp_path / "straight") == []
 
 
-def test_failing_for_memory_again_and_again_holds_no_more_and_a_smaller_batch_fits(
-    kernel: Kernel, tmp_path: Path
-) -> None:
+def test_failing_for_memory_again_and_again_holds_no_more(kernel: Kernel, tmp_path: Path) -> None:
     kernel.run("%reset -f")
     held = []
     for _ in range(4):

@@ -19,44 +19,39 @@ run_dir: str = ""  # "": a folder in runs
 device: str = "auto"  # "auto", "cpu", "cuda" or "mps"
 resume: bool = True  # go on with an earlier run
 """
+GUARD = "from darts_lib.teaching.notebook import read_parameters\n"
 SEARCH = [
-    "from darts_lib.teaching.notebook import read_parameters\n"
     "from darts_lib.search import SearchConfig, search",
     PARAMETERS,
-    "config = read_parameters(globals(), SearchConfig)",
+    GUARD + "config = read_parameters(globals(), SearchConfig)",
     "result = search(config)",
 ]
 RETRAIN = [
-    "from darts_lib.teaching.notebook import read_parameters\n"
     "from darts_lib.retrain import RetrainConfig, retrain",
     PARAMETERS + 'genotype: str = "DARTS_V2"  # a cell\n',
-    "config = read_parameters(globals(), RetrainConfig)",
+    GUARD + "config = read_parameters(globals(), RetrainConfig)",
     "result = retrain(config)",
 ]
-GOOD = (
-    "-p epochs 1 -p resume false -p run_dir mine "
-    "-p channels 2 -p layers 1 -p nodes 1 -p max_steps 1 -p batch_size 8"
-)
+GOOD = "-p epochs 1 -p resume false -p run_dir mine -p channels 2 -p layers 1 -p nodes 1"
+GOOD += " -p max_steps 1 -p batch_size 8"
 
 pytestmark = pytest.mark.deep  # each starts a kernel
 
 
-def papermill(
-    folder: Path, sources: list[str], *options: str
-) -> tuple[subprocess.CompletedProcess[str], str]:
-    """Run a notebook of these cells; return the finished process and all it said, uncoloured."""
+def papermill(folder: Path, sources: list[str], *options: str) -> tuple[int, str]:
+    """Run a notebook of these cells; return its status and all it said, uncoloured."""
     write_notebook(folder / "chapter.ipynb", *sources)
     command = [sys.executable, "-m", "papermill", "--no-progress-bar", "--log-level", "WARNING"]
     command += ["--stdout-file", "-", "--stderr-file", "-", "-k", "python3"]
     command += ["chapter.ipynb", "out.ipynb", *options]
     env = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=300)
-    return done, re.sub(r"\x1b\[[0-9;]*m", "", done.stdout + done.stderr)
+    return done.returncode, re.sub(r"\x1b\[[0-9;]*m", "", done.stdout + done.stderr)
 
 
 def test_good_parameters_run_and_leave_the_run_folder(tmp_path: Path) -> None:
-    done, said = papermill(tmp_path, SEARCH, *GOOD.split())
-    assert done.returncode == 0, said
+    status, said = papermill(tmp_path, SEARCH, *GOOD.split())
+    assert status == 0, said
     assert "epoch 1/1  train_loss" in said
     assert len(read_search(tmp_path / "mine").history) == 1
     assert (tmp_path / "mine" / "result.json").exists()
@@ -69,7 +64,7 @@ def test_good_parameters_run_and_leave_the_run_folder(tmp_path: Path) -> None:
 def test_a_wrong_parameter_ends_the_run_in_one_line_before_anything_is_made(
     sources: list[str], options: str, line: str, tmp_path: Path, runs_root: Path
 ) -> None:
-    done, said = papermill(tmp_path, sources, *options.split())
-    assert done.returncode != 0
+    status, said = papermill(tmp_path, sources, *options.split())
+    assert status != 0
     assert re.search(rf"^{line}", said, re.MULTILINE), said[-3000:]
     assert list(runs_root.iterdir()) == []

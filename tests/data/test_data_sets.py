@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from fuzz_tools import one_line
+from fuzz_tools import Patch, Printed, one_line
 from local_server import md5
 from scipy.io import savemat
 from sklearn.datasets import load_digits
@@ -26,20 +26,20 @@ CIFAR = "cifar-10-batches-py"
 
 
 @pytest.fixture
-def no_network(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+def asked(monkeypatch: Patch) -> list[str]:
     """Refuse every download, and list the addresses that were asked for."""
-    asked: list[str] = []
+    addresses: list[str] = []
 
     def refuse(url: str, *_: object) -> None:
-        asked.append(url)
+        addresses.append(url)
         raise utils.urllib.error.URLError("Name or service not known")
 
     monkeypatch.setattr(utils, "download_url", refuse)
-    return asked
+    return addresses
 
 
 @pytest.fixture
-def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def root(tmp_path: Path, monkeypatch: Patch) -> Path:
     """Return a data folder with a complete tiny CIFAR-10 and its archive; torchvision knows it."""
     root, cifar = tmp_path / "data", datasets.CIFAR10
     folder = root / cifar.base_folder
@@ -77,9 +77,7 @@ def test_the_digits_are_split_in_proportion_and_none_is_lost() -> None:
     assert test_labels[:10].tolist() == [7, 6, 3, 7, 7, 3, 2, 8, 9, 3]
 
 
-def test_complete_data_are_read_in_file_order_without_network_or_writing(
-    root: Path, no_network: list[str], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_complete_data_come_in_file_order(root: Path, asked: list[str], capsys: Printed) -> None:
     (root / "cifar-10-python.tar.gz").write_bytes(b"half")  # does no harm beside complete files
     before = sorted(root.rglob("*"))
     (train, labels), (test, _), classes = read_downloaded("cifar10", root)
@@ -91,10 +89,10 @@ def test_complete_data_are_read_in_file_order_without_network_or_writing(
         assert (train[here].flatten(1).numpy() == entry["data"]).all()
         assert labels[here].tolist() == entry["labels"]
     assert sorted(root.rglob("*")) == before
-    assert (no_network, capsys.readouterr().out) == ([], "")
+    assert (asked, capsys.readouterr().out) == ([], "")
 
 
-def test_svhn_comes_as_channels_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_svhn_comes_as_channels_first(tmp_path: Path, monkeypatch: Patch) -> None:
     pixels = np.random.RandomState(0).randint(256, size=(32, 32, 3, 4)).astype(np.uint8)
     for split in ("train", "test"):
         path = tmp_path / f"{split}_32x32.mat"
@@ -106,9 +104,7 @@ def test_svhn_comes_as_channels_first(tmp_path: Path, monkeypatch: pytest.Monkey
     assert (labels.tolist(), classes) == ([0, 1, 2, 9], tuple("0123456789"))
 
 
-def test_fashion_mnist_is_unpacked_from_archives_put_there_by_hand(
-    tmp_path: Path, no_network: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_fashion_mnist_is_unpacked(tmp_path: Path, asked: list[str], monkeypatch: Patch) -> None:
     raw = tmp_path / "FashionMNIST" / "raw"
     raw.mkdir(parents=True)
     shapes = [(60_000, 28, 28), (60_000,), (10_000, 28, 28), (10_000,)]
@@ -122,7 +118,7 @@ def test_fashion_mnist_is_unpacked_from_archives_put_there_by_hand(
     (train, labels), (test, _), classes = read_downloaded("fashion_mnist", tmp_path)
     assert (train.shape, test.shape) == ((60_000, 1, 28, 28), (10_000, 1, 28, 28))
     assert (int(train[7].min()), int(train.max()), labels[:2].tolist()) == (3, 3, [1, 1])
-    assert (classes[9], no_network) == ("Ankle boot", [])
+    assert (classes[9], asked) == ("Ankle boot", [])
 
 
 def refusal(root: Path, dataset: str = "cifar10") -> SettingsError:
@@ -140,9 +136,7 @@ HARM: list[tuple[str, Callable[[bytes], bytes] | None]] = [
 ]
 
 
-def test_harmed_files_are_unpacked_again_from_a_good_archive_or_named_and_left_alone(
-    root: Path, no_network: list[str], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_harmed_files_are_unpacked_again(root: Path, asked: list[str], capsys: Printed) -> None:
     (expected, _), _, _ = read_downloaded("cifar10", root)
     for name, change in HARM:
         path, archive = root / CIFAR / name, root / "cifar-10-python.tar.gz"
@@ -155,10 +149,10 @@ def test_harmed_files_are_unpacked_again_from_a_good_archive_or_named_and_left_a
         archive.rename(root / "cifar-10-python.tar.gz")
         assert torch.equal(read_downloaded("cifar10", root)[0][0], expected)
         assert "Unpacking" in capsys.readouterr().out
-    assert no_network == []
+    assert asked == []
 
 
-def test_a_web_page_saved_as_the_archive_is_moved_aside(root: Path, no_network: list[str]) -> None:
+def test_a_web_page_saved_as_the_archive_is_moved_aside(root: Path, asked: list[str]) -> None:
     page = b"<!DOCTYPE html><html>" + b"x" * 10_000
     shutil.rmtree(root / CIFAR)
     (root / "cifar-10-python.tar.gz").write_bytes(page)
@@ -166,14 +160,12 @@ def test_a_web_page_saved_as_the_archive_is_moved_aside(root: Path, no_network: 
     one_line(refusal(root), check, "<!DOCTYPE html>", "run again to download it")
     assert not (root / "cifar-10-python.tar.gz").exists()
     assert (root / "cifar-10-python.tar.gz.bad").read_bytes() == page
-    assert no_network == []
+    assert asked == []
     refusal(root)
-    assert len(no_network) == 1, "the second run must try to download it"
+    assert len(asked) == 1, "the second run must try to download it"
 
 
-def test_without_network_the_message_names_the_file_to_put_there(
-    tmp_path: Path, no_network: list[str], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_without_network_files_are_named(tmp_path: Path, asked: list[str], capsys: Printed) -> None:
     for dataset, file, size in (
         ("cifar10", "cifar-10-python.tar.gz", 170),
         ("cifar100", "cifar-100-python.tar.gz", 170),
@@ -182,11 +174,11 @@ def test_without_network_the_message_names_the_file_to_put_there(
     ):
         root = tmp_path / dataset / "data"
         one_line(refusal(root, dataset), f"put {file} into {root}", "Name or service not known")
-        told = f"Downloading {dataset}: {file}, about {size} MB, from {no_network.pop(0)}"
+        told = f"Downloading {dataset}: {file}, about {size} MB, from {asked.pop(0)}"
         assert told in capsys.readouterr().out
     path = tmp_path / archives("fashion_mnist")[0].members[0].path
     path.parent.mkdir(parents=True)
     path.write_bytes(bytes(1000))
-    no_network.clear()
+    asked.clear()
     one_line(refusal(tmp_path, "fashion_mnist"), "idx3-ubyte fails its check (1,000 bytes")
-    assert no_network == []
+    assert asked == []

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from fuzz_tools import Patch
 from numpy.testing import assert_allclose
 from torch import Tensor
 from torch.testing import assert_close
@@ -88,7 +89,7 @@ def test_what_cannot_be_loaded_is_named() -> None:
 
 
 @pytest.mark.parametrize("dataset", ["cifar10", "cifar100", "fashion_mnist", "svhn"])
-def test_pad_and_flip_of_a_downloaded_set(dataset: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pad_and_flip_of_a_downloaded_set(dataset: str, monkeypatch: Patch) -> None:
     toy = image_set()
     splits = (toy.images, toy.labels), (toy.images, toy.labels), toy.classes
     monkeypatch.setattr("darts_lib.data.data_sets.read_downloaded", lambda *_: splits)
@@ -228,9 +229,7 @@ def test_the_real_cifar10(real_data_root: Path) -> None:
 
 @pytest.mark.deep
 @pytest.mark.real_data("cifar-10-batches-py")
-def test_a_cell_searched_on_a_slice_of_cifar10_learns_to_tell_its_classes(
-    real_data_root: Path, tmp_path: Path
-) -> None:
+def test_a_cell_searched_on_cifar10_learns_classes(real_data_root: Path, tmp_path: Path) -> None:
     shared = {"scale": "laptop", "dataset": "cifar10", "data_root": str(real_data_root)}
     searching = {"nodes": 2, "epochs": 2, "max_images": 768, "run_dir": str(tmp_path / "search")}
     searched = search(SearchConfig.create(**shared, **searching))

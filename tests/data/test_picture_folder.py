@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from fuzz_tools import refusal_of
+from fuzz_tools import Printed, refusal_of
 from PIL import Image
 
 from darts_lib.data.images import halves, load_images
@@ -40,9 +40,7 @@ def copies(root: Path, pixels: np.ndarray, **options: object) -> Path:
     return root
 
 
-def test_seven_classes_of_twenty_run_from_the_folder_alone(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_seven_classes_of_twenty_run_from_the_folder_alone(tmp_path: Path, capsys: Printed) -> None:
     """Of mixed sizes and kinds of file."""
     root, rng = tmp_path / "seven", np.random.RandomState(0)
     for label, index in itertools.product(range(7), range(20)):
@@ -93,9 +91,7 @@ AB, FEW = {"a": 5, "b": 4}, {"a": 2, "b": 1}
     ({"train": {"a": 10, "b": 10}}, [8, 8], [2, 2]),
     ({".": {"a": 3, "train": 3}}, [2, 2], [1, 1]),  # a class called train
 ])  # fmt: skip
-def test_layouts(
-    folders: dict[str, dict[str, int]], train: list[int], test: list[int], tmp_path: Path
-) -> None:
+def test_layouts(folders: Any, train: list[int], test: list[int], tmp_path: Path) -> None:
     for name, counts in folders.items():
         folder_of(tmp_path / "layout" / name, **counts)
     *splits, classes = read(tmp_path / "layout")
@@ -126,9 +122,7 @@ DEEP = Image.fromarray(np.full((12, 12), 100 * 257, dtype=np.uint16))
     (Image.new("LA", (12, 12), (100, 9)), "PNG", {}, (100, 100, 100)),
     (DEEP, "PNG", {}, (100, 100, 100)),
 ])  # fmt: skip
-def test_every_mode_becomes_colour_or_grey(
-    picture: Image.Image, kind: str, options: dict[str, Any], colour: tuple[int, ...]
-) -> None:
+def test_modes_become_colour_or_grey(picture: Any, kind: str, options: Any, colour: Any) -> None:
     picture.save(file := io.BytesIO(), kind, **options)
     with warnings.catch_warnings(), Image.open(file) as stored:
         warnings.simplefilter("error")
@@ -176,7 +170,7 @@ def test_the_centre_of_the_resized_picture_is_kept_upright(tmp_path: Path) -> No
 ])  # fmt: skip
 def test_the_size_is_the_median_up_to_64_or_what_is_asked(
     sides: list[tuple[int, int]], size: int, expected: int, tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
+    capsys: Printed,
 ) -> None:  # fmt: skip
     for name in "ab":
         for index, side in enumerate(sides):

@@ -10,7 +10,7 @@ from tempfile import TemporaryDirectory
 
 import pytest
 import torch
-from fuzz_tools import examples, one_line, refusal_of
+from fuzz_tools import Patch, examples, one_line, refusal_of
 from hypothesis import example, given
 from hypothesis import strategies as st
 
@@ -72,8 +72,8 @@ def test_the_embedded_text_has_its_fixed_sizes() -> None:
     assert bool((counts[:-1] >= counts[1:]).all()), "commonest first"
 
 
-def test_another_pythons_texts_give_the_same_sizes_and_no_topic_is_in_two_splits(
-    monkeypatch: pytest.MonkeyPatch,
+def test_another_pythons_texts_give_the_same_sizes_and_share_no_topic(
+    monkeypatch: Patch,
 ) -> None:
     other = {f"topic {i}": f"word{i} and {'x y z ' * i}.\n" * 25 for i in range(120)}
     other["all words"] = " ".join(f"w{i % 2500}" for i in range(9000))

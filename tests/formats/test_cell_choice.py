@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fuzz_tools import one_line
+from fuzz_tools import Patch, one_line
 
 from darts_lib.derivation import random_genotype
 from darts_lib.formats.cell_choice import find_genotype
@@ -31,9 +31,7 @@ def test_published_and_random_cells_are_found_by_name(kind: Kind) -> None:
     assert find("random", 3) == draw(3) != find("random", 4)
 
 
-def test_a_text_a_file_and_a_run_folder_name_the_same_cell(
-    kind: Kind, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_text_file_or_folder_names_a_cell(kind: Kind, tmp_path: Path, monkeypatch: Patch) -> None:
     find, published, _ = kind
     cell, file = published["DARTS_V1"], tmp_path / "genotype.json"
     file.write_text(json.dumps(cell.to_dict()))

@@ -4,12 +4,12 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cell_texts import NNI_FORMS, nni_hub
-from fuzz_tools import one_line
+from fuzz_tools import Patch, Printed, one_line
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -166,9 +166,7 @@ def by_node(pairs: tuple[tuple[str, int], ...], tail: str = "") -> str:
     (flat, ", 0.130174", "range(2, 6)"),  # a weight in each pair
     (by_node, ", 1.0", "(2, 3, 4, 5)"),
 ])  # fmt: skip
-def test_a_cell_is_read_in_whatever_way_other_projects_spell_it(
-    pairs: Callable[..., str], tail: str, concat: str
-) -> None:
+def test_a_cell_is_read_however_others_spell_it(pairs: Any, tail: str, concat: str) -> None:
     """Of D-X-Y/AutoDL-Projects#11 and khanrc/pt.darts#44."""
     text = (
         f"Genotype(normal=[{pairs(V2.normal, tail)}], normal_concat={concat}, "
@@ -318,9 +316,7 @@ def test_a_field_of_any_value_gives_a_cell_or_one_line(dialect: str, data: st.Da
     refusal(json.dumps(table), dialect)
 
 
-def test_yaml_is_read_as_plain_data_even_where_a_tag_slips_through(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_yaml_is_plain_data_even_if_a_tag_slips_through(tmp_path: Path, monkeypatch: Patch) -> None:
     monkeypatch.setattr(dialect_texts, "_check_lines", lambda text: None)
     mark = tmp_path / "hostile"
     message = refusal(f"a: 1\nb: !!python/object/apply:os.system ['touch {mark}']", "mmrazor")
@@ -328,7 +324,7 @@ def test_yaml_is_read_as_plain_data_even_where_a_tag_slips_through(
     assert not mark.exists()
 
 
-def test_command_line_converts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_command_line_converts(tmp_path: Path, capsys: Printed) -> None:
     file = tmp_path / "cell"
     for source in DIALECTS:
         file.write_text(TEXTS[source] + "\n", encoding="utf-8-sig")
@@ -342,7 +338,7 @@ def test_command_line_converts(tmp_path: Path, capsys: pytest.CaptureFixture[str
         assert capsys.readouterr().out == TEXTS["mmrazor"] + "\n"
 
 
-def refused_by_main(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+def refused_by_main(arguments: list[str], capsys: Printed) -> str:
     """Return the one line on stderr of a conversion that ends with status 1."""
     with pytest.raises(SystemExit) as stopped:
         main(["convert", *arguments])
@@ -351,9 +347,7 @@ def refused_by_main(arguments: list[str], capsys: pytest.CaptureFixture[str]) ->
     return printed.err
 
 
-def test_command_line_refuses_in_one_line(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_command_line_refuses_in_one_line(tmp_path: Path, capsys: Printed) -> None:
     file = tmp_path / "a cell\u2028of two lines"
     for content, options, message in (
         (b"normal_n2:\n  chosen:\n  - 'a", [], "mmrazor: line "),

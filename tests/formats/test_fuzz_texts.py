@@ -264,9 +264,7 @@ def test_any_name(name: str) -> None:
 
 @given(data=st.data(), nodes=st.integers(1, 3), most=st.none() | st.integers(0, 3))
 @examples(40)
-def test_alphas_of_any_numbers_give_a_cell_or_one_line(
-    data: st.DataObject, nodes: int, most: int | None
-) -> None:
+def test_any_alphas_give_a_cell_or_line(data: st.DataObject, nodes: int, most: int | None) -> None:
     rows = len(edges(nodes))
     values = st.lists(st.floats(width=32), min_size=8 * rows, max_size=8 * rows)
     alphas = {kind: torch.tensor(data.draw(values)).view(rows, 8) for kind in KINDS}

@@ -31,9 +31,7 @@ Row = tuple[Callable[[Any], None], Any, str]
 right = functools.cache(solution)
 
 
-def primitive(
-    forward: Callable[[Any, Tensor], Tensor], norm: Callable[..., nn.Module] = batch_norm
-) -> Callable[[int, int, bool], nn.Module]:
+def primitive(forward: Callable[..., Tensor], norm: Any = batch_norm) -> Callable[..., nn.Module]:
     """Return what builds a 3x3 pool with a forward pass, and perhaps a norm, of its own."""
 
     class Pool(nn.Module):
@@ -105,9 +103,7 @@ def entropy(alphas: Tensor) -> Tensor:
 
 
 def node(weights: Callable[[Tensor], Tensor]) -> relaxation.Node:
-    def total(
-        states: Sequence[Tensor], alphas: Tensor, operations: Sequence[Sequence[nn.Module]]
-    ) -> Tensor:
+    def total(states: Any, alphas: Tensor, operations: Any) -> Tensor:
         terms = [
             weight * operation(state)
             for state, row, candidates in zip(states, weights(alphas), operations, strict=True)
@@ -149,9 +145,7 @@ RELAXATION: list[Row] = [
 Slope = Callable[[Tensor], Tensor]
 
 
-def difference(
-    points: Callable[..., Sequence[Tensor]], scale: Callable[[Any, float], Any]
-) -> Callable[..., Tensor]:
+def difference(points: Callable[..., Any], scale: Callable[..., Any]) -> Callable[..., Tensor]:
     """Return a difference of two slopes at `points`, divided by `scale`."""
 
     def product(slope: Slope, w: Tensor, v: Tensor, radius: float) -> Tensor:

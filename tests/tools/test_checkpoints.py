@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import pytest
 import torch
-from fuzz_tools import refusal_of
+from fuzz_tools import Patch, Printed, refusal_of
 from malicious import Malicious
 from torch import Tensor
 
@@ -59,9 +59,7 @@ def assert_same_network(loaded: CellStack, net: CellStack, size: int = 16) -> No
     (lambda state: {k: v for k, v in state.items() if "num_batches" not in k}, True),  # torch 0.3
     (lambda state: {f"module.{k}": v for k, v in state.items()}, True),  # of DataParallel
 ])  # fmt: skip
-def test_the_originals_weights(
-    contained: Callable[[State], object], new: bool, tmp_path: Path
-) -> None:
+def test_the_originals_weights(contained: Callable[..., object], new: bool, tmp_path: Path) -> None:
     for net in (small(auxiliary=new), randomised(ImageNetNetwork(V2, 8, 3, 7, auxiliary=True))):
         content = contained(net.state_dict())
         torch.save(content, tmp_path / "model.pth.tar", _use_new_zipfile_serialization=new)
@@ -179,7 +177,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> RetrainResult:
     return retrain(RetrainConfig.create(scale="laptop", run_dir=folder, **tiny))
 
 
-def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+def refused(capsys: Printed, *arguments: str) -> str:
     """Return the one line on stderr of a command that ends with status 2."""
     capsys.readouterr()
     assert main(list(arguments)) == 2
@@ -188,9 +186,7 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     return said
 
 
-def test_the_command_line_tests_what_retraining_saved_on_the_runs_own_data(
-    run: RetrainResult, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_command_line_tests_what_retraining_saved(run: RetrainResult, capsys: Printed) -> None:
     file = run.path / "weights.safetensors"
     top1, top5 = (100 * (1 - run.figures[name]) for name in ("test_accuracy", "test_top5"))
     settings = ("--dataset", "digits", "--channels", "4", "--auxiliary")
@@ -206,9 +202,7 @@ def test_the_command_line_tests_what_retraining_saved_on_the_runs_own_data(
     assert "did you mean 'DARTS_V2'?" in refused(capsys, *on_digits, "--genotype", "DARTS_V3")
 
 
-def test_weights_that_cannot_fit_are_refused_before_a_download(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_unfit_weights_are_refused(tmp_path: Path, monkeypatch: Patch, capsys: Printed) -> None:
     monkeypatch.setattr("darts_lib.tools.checkpoints.load_images", None)
     grey, colour = (tmp_path / f"{name}.safetensors" for name in ("grey", "colour"))
     save_weights(randomised(Network(V2, 4, 3, 10, 1)), V2, grey)
@@ -231,9 +225,7 @@ def test_the_shapes_of_the_data_sets(dataset: str, real_data_root: Path) -> None
     assert SHAPES[dataset] == (len(images.classes), images.channels)
 
 
-def test_an_export_that_cannot_be_written_is_refused_before_the_work(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_impossible_export_is_told(tmp_path: Path, capsys: Printed, monkeypatch: Patch) -> None:
     (tmp_path / "folder").mkdir()
     for target in ("no/net.onnx", "folder"):
         said = refused(capsys, "export", "not read.pt", "--onnx", str(tmp_path / target))

@@ -16,6 +16,7 @@ import psutil
 import pytest
 from chapter_tools import write_notebook
 from distributed import Client
+from fuzz_tools import Printed
 
 from darts_lib.derivation import random_genotype
 from darts_lib.engine.files import locked
@@ -183,7 +184,7 @@ def test_a_silent_scheduler_is_named_and_the_lock_is_that_of_the_run_folder(tmp_
         pass
 
 
-def test_a_run_is_read_back_or_failed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_is_read_back_or_failed(tmp_path: Path, capsys: Printed) -> None:
     def late(run: ChapterRun) -> None:
         leave(run, 0.5)
         raise ValueError("a figure")
@@ -275,9 +276,7 @@ def tries(root: Path) -> dict[str, int]:
 
 
 @pytest.mark.deep
-def test_a_sweep_goes_through_its_stages_and_no_failure_sinks_it(
-    client: Client, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_no_failure_sinks_a_sweep(client: Client, tmp_path: Path, capsys: Printed) -> None:
     plan = plan_in(tmp_path / "sweep")
     workers = Workers(client, retries=1, execute=standing_in)
     found = sweep(plan, workers)
@@ -323,9 +322,7 @@ CHAPTER = [
 
 @pytest.mark.deep
 @pytest.mark.skipif(sys.platform == "win32", reason="there are no such locks and signals")
-def test_a_chapter_whose_worker_is_killed_waits_for_its_orphaned_kernel_and_goes_on(
-    client: Client, tmp_path: Path
-) -> None:
+def test_a_chapter_whose_worker_is_killed_goes_on(client: Client, tmp_path: Path) -> None:
     own = {"channels": 2, "layers": 1, "max_steps": 1, "batch_size": 8, "auxiliary": False}
     plan = plan_in(tmp_path, short_epochs=14, retrain=own)
     write_notebook(tmp_path / "chapter.ipynb", *CHAPTER)
