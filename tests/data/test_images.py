@@ -14,21 +14,8 @@ from torch import Tensor
 from torch.testing import assert_close
 from torchvision.transforms import functional
 
-from darts_lib.data.images import (
-    CIFAR10_MEAN,
-    CIFAR10_STD,
-    ImageSet,
-    augment,
-    augmented_batch,
-    clean_batch,
-    cut_out,
-    figures,
-    halves,
-    load_images,
-    normalise,
-    statistics,
-    sums,
-)
+from darts_lib.data import images as data
+from darts_lib.data.images import CIFAR10_MEAN, CIFAR10_STD, ImageSet, augment, halves, load_images
 from darts_lib.engine.refusals import SettingsError
 from darts_lib.retrain import RetrainConfig, evaluate_run, retrain
 from darts_lib.search import SearchConfig, search
@@ -95,17 +82,17 @@ def test_pad_and_flip_of_a_downloaded_set(dataset: str, monkeypatch: Patch) -> N
     monkeypatch.setattr("darts_lib.data.data_sets.read_downloaded", lambda *_: splits)
     loaded = load_images(dataset, NOWHERE, "test")
     assert (loaded.name, loaded.pad, loaded.flip) == (dataset, 4, dataset != "svhn")
-    expected = (CIFAR10_MEAN, CIFAR10_STD) if dataset == "cifar10" else statistics(toy.images)
+    expected = (CIFAR10_MEAN, CIFAR10_STD) if dataset == "cifar10" else data.statistics(toy.images)
     assert (loaded.mean, loaded.std) == expected
 
 
 def test_statistics_equal_numpys_and_survive_a_constant_channel() -> None:
     images = image_set(50, height=5, width=7).images
-    mean, std = statistics(images)
+    mean, std = data.statistics(images)
     pixels = images.numpy() / 255
     assert_allclose(mean, pixels.mean(axis=(0, 2, 3)), rtol=1e-12)
     assert_allclose(std, pixels.std(axis=(0, 2, 3)), rtol=1e-12)
-    assert statistics(torch.full((2, 1, 4, 4), 51, dtype=torch.uint8)) == ((0.2,), (1.0,))
+    assert data.statistics(torch.full((2, 1, 4, 4), 51, dtype=torch.uint8)) == ((0.2,), (1.0,))
 
 
 def test_halves_are_the_first_and_the_second_in_file_order() -> None:
@@ -115,7 +102,7 @@ def test_halves_are_the_first_and_the_second_in_file_order() -> None:
     assert torch.equal(torch.cat([first.images, second.images]), toy.images)
     assert torch.equal(torch.cat([first.labels, second.labels]), toy.labels)
     assert [len(half) for half in halves(load_images("digits", NOWHERE, "train"))] == [718, 719]
-    grey = normalise(torch.tensor([[[[0, 255]]]], dtype=torch.uint8), (0.5,), (0.25,))
+    grey = data.normalise(torch.tensor([[[[0, 255]]]], dtype=torch.uint8), (0.5,), (0.25,))
     assert grey.flatten().tolist() == [-2.0, 2.0]
 
 
@@ -177,13 +164,15 @@ def test_crops_and_flips_are_drawn_evenly_and_for_each_picture(flip: bool) -> No
 
 def test_cutout_area_over_all_centres_and_the_box_by_hand() -> None:
     centres = torch.cartesian_prod(torch.arange(32), torch.arange(32))
-    cut = cut_out(torch.ones(1024, 1, 32, 32), centres[:, 0], centres[:, 1], 16) == 0
+    cut = data.cut_out(torch.ones(1024, 1, 32, 32), centres[:, 0], centres[:, 1], 16) == 0
     areas = cut.flatten(1).sum(dim=1)
     # A row of 32 has 17 centres with all 16 pixels, and 14 covered pixels on average.
     assert (int(areas.sum()), int((areas == 256).sum())) == ((14 * 32) ** 2, 17**2)
     assert int(areas.min()) == 64
     for length, first, last in ((1, 3, 3), (2, 2, 3), (4, 1, 4), (5, 1, 5)):
-        cut = cut_out(torch.ones(1, 3, 9, 9), torch.tensor([3]), torch.tensor([4]), length) == 0
+        cut = (
+            data.cut_out(torch.ones(1, 3, 9, 9), torch.tensor([3]), torch.tensor([4]), length) == 0
+        )
         expected = torch.zeros(9, 9, dtype=torch.bool)
         expected[first : last + 1, first + 1 : last + 2] = True
         assert torch.equal(cut[0], expected.expand(3, 9, 9))
@@ -191,15 +180,15 @@ def test_cutout_area_over_all_centres_and_the_box_by_hand() -> None:
 
 def test_figures_are_sums_over_a_batch() -> None:
     logits = torch.tensor([[0.0, 0.0], [math.log(3.0), 0.0], [0.0, math.log(3.0)]])
-    total = sums(logits, torch.tensor([0, 0, 0])).tolist()
+    total = data.sums(logits, torch.tensor([0, 0, 0])).tolist()
     assert total == pytest.approx([math.log(2) + math.log(4 / 3) + math.log(4), 2, 3])
-    found = figures("valid", total)
+    found = data.figures("valid", total)
     assert found == pytest.approx({"valid_loss": total[0] / 3, "valid_accuracy": 2 / 3})
 
 
 def test_a_clean_batch_is_the_pictures_themselves_normalised() -> None:
     toy = image_set(channels=1)
-    images, labels = clean_batch(toy, torch.tensor([4, 1]))
+    images, labels = data.clean_batch(toy, torch.tensor([4, 1]))
     assert labels.tolist() == toy.labels[[4, 1]].tolist()
     assert_close(images * toy.std[0] + toy.mean[0], toy.images[[4, 1]].float() / 255)
 
@@ -207,7 +196,7 @@ def test_a_clean_batch_is_the_pictures_themselves_normalised() -> None:
 def test_an_augmented_batch_is_drawn_from_its_generator_alone() -> None:
     def draw(seed: int) -> Tensor:
         torch.rand(seed)  # whatever else was drawn must not matter
-        return augmented_batch(image_set(), torch.arange(6), 2, seeded(seed))[0]
+        return data.augmented_batch(image_set(), torch.arange(6), 2, seeded(seed))[0]
 
     assert torch.equal(draw(1), draw(1))
     assert not torch.equal(draw(1), draw(2))
@@ -223,7 +212,7 @@ def test_the_real_cifar10(real_data_root: Path) -> None:
         assert images.labels.bincount().tolist() == [count] * 10
         assert (images.mean, images.std) == (CIFAR10_MEAN, CIFAR10_STD)
         assert images.labels[:4].tolist() == first
-    assert_allclose(statistics(train.images), (CIFAR10_MEAN, CIFAR10_STD), atol=1e-5, rtol=0)
+    assert_allclose(data.statistics(train.images), (CIFAR10_MEAN, CIFAR10_STD), atol=1e-5, rtol=0)
     assert [len(half) for half in halves(train)] == [25_000, 25_000]
 
 

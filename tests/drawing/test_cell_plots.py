@@ -11,13 +11,8 @@ from matplotlib.text import Text
 from matplotlib.transforms import Bbox
 
 from darts_lib.derivation import random_genotype
-from darts_lib.drawing.cell_plots import (
-    compare_cells,
-    describe_cell,
-    draw_cell,
-    draw_genotype,
-    draw_supercell,
-)
+from darts_lib.drawing import cell_plots as plots
+from darts_lib.drawing.cell_plots import draw_cell
 from darts_lib.genotype import PUBLISHED, Genotype
 from darts_lib.search_space import KINDS, edges
 
@@ -83,7 +78,7 @@ PAIRS = {**PUBLISHED, "chain": CHAIN, **{f"random {i}": random_genotype(i) for i
 
 @pytest.mark.parametrize("genotype", PAIRS.values(), ids=PAIRS)
 def test_a_pair_of_cells_is_readable_and_a_deep_one_alone(genotype: Genotype) -> None:
-    figure = draw_genotype(genotype)
+    figure = plots.draw_genotype(genotype)
     assert [ax.get_title() for ax in figure.axes] == ["Normal cell", "Reduction cell"]
     assert_readable(figure)
     if genotype is CHAIN:
@@ -92,10 +87,10 @@ def test_a_pair_of_cells_is_readable_and_a_deep_one_alone(genotype: Genotype) ->
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_cells_in_one_figure(kind: str) -> None:
-    figure = compare_cells(PUBLISHED, kind)
+    figure = plots.compare_cells(PUBLISHED, kind)
     assert {ax.get_title() for ax in figure.axes} == set(PUBLISHED)
     assert_readable(figure)
-    assert len(compare_cells({"only": PUBLISHED["DARTS_V2"]}, kind).axes) == 1
+    assert len(plots.compare_cells({"only": PUBLISHED["DARTS_V2"]}, kind).axes) == 1
 
 
 def test_wires_start_where_the_pair_says() -> None:
@@ -112,7 +107,7 @@ def test_wires_start_where_the_pair_says() -> None:
 
 @pytest.mark.parametrize("nodes", [1, 2, 4, 5])
 def test_the_supercell_has_every_edge_once(nodes: int) -> None:
-    ax = draw_supercell(nodes)
+    ax = plots.draw_supercell(nodes)
     drawn = [arrow.get_gid() for arrow in arrows(ax, "edge")]
     assert drawn == [f"edge {source} {target}" for source, target in edges(nodes)]
     assert len(arrows(ax, "output")) == nodes
@@ -121,22 +116,22 @@ def test_the_supercell_has_every_edge_once(nodes: int) -> None:
 
 @pytest.mark.parametrize(("by", "column", "colours"), [("target", 2, 4), ("source", 1, 5)])
 def test_each_end_has_a_colour_in_the_supercell(by: str, column: int, colours: int) -> None:
-    edges = arrows(draw_supercell(4, by), "edge")
+    edges = arrows(plots.draw_supercell(4, by), "edge")
     drawn = {(str(arrow.get_gid()).split()[column], arrow.get_edgecolor()) for arrow in edges}
     ends, shades = zip(*drawn, strict=True)
     assert len(drawn) == len(set(ends)) == len(set(shades)) == colours
 
 
 def test_a_cell_in_words() -> None:
-    assert describe_cell(PUBLISHED["DARTS_V2"].normal).split(". ")[::3] == [
+    assert plots.describe_cell(PUBLISHED["DARTS_V2"].normal).split(". ")[::3] == [
         "Node 0 adds sep_conv_3x3 of input 0 and sep_conv_3x3 of input 1",
         "Node 3 adds skip_connect of input 0 and dil_conv_3x3 of node 0.",
     ]
 
 
 def test_figures_are_not_left_open() -> None:
-    draw_genotype(PUBLISHED["DARTS_V2"])
-    compare_cells({"a": PUBLISHED["DARTS_V2"]})
+    plots.draw_genotype(PUBLISHED["DARTS_V2"])
+    plots.compare_cells({"a": PUBLISHED["DARTS_V2"]})
     assert plt.get_fignums() == []
     _, ax = plt.subplots()
     assert draw_cell(CHAIN.reduce, CHAIN.reduce_concat, ax) is ax

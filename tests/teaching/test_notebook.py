@@ -15,14 +15,7 @@ from darts_lib.engine.refusals import SettingsError
 from darts_lib.retrain import RetrainConfig
 from darts_lib.search import SearchConfig, SearchResult, search
 from darts_lib.teaching import notebook
-from darts_lib.teaching.notebook import (
-    check,
-    check_pictures,
-    read_parameters,
-    search_before,
-    set_seed,
-    with_searched_cell,
-)
+from darts_lib.teaching.notebook import check_pictures, read_parameters, search_before
 
 CELL = """\
 epochs: int = 0  # 0: the scale's own
@@ -138,13 +131,13 @@ def divides_by_zero(x: float) -> float:
     (3, lambda function: function(3), "Not yet: TypeError: 'int' object is not callable"),
 ])  # fmt: skip
 def test_an_attempt_is_answered(attempt: object, test: Any, said: str, capsys: Printed) -> None:
-    check(attempt, test)
+    notebook.check(attempt, test)
     assert capsys.readouterr().out == f"{said}\n"
 
 
 def test_one_seed_sets_all_three_generators() -> None:
     def draws() -> list[float]:
-        set_seed(5)
+        notebook.set_seed(5)
         return [random.random(), float(np.random.rand()), float(torch.rand(()))]
 
     assert draws() == draws()
@@ -195,9 +188,9 @@ def test_a_named_folder_is_read_as_it_is(tmp_path: Path, tiny: list[SearchConfig
 
 def test_an_empty_genotype_is_filled_by_the_search(tiny: list[SearchConfig]) -> None:
     named = RetrainConfig.create(scale="laptop", genotype="DARTS_V1")
-    assert with_searched_cell(named) is named
+    assert notebook.with_searched_cell(named) is named
     assert tiny == []
-    filled = with_searched_cell(RetrainConfig.create(scale="laptop", genotype=""))
+    filled = notebook.with_searched_cell(RetrainConfig.create(scale="laptop", genotype=""))
     assert filled.cell == search_before(filled).genotype
     assert len(tiny) == 2
 
