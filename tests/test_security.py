@@ -23,7 +23,7 @@ import numpy as np
 import pytest
 import torch
 from chapter_tools import code_cells, load, text
-from fuzz_tools import Patch, Printed, one_line, refusal_of
+from fuzz_tools import Patch, one_line, refusal_of
 from local_server import GOOD, WANTED, Entry, archive_of, entry, tar_of
 from malicious import Malicious
 from picture_tools import make
@@ -195,7 +195,7 @@ CASES: list[tuple[Read, dict[str, Content]]] = [
     (lambda folder: unpack(folder / "checkpoint.pt"), {"checkpoint.pt": by_torch}),
     (lambda folder: unpack(folder / "checkpoint.pt"), {"checkpoint.pt": by_old_torch}),
     *((weights, {"weights.pt": form}) for form in (pickled, by_torch, by_old_torch)),
-    *((image_network, {"weights.pth": form}) for form in (pickled, by_torch, by_old_torch)),
+    (image_network, {"weights.pth": by_torch}),
     (load_search, {"config.json": A_SEARCH, "checkpoint.pt": by_torch}),
     (read_alphas, {ALPHAS: pickled}),
     (read_alphas, {ALPHAS: array_of_objects}),
@@ -244,7 +244,7 @@ def test_a_harmful_file_does_nothing(read: Read, files: Any, tmp_path: Path, mar
     with pytest.raises(REFUSALS) as caught:
         read(folder)
     assert not mark.exists()
-    one_line(caught.value)
+    assert "weights_only" not in one_line(caught.value), "torch's advice would be to trust it"
 
 
 def test_a_damaged_file_of_weights_is_refused_whatever_in_it_is_changed(tmp_path: Path) -> None:
@@ -274,18 +274,6 @@ def two_epochs(path: Path) -> None:
         for epoch in (1, 2):
             progress.history.append({"epoch": epoch})
             folder.save({"x": torch.zeros(3)}, progress)
-
-
-def test_a_run_with_harmful_files_begins_anew(tmp_path: Path, mark: Path, capsys: Printed) -> None:
-    path = tmp_path / "run"
-    two_epochs(path)
-    (path / "checkpoint.pt").write_bytes(by_torch(mark))
-    (path / "checkpoint.previous.pt").write_bytes(pickled(mark))
-    with opened(config(path)) as folder:
-        assert folder.load() is None
-    assert not mark.exists()
-    assert "no good checkpoint is left" in capsys.readouterr().out
-    assert (path / "checkpoint.pt.damaged").exists(), "kept, to be looked at"
 
 
 def write_config(path: Path, **settings: object) -> None:

@@ -2,7 +2,6 @@
 
 import gzip
 import pickle
-import shutil
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -150,19 +149,6 @@ def test_harmed_files_are_unpacked_again(root: Path, asked: list[str], capsys: P
         assert torch.equal(read_downloaded("cifar10", root)[0][0], expected)
         assert "Unpacking" in capsys.readouterr().out
     assert asked == []
-
-
-def test_a_web_page_saved_as_the_archive_is_moved_aside(root: Path, asked: list[str]) -> None:
-    page = b"<!DOCTYPE html><html>" + b"x" * 10_000
-    shutil.rmtree(root / CIFAR)
-    (root / "cifar-10-python.tar.gz").write_bytes(page)
-    check = "cifar-10-python.tar.gz fails its check (10,021 bytes"
-    one_line(refusal(root), check, "<!DOCTYPE html>", "run again to download it")
-    assert not (root / "cifar-10-python.tar.gz").exists()
-    assert (root / "cifar-10-python.tar.gz.bad").read_bytes() == page
-    assert asked == []
-    refusal(root)
-    assert len(asked) == 1, "the second run must try to download it"
 
 
 def test_without_network_files_are_named(tmp_path: Path, asked: list[str], capsys: Printed) -> None:

@@ -54,7 +54,8 @@ def test_a_file_used_as_it_is_needs_no_unpacking(root: Path, toy: Archive, serve
     prepare("toy", root, [plain])
     assert file.read_bytes() == server.body
     file.write_bytes(b"<html>")
-    refused(root, plain, "6 bytes that begin with b'<html>'")
+    check = "toy.tar.gz fails its check (6 bytes that begin with b'<html>'"
+    refused(root, plain, check, "run again to download it")
     prepare("toy", root, [plain])
     assert file.read_bytes() == server.body
     assert (root / "toy.tar.gz.bad").read_bytes() == b"<html>"

@@ -45,12 +45,6 @@ def test_a_folder_of_ones_own_with_an_end_for_every_line(tmp_path: Path) -> None
     assert sizes(corpus.first(0)) == (7, 2, 3, 5)
 
 
-@pytest.mark.parametrize("content", [b"a b\nc", b"a b\nc\n", b"\xef\xbb\xbfa b\r\nc\r\n"])
-def test_marks_and_the_last_lines_end_are_no_words(content: bytes, tmp_path: Path) -> None:
-    corpus = load_text("folder", lay(tmp_path / "mine", train=content))
-    assert [corpus.words[i] for i in corpus.train] == ["a", "b", "<eos>", "c", "<eos>"]
-
-
 def test_the_embedded_text_has_its_fixed_sizes() -> None:
     corpus = load_text("topics", NOWHERE)
     assert sizes(corpus) == (48_000, 6_000, 6_000, 2_001)

@@ -296,26 +296,6 @@ def test_malformed_older_nni() -> None:
         assert re.match("nni: (field |unknown field )?'?normal_n2", refusal(text, "nni")), text
 
 
-VALUES = st.recursive(
-    st.one_of(st.none(), st.booleans(), st.integers(-3, 9), st.floats(), st.text(max_size=8)),
-    lambda inner: st.one_of(
-        st.lists(inner, max_size=3), st.dictionaries(st.text(max_size=8), inner, max_size=3)
-    ),
-    max_leaves=5,
-)
-
-
-@pytest.mark.parametrize("dialect", ["nni", "json", "mmrazor"])
-@given(data=st.data())
-@settings(max_examples=30, deadline=None)
-def test_a_field_of_any_value_gives_a_cell_or_one_line(dialect: str, data: st.DataObject) -> None:
-    mmrazor = dialect == "mmrazor"
-    table = {"normal_n2": {"chosen": 0}} if mmrazor else json.loads(TEXTS[dialect])
-    field, value = data.draw(st.sampled_from(list(table))), data.draw(VALUES)
-    table[field] = {"chosen": value} if mmrazor else value
-    refusal(json.dumps(table), dialect)
-
-
 def test_yaml_is_plain_data_even_if_a_tag_slips_through(tmp_path: Path, monkeypatch: Patch) -> None:
     monkeypatch.setattr(dialect_texts, "_check_lines", lambda text: None)
     mark = tmp_path / "hostile"

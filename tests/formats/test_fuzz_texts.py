@@ -10,13 +10,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import torch
 from cell_texts import NNI_FORMS
 from fuzz_tools import examples, one_line
 from hypothesis import given
 from hypothesis import strategies as st
 
-from darts_lib.derivation import derive, one_hot_alphas, random_genotype
+from darts_lib.derivation import random_genotype
 from darts_lib.engine.refusals import SettingsError
 from darts_lib.formats.cell_choice import find_genotype
 from darts_lib.formats.dialects import DIALECTS, WRITTEN, main, read, write
@@ -24,7 +23,6 @@ from darts_lib.genotype import LIMIT, PUBLISHED, Genotype, GenotypeError
 from darts_lib.recurrent.genotype import PUBLISHED as RECURRENT
 from darts_lib.recurrent.genotype import RecurrentGenotype
 from darts_lib.recurrent.genotype import find_genotype as find_recurrent
-from darts_lib.search_space import KINDS, edges
 
 V2 = PUBLISHED["DARTS_V2"]
 CELLS = [
@@ -260,18 +258,3 @@ def test_any_name(name: str) -> None:
     for find, published in ((find_genotype, PUBLISHED), (find_recurrent, RECURRENT)):
         if name not in {"random", *published}:  # hypothesis tries the library's own words too
             assert cell_or_line(find, name) is None
-
-
-@given(data=st.data(), nodes=st.integers(1, 3), most=st.none() | st.integers(0, 3))
-@examples(40)
-def test_any_alphas_give_a_cell_or_line(data: st.DataObject, nodes: int, most: int | None) -> None:
-    rows = len(edges(nodes))
-    values = st.lists(st.floats(width=32), min_size=8 * rows, max_size=8 * rows)
-    alphas = {kind: torch.tensor(data.draw(values)).view(rows, 8) for kind in KINDS}
-    try:
-        cell = derive(alphas, max_skip=most)
-    except GenotypeError as error:
-        one_line(error, "not finite")
-    else:
-        assert most is None or cell.skips() <= most
-        assert derive(one_hot_alphas(cell)).normal_concat == cell.normal_concat

@@ -9,7 +9,6 @@ from typing import Any, TypeVar
 import pytest
 import torch
 from fuzz_tools import Patch, Printed, refusal_of
-from malicious import Malicious
 from torch import Tensor
 
 from darts_lib.data.data_sets import archives
@@ -130,6 +129,7 @@ def test_a_file_without_weights_of_a_derived_network(tmp_path: Path) -> None:
     for content, words in (
         ([1, 2], "holds list, not a dict"),
         ({}, "holds dict, not a dict of weights"),
+        (small(), "not a file of weights alone (it holds more than plain data"),  # a whole module
         ({"epoch": 3}, "'epoch' is no tensor"),
         ({"weight": torch.zeros(1)}, "holds no derived network"),
         (Supernet(4, 3, 2).state_dict(), "does not fit the network"),
@@ -144,15 +144,6 @@ def test_a_file_without_weights_of_a_derived_network(tmp_path: Path) -> None:
     for name in ("cell.txt", "genotype.json", "cell.yaml"):
         (tmp_path / name).write_text(str(V2))
         refusal(tmp_path / name, None, "is for a cell or for settings. Give the weights")
-
-
-def test_a_file_that_would_run_code_does_not(tmp_path: Path) -> None:
-    """That neither runs anything is in test_security; torch's advice would be to trust it."""
-    torch.save({"stem.0.weight": Malicious(tmp_path / "was here")}, tmp_path / "new.pt")
-    torch.save(small(), tmp_path / "module.pt")  # a whole module
-    for name in ("new.pt", "module.pt"):
-        told = refusal(tmp_path / name, V2, "not a file of weights alone (it holds more than plain")
-        assert "weights_only" not in told
 
 
 def test_a_file_cut_short_is_refused_and_a_whole_one_carries_its_genotype(tmp_path: Path) -> None:
