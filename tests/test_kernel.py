@@ -25,8 +25,7 @@ from same_bits import digest
 
 pytestmark = pytest.mark.deep
 
-PATIENCE = 120
-"""Seconds after which a cell that does not end is a failure."""
+PATIENCE = 120  # seconds after which a cell that does not end is a failure
 
 TINY = {"scale": "laptop", "epochs": 1, "max_steps": 2}
 SMALL: dict[str, dict[str, Any]] = {  # a few steps of almost nothing; two epochs, so as to go on

@@ -150,6 +150,10 @@ def call(mark: Path) -> str:
     return f"Genotype(normal={harm}, normal_concat=[2], reduce=[], reduce_concat=[2])"
 
 
+def checkpoint(folder: Path) -> object:
+    return unpack(folder / "checkpoint.pt")
+
+
 def weights(folder: Path) -> object:
     return read_weights(next(folder.glob("weights.*")))
 
@@ -191,9 +195,7 @@ SOME_ALPHAS = arrays(normal=np.zeros((2, 14, 8), np.float32))
 
 Read = Callable[[Path], object]
 CASES: list[tuple[Read, dict[str, Content]]] = [
-    (lambda folder: unpack(folder / "checkpoint.pt"), {"checkpoint.pt": pickled}),
-    (lambda folder: unpack(folder / "checkpoint.pt"), {"checkpoint.pt": by_torch}),
-    (lambda folder: unpack(folder / "checkpoint.pt"), {"checkpoint.pt": by_old_torch}),
+    *((checkpoint, {"checkpoint.pt": form}) for form in (pickled, by_torch, by_old_torch)),
     *((weights, {"weights.pt": form}) for form in (pickled, by_torch, by_old_torch)),
     (image_network, {"weights.pth": by_torch}),
     (load_search, {"config.json": A_SEARCH, "checkpoint.pt": by_torch}),

@@ -11,11 +11,9 @@ from sources import LIBRARY, MODULES, ROOT
 
 import darts_lib
 
-MAX_LINES = 400
-"""Of a module; it has one subject."""
+MAX_LINES = 400  # of a module; it has one subject
 
-MAX_NAMES = 14
-"""Of modules at the top of the library: the method, in the order of the chapters."""
+MAX_NAMES = 14  # of modules at the top of the library: the method, in the order of the chapters
 
 
 def device_bound(source: str) -> list[int]:

@@ -19,8 +19,7 @@ from torchvision.datasets import utils
 from darts_lib.data.data_sets import archives, read_digits, read_downloaded
 from darts_lib.engine.refusals import SettingsError
 
-BATCH = 20
-"""Pictures in each file of the tiny CIFAR-10."""
+BATCH = 20  # pictures in each file of the tiny CIFAR-10
 CIFAR = "cifar-10-batches-py"
 
 

@@ -1,7 +1,4 @@
-"""Folders of pictures as people have them: read as promised, or named and refused.
-
-`test_picture_folder.py` and `test_imagenet_data.py` say what is promised.
-"""
+"""Folders of pictures as people have them: read as promised, or named and refused."""
 
 import io
 import os

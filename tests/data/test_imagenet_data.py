@@ -1,7 +1,4 @@
-"""Folders like ImageNet: both forms found and checked, every mode read, random numbers a picture's.
-
-The pictures are made here: a colour a class, in every mode that a file may have.
-"""
+"""Folders like ImageNet: both forms found and checked, random numbers a picture's."""
 
 import multiprocessing
 import shutil

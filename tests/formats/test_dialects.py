@@ -272,8 +272,6 @@ def test_refusals_name_the_place_and_the_reason() -> None:
     (NNI_V2, "[2]", "true", "normal/input_5_1 is True; write one state"),
     (NNI_V2, "normal/op_3_0", "normal/op_2_0", "'normal/op_2_0' is there more than once"),
     (NNI_V2, ": [2],", " [2],", "nni: line 17: Expecting ':'"),
-    (JSON_V2, '"reduce"', '"reduced"', "json: .*missing or unknown: .*'reduced'"),
-    (JSON_V2, '["dil_conv_3x3", 2]', "3", "json: normal: 3 is not a pair"),
     (JSON_V2, "{", "[", "json: line 1: "),
     (JSON_V2, "0", "9" * 5000, "json: line 1 or later: Exceeds the limit"),
     (JSON_V2, "{", "[" * 5000, "json: line 1 or later: maximum recursion"),

@@ -1,7 +1,4 @@
-"""Any text gives a cell or one line of error; nothing is run, and no text takes long.
-
-`test_dialects.py` says what each reader promises; here they are given what nobody would write.
-"""
+"""Any text gives a cell or one line of error; nothing is run, and no text takes long."""
 
 import functools
 import json

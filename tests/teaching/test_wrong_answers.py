@@ -25,8 +25,7 @@ from darts_lib.teaching.exercises import (
     transfer,
 )
 
-Row = tuple[Callable[..., None], Any, str]
-"""A check, an answer, and a pattern in the hint."""
+Row = tuple[Callable[..., None], Any, str]  # A check, an answer, and a pattern in the hint
 right = functools.cache(solution)
 
 
