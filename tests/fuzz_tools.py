@@ -1,6 +1,6 @@
 """What the fuzz tests share: the same few examples each time, or with a variable many new ones.
 
-DARTS_LIB_FUZZ=5000 pytest tests/data/test_fuzz_pictures.py     # 5000 random examples a test
+DARTS_LIB_FUZZ=5000 pytest tests/data/test_picture_folder.py     # 5000 random examples a test
 """
 
 import os
