@@ -1,6 +1,9 @@
-"""Drawn cells: what stands on them, and that nothing hides anything else."""
+"""Drawn cells: what stands on them, that nothing hides anything else, and their files."""
 
+import io
+import re
 from itertools import combinations
+from pathlib import Path
 
 import matplotlib.pyplot as plt
 import pytest
@@ -9,10 +12,12 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch
 from matplotlib.text import Text
 from matplotlib.transforms import Bbox
+from PIL import Image
+from same_bits import digest
 
 from darts_lib.derivation import random_genotype
 from darts_lib.drawing import cell_plots as plots
-from darts_lib.drawing.cell_plots import draw_cell
+from darts_lib.drawing.cell_plots import cell_picture, draw_cell, search_gif
 from darts_lib.genotype import PUBLISHED, Genotype
 from darts_lib.search_space import KINDS, edges
 
@@ -136,3 +141,42 @@ def test_figures_are_not_left_open() -> None:
     _, ax = plt.subplots()
     assert draw_cell(CHAIN.reduce, CHAIN.reduce_concat, ax) is ax
     assert len(plt.get_fignums()) == 1
+
+
+CELL = PUBLISHED["DARTS_V2"]
+
+
+def test_a_picture_is_the_same_each_time_and_as_its_suffix_says(tmp_path: Path) -> None:
+    first = cell_picture(CELL)
+    assert Image.open(io.BytesIO(first)).size == (1000, 450)
+    assert digest(cell_picture(CELL, tmp_path / "cell.png")) == digest(first)
+    assert digest(tmp_path / "cell.png") == digest(first)
+    drawn = cell_picture(CELL, str(tmp_path / "cell.svg"))
+    assert drawn == (tmp_path / "cell.svg").read_bytes()
+    assert len(re.findall(rb'id="edge \d+"', drawn)) == 2 * 8, "both cells, eight edges each"
+    assert plt.get_fignums() == []
+
+
+def test_what_cannot_be_written_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="there is no folder .*no; make it"):
+        cell_picture(CELL, tmp_path / "no" / "cell.svg")
+    with pytest.raises(ValueError, match=r"\.png or \.svg"):
+        cell_picture(CELL, Path("cell.jpeg"))
+    with pytest.raises(ValueError, match="at least one genotype"):
+        search_gif([], tmp_path / "none.gif")
+
+
+def test_gif_of_a_search(tmp_path: Path) -> None:
+    genotypes = [random_genotype(0), random_genotype(0), random_genotype(1)]
+    path = search_gif(genotypes, tmp_path / "a.gif")
+    times = []
+    with Image.open(path) as gif:
+        assert (gif.n_frames, gif.info["loop"]) == (3, 0)
+        for frame in range(gif.n_frames):
+            gif.seek(frame)
+            times.append(gif.info["duration"])
+    assert times[-1] > times[0] == times[1]
+    assert path.stat().st_size < 300_000
+    assert digest(search_gif(genotypes, tmp_path / "b.gif")) == digest(path)
+    assert digest(search_gif(genotypes, tmp_path / "c.gif", first=1)) != digest(path)
+    assert plt.get_fignums() == []
