@@ -1,6 +1,7 @@
 """The chapters as tests read them: their cells, exercises and folded solutions."""
 
 import ast
+import inspect
 import json
 import re
 from collections.abc import Callable, Iterator
@@ -83,6 +84,12 @@ def exercises(chapter: str) -> Iterator[tuple[str, str, Callable[[Any], None], A
         namespace = dict(names)
         exec(code, namespace)
         yield name, cell, getattr(names["checks"], check), namespace[name]
+
+
+def checks_of(module: Any) -> set[Callable[..., None]]:
+    """Return the public functions of a module of checks."""
+    functions = inspect.getmembers(module, inspect.isfunction)
+    return {f for name, f in functions if f.__module__ == module.__name__ and name[0] != "_"}
 
 
 def solution(chapter: str, name: str) -> Any:

@@ -64,11 +64,8 @@ def pytest_runtest_makereport(
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """Turn the skip of a `real_data` test into a failure where the data are promised."""
     report = yield
-    if report.skipped and item.get_closest_marker("real_data") and _data_are_promised():
+    promised = os.environ.get("DARTS_LIB_REQUIRE_DATA", "") not in ("", "0")
+    if promised and report.skipped and item.get_closest_marker("real_data"):
         report.outcome = "failed"
         report.longrepr = f"skipped although DARTS_LIB_REQUIRE_DATA is set: {report.longrepr}"
     return report
-
-
-def _data_are_promised() -> bool:
-    return os.environ.get("DARTS_LIB_REQUIRE_DATA", "") not in ("", "0")

@@ -1,6 +1,6 @@
 """What the fuzz tests share: the same few examples each time, or with a variable many new ones.
 
-DARTS_LIB_FUZZ=5000 pytest tests/data/test_fuzz_pictures.py     # 5000 random examples a test
+DARTS_LIB_FUZZ=5000 pytest tests/data/test_picture_folder.py     # 5000 random examples a test
 """
 
 import os
@@ -10,6 +10,9 @@ import pytest
 from hypothesis import HealthCheck, Phase, settings
 
 from darts_lib.engine.refusals import SettingsError
+
+Patch, Printed = pytest.MonkeyPatch, pytest.CaptureFixture[str]
+"""Fixtures' types by short names: with them, the first line of a test is one line."""
 
 MANY = int(os.environ.get("DARTS_LIB_FUZZ") or 0)
 

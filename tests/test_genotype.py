@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from darts_lib.derivation import random_genotype
-from darts_lib.genotype import KNOWN_OPERATIONS, PUBLISHED, BaseGenotype, Genotype, GenotypeError
+from darts_lib.genotype import KNOWN_OPERATIONS, PUBLISHED, Genotype, GenotypeError
 from darts_lib.recurrent import genotype as recurrent
 from darts_lib.recurrent.genotype import RecurrentGenotype
 
@@ -23,11 +23,6 @@ RECURRENT_V2 = (
     "Genotype(recurrent=[('sigmoid', 0), ('relu', 1), ('relu', 1), ('identity', 1), ('tanh', 2), "
     "('sigmoid', 5), ('tanh', 3), ('relu', 5)], concat=range(1, 9))"
 )
-
-
-def round_trips(cell: BaseGenotype) -> None:
-    assert type(cell).from_text(str(cell)) == cell
-    assert type(cell).from_dict(json.loads(json.dumps(cell.to_dict()))) == cell
 
 
 def test_published_cells_as_text() -> None:
@@ -48,16 +43,12 @@ def test_published_cells_as_text() -> None:
     assert "none" not in KNOWN_OPERATIONS
 
 
-@pytest.mark.parametrize("cell", [*PUBLISHED.values(), *recurrent.PUBLISHED.values()], ids=str)
-def test_round_trips_of_published_cells(cell: BaseGenotype) -> None:
-    round_trips(cell)
-
-
 @given(seed=st.integers(0, 10**6), nodes=st.integers(1, 7))
 @settings(max_examples=30, deadline=None)
 def test_round_trips_of_random_cells(seed: int, nodes: int) -> None:
-    round_trips(random_genotype(seed, nodes))
-    round_trips(recurrent.random_genotype(seed, nodes))
+    for cell in (random_genotype(seed, nodes), recurrent.random_genotype(seed, nodes)):
+        assert type(cell).from_text(str(cell)) == cell
+        assert type(cell).from_dict(json.loads(json.dumps(cell.to_dict()))) == cell
 
 
 def small(pairs: str, concat: str = "[1]") -> str:
@@ -69,16 +60,13 @@ LAST, CONCAT = "('dil_conv_3x3', 2)", "normal_concat=[2, 3, 4, 5]"
 
 @pytest.mark.parametrize(("text", "words"), [
     ("__import__('os').system('touch /tmp/hostile')", "expected Genotype(...)"),
-    ("Genotype(normal=__import__('os').system('touch /tmp/hostile'))", "'normal' at line 1"),
     ("Genotype(**{})", "a genotype's fields are named"),
     ("(" * 5000, "line 1 cannot be read"),
-    ("", "line 1 cannot be read"),
     ("\0", "line 1 cannot be read"),
     (V2[:-1], "line 1 cannot be read"),
     (V2.replace("normal=", "", 1), "a genotype's fields are named"),
     (V2.replace("normal_concat", "normal_concats"), "missing or unknown: ['normal_concat'"),
     (V2.replace("[2, 3, 4, 5]", "range(2, 10**9)", 1), "'normal_concat' at line 1, column"),
-    (V2.replace("[2, 3, 4, 5]", "range(2, 99)", 1), "normal_concat=[2, 3, 4, 5, "),
     (V2.replace(CONCAT, "normal_concat=[2, 2]"), "normal_concat=[2, 2] must list distinct"),
     (V2.replace(CONCAT, "normal_concat=[2, 9]"), "[2, 9] must list distinct nodes from 2 to 5"),
     (V2.replace(CONCAT, "normal_concat=5"), "normal_concat must be a list"),
@@ -87,11 +75,9 @@ LAST, CONCAT = "('dil_conv_3x3', 2)", "normal_concat=[2, 3, 4, 5]"
     (V2.replace(LAST, "('dil_conv_3', 2)"), "node 5: unknown operation 'dil_conv_3'; did"),
     (V2.replace(LAST, "('relu', 2)"), "node 5: unknown operation 'relu'; known: max_pool_3x3"),
     (V2.replace(LAST, "('none', 2)"), "operation 'none'; 'none' competes in the search"),
-    (V2.replace(LAST, "('dil_conv_3x3', 7)"), "source 7 is not an earlier state; use 0 to 4"),
-    (V2.replace(LAST, "('dil_conv_3x3', 5)"), "normal, node 5: source 5 is not an"),
+    (V2.replace(LAST, "('dil_conv_3x3', 5)"), "5: source 5 is not an earlier state; use 0 to 4"),
     (V2.replace(f", {LAST}", ""), "normal: 7 pairs; every node needs 2"),
     (small("('tnh', 0)"), "node 1: unknown activation 'tnh'; did you mean 'tanh'?"),
-    (small("('none', 0)"), "'none' competes in the search"),
     (small("('tanh', 1)"), "recurrent, node 1: source 1 is not an earlier state; use 0 to 0"),
     (small("('tanh', '0')"), "is not a pair ('activation', source)"),
     (small(""), "recurrent: no pairs; a cell needs at least one node"),

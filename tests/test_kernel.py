@@ -7,6 +7,8 @@ run folder's lock, unless the library lets go of them. Papermill starts a new on
 import ast
 import os
 import re
+import subprocess
+import sys
 from base64 import b64decode
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -16,7 +18,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from chapter_tools import FOLDER, chapter_cells
+from chapter_tools import FOLDER, chapter_cells, write_notebook
 from jupyter_client.blocking.client import BlockingKernelClient
 from jupyter_client.manager import KernelManager
 from kill_tools import differences
@@ -25,8 +27,7 @@ from same_bits import digest
 
 pytestmark = pytest.mark.deep
 
-PATIENCE = 120
-"""Seconds after which a cell that does not end is a failure."""
+PATIENCE = 120  # seconds after which a cell that does not end is a failure
 
 TINY = {"scale": "laptop", "epochs": 1, "max_steps": 2}
 SMALL: dict[str, dict[str, Any]] = {  # a few steps of almost nothing; two epochs, so as to go on
@@ -216,9 +217,7 @@ def alike(one: bytes, other: bytes) -> bool:
 
 
 @pytest.mark.parametrize("name", FULL)
-def test_run_all_and_each_cell_twice_in_one_kernel_give_the_same_figures(
-    name: str, kernel: Kernel, tmp_path: Path
-) -> None:
+def test_cells_run_twice_give_the_same_figures(name: str, kernel: Kernel, tmp_path: Path) -> None:
     kernel.run("%reset -f")
     given = {"run_dir": str(tmp_path / "run")} if name in FOLDERS else {}
     if name == "04_genotype":
@@ -253,9 +252,7 @@ ERRORS = {
     ("name", "fault"),
     [("03_search", "a wait"), ("05_retrain", "no memory"), ("06_recurrent_cells", "an error")],
 )
-def test_a_run_that_ends_in_an_error_lets_go_and_goes_on_to_the_same_bits(
-    name: str, fault: str, kernel: Kernel, tmp_path: Path
-) -> None:
+def test_a_run_that_fails_goes_on(name: str, fault: str, kernel: Kernel, tmp_path: Path) -> None:
     run = tmp_path / "run"
     kernel.good(short(name, tmp_path / "straight"))
     kernel.run("%reset -f")
@@ -278,9 +275,7 @@ def test_a_run_that_ends_in_an_error_lets_go_and_goes_on_to_the_same_bits(
     assert differences(run, tmp_path / "straight") == []
 
 
-def test_failing_for_memory_again_and_again_holds_no_more_and_a_smaller_batch_fits(
-    kernel: Kernel, tmp_path: Path
-) -> None:
+def test_failing_for_memory_again_and_again_holds_no_more(kernel: Kernel, tmp_path: Path) -> None:
     kernel.run("%reset -f")
     held = []
     for _ in range(4):
@@ -296,3 +291,42 @@ def test_failing_for_memory_again_and_again_holds_no_more_and_a_smaller_batch_fi
     assert "epoch 2/2" in said
     assert "waiting for it" not in said
     assert kernel.held()["runs"] == []
+
+
+PARAMETERS = """\
+epochs: int = 0  # 0: the scale's own
+scale: str = "laptop"  # "laptop", "paper" or "auto"
+dataset: str = ""  # "": the scale's own
+run_dir: str = ""  # "": a folder in runs
+device: str = "auto"  # "auto", "cpu", "cuda" or "mps"
+resume: bool = True  # go on with an earlier run
+"""
+RETRAIN = [
+    "from darts_lib.retrain import RetrainConfig, retrain\n"
+    "from darts_lib.teaching.notebook import read_parameters",
+    PARAMETERS + 'genotype: str = "DARTS_V2"  # a cell\n',
+    "config = read_parameters(globals(), RetrainConfig)",
+    "result = retrain(config)",
+]
+
+
+def papermill(folder: Path, sources: list[str], *options: str) -> tuple[int, str]:
+    """Run a notebook of these cells; return its status and all it said, uncoloured."""
+    write_notebook(folder / "chapter.ipynb", *sources)
+    command = [sys.executable, "-m", "papermill", "--no-progress-bar", "--log-level", "WARNING"]
+    command += ["--stdout-file", "-", "--stderr-file", "-", "-k", "python3"]
+    command += ["chapter.ipynb", "out.ipynb", *options]
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=300)
+    return done.returncode, re.sub(r"\x1b\[[0-9;]*m", "", done.stdout + done.stderr)
+
+
+def test_a_wrong_cell_ends_the_run_in_one_line_before_anything_is_made(
+    tmp_path: Path, runs_root: Path
+) -> None:
+    """A misspelt parameter of a search does the same in .ci/run."""
+    status, said = papermill(tmp_path, RETRAIN, "-p", "genotype", "DARTS_V3")
+    assert status != 0
+    line = r"^SettingsError: unknown genotype 'DARTS_V3'.*DARTS_V2"
+    assert re.search(line, said, re.MULTILINE), said[-3000:]
+    assert list(runs_root.iterdir()) == []

@@ -2,14 +2,20 @@
 
 `pytest --nbval notebooks` runs the cells and compares outputs. That only means something where
 every cell was run before it was stored, so this file looks at counts, outputs, captions, headings,
-links and exercises. Each rule returns a list of problems; each is shown to fail on a spoilt sample.
+links, exercises and what differs between machines. Each rule returns a list of problems; each is
+shown to fail on a spoilt sample.
 """
 
+import ast
 import json
 import re
-from collections.abc import Callable
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import pytest
 from chapter_tools import (
     FOLDER,
     NOTEBOOKS,
@@ -18,12 +24,13 @@ from chapter_tools import (
     checked_answers,
     code_cells,
     folded_solutions,
+    imported,
     load,
     text,
+    write_notebook,
 )
 
 ROOT = FOLDER.parent
-
 MAX_CELL_LINES = 25
 MAX_CODE_CELLS = 40
 MAX_OUTPUT_BYTES = 300_000
@@ -116,6 +123,52 @@ def outputs_are_clean(notebook: Notebook) -> list[str]:
     return problems
 
 
+ENDS = ("exit", "quit", "sys.exit", "os._exit", "os.abort")
+
+
+def no_cell_hides_a_failure(notebook: Notebook) -> list[str]:
+    """No cell ends a run as if all were well, and none is a magic line: it is plain Python.
+
+    Of nteract/papermill#464 and computationalmodelling/nbval#147.
+    """
+    problems = []
+    for source in map(text, code_cells(notebook)):
+        try:
+            tree = ast.parse(source)
+        except SyntaxError as error:
+            return [f"no plain Python: {error}"]
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ExceptHandler):
+                caught = ast.unparse(node.type) if node.type else "everything"
+                again = any(isinstance(part, ast.Raise) for part in ast.walk(node))
+                if caught in ("everything", "Exception", "BaseException") and not again:
+                    problems.append(f"catches {caught}")
+            if isinstance(node, ast.Call) and ast.unparse(node.func) in ENDS:
+                problems.append(f"calls {ast.unparse(node.func)}")
+    return problems
+
+
+UNSTABLE = {
+    "an object": r"<(?!Figure size)[\w.]+[^>\n]*>|\bobject at\b",
+    "a time": r"\b\d+(\.\d+)? ?(sec|secs|seconds?|minutes?|hours?|us|µs|it/s)\b",
+    "a date": r"\b20\d\d-\d\d-\d\d\b",
+}
+"""What the sanitiser of the comparison does not know."""
+
+
+def outputs_are_the_same_on_every_machine(notebook: Notebook) -> list[str]:
+    """Of computationalmodelling/nbval#6: what the sanitiser does not hide must not differ."""
+    problems = []
+    for cell in code_cells(notebook):
+        if "nbval-ignore-output" not in cell["metadata"].get("tags", []):
+            texts = (
+                o.get("text", o.get("data", {}).get("text/plain", "")) for o in cell["outputs"]
+            )
+            shown = "\n".join(map("".join, texts))
+            problems += [what for what, form in UNSTABLE.items() if re.search(form, shown)]
+    return problems
+
+
 def figures_have_captions(notebook: Notebook) -> list[str]:
     """The cell after a picture has a line that begins with `*Figure` and says what is seen."""
     problems = []
@@ -184,6 +237,7 @@ RULES: list[Callable[[Notebook], list[str]]] = [
     *(every_cell_was_run, parameters_then_guard, metadata_is_plain, no_cell_ends_in_a_semicolon),
     *(cells_are_short, outputs_are_clean, figures_have_captions, headings_are_in_order),
     *(links_lead_somewhere, exercises_can_be_checked, prose_is_short),
+    *(no_cell_hides_a_failure, outputs_are_the_same_on_every_machine),
 ]
 
 
@@ -218,7 +272,10 @@ def _code(source: str, *outputs: Cell, tags: tuple[str, ...] = ()) -> Cell:
 
 def sample() -> Notebook:
     """Return a small notebook that keeps every rule."""
-    picture = {"output_type": "display_data", "metadata": {}, "data": {"image/png": "iVBO"}}
+    shown = {"image/png": "iVBO", "text/plain": "<Figure size 7x4 with 1 Axes>"}
+    picture = {"output_type": "display_data", "metadata": {}, "data": shown}
+    named = "try:\n f()\nexcept ValueError as error:\n print(error)"
+    again = "try:\n f()\nexcept Exception:\n clean()\n raise"
     solution = "<details><summary>Solution</summary>\n\n```python\nx = 1\n```\n\n</details>"
     parameters = 'epochs: int = 0  # 0: the default\nscale: str = "auto"  # or laptop'
     cells = [
@@ -234,7 +291,8 @@ def sample() -> Notebook:
     for number in range(1, MIN_EXERCISES + 1):
         cells += [_markdown(f"### {number} · Try"), _code("x = None\ncheck(x, checks.x)")]
         cells += [_markdown(solution)]
-    cells += [_markdown("### 4 · Open, with no solution"), _markdown("## Recap")]
+    cells += [_markdown("### 4 · Open, with no solution"), _markdown("## Recap"), _code(named)]
+    cells += [_code(again, *differing(), tags=("nbval-ignore-output",))]
     kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
     notebook = {"cells": cells, "metadata": {"kernelspec": kernel, "language_info": {}}}
     for count, cell in enumerate(code_cells(notebook), start=1):
@@ -257,6 +315,19 @@ def _drop(index: int) -> Callable[[Notebook], None]:
 ERROR = {"output_type": "error", "ename": "E", "evalue": "", "traceback": []}
 STDERR = {"output_type": "stream", "name": "stderr", "text": "a warning"}
 LARGE = {"output_type": "stream", "name": "stdout", "text": "x" * (MAX_OUTPUT_BYTES + 1)}
+HIDING = [
+    *("try:\n f()\nexcept Exception as error:\n print(error)", "try:\n f()\nexcept:\n pass"),
+    *("import sys\nsys.exit(0)", "exit()", "%matplotlib inline", "!pip install darts"),
+]
+
+
+def differing() -> Iterator[Cell]:
+    shown = ["<Axes: title={'center': 'cell'}>", "<generator object f at 0x7f1200>", "12.5 seconds"]
+    for part in (*shown, "2026-01-31", "[<matplotlib.lines.Line2D at 0x7f1200aa>]"):
+        yield {"output_type": "stream", "name": "stdout", "text": [f"found {part}\n"]}
+        yield {"output_type": "execute_result", "data": {"text/plain": part}}
+
+
 SPOILT: list[tuple[Callable[[Notebook], list[str]], Callable[[Notebook], None]]] = [
     (every_cell_was_run, _set(3, "execution_count", None)),
     (every_cell_was_run, _set(3, "execution_count", 7)),
@@ -291,6 +362,8 @@ SPOILT: list[tuple[Callable[[Notebook], list[str]], Callable[[Notebook], None]]]
     (exercises_can_be_checked, _set(9, "source", "x = None")),
     (exercises_can_be_checked, _set(10, "source", "no solution")),
     (prose_is_short, _set(6, "source", "word " * (MAX_WORDS + 1))),
+    *((no_cell_hides_a_failure, _set(5, "source", hiding)) for hiding in HIDING),
+    *((outputs_are_the_same_on_every_machine, _set(5, "outputs", [o])) for o in differing()),
 ]
 
 
@@ -303,3 +376,34 @@ def test_the_sample_keeps_every_rule_and_a_spoilt_one_is_caught() -> None:
         missed += [] if rule(notebook) else [f"{rule.__name__} misses SPOILT[{number}]"]
     assert missed == []
     assert {rule for rule, _ in SPOILT} == set(RULES)
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_chapter_as_it_stands_needs_no_gpu_no_data_and_no_network(path: Path) -> None:
+    """Of computationalmodelling/nbval#151: it runs the parameter cell as it is."""
+    sources = [*map(text, code_cells(load(path)))]
+    index = next(i for i, source in enumerate(sources) if "read_parameters(globals()" in source)
+    (name,) = re.findall(r"read_parameters\(globals\(\), (\w+)", sources[index])
+    kind, names = imported(path.stem)[name], {}
+    exec(sources[index - 1], names)
+    given = {key: names[key] for key in names["__annotations__"]}
+    config = kind.create(**given)
+    assert config.scale == "laptop"
+    assert config.dataset in ("digits", "topics") or "workers" in kind.model_fields
+    assert config.epochs <= 8
+    assert not any(given.get(place) for place in ("data_root", "run_dir"))
+
+
+@pytest.mark.deep
+def test_pytest_leaves_papermills_notebooks_and_keeps_a_chapter_together(tmp_path: Path) -> None:
+    """Of nbval#121: cells dealt to processes miss one another's names; out.ipynb is no test."""
+    for name in ("pyproject.toml", "tests/nbval_sanitize.cfg"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        shutil.copy(ROOT / name, tmp_path / name)
+    write_notebook(tmp_path / "notebooks/01.ipynb", "x = 1", "x += 1", "x += 1", "assert x == 3")
+    for folder in (".", "runs"):
+        write_notebook(tmp_path / folder / "out.ipynb", "assert False")
+    command = [sys.executable, "-m", "pytest", "--nbval", "-q", "-n", "2", "-p", "no:cacheprovider"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout[-2000:]
+    assert re.search(r"^4 passed", done.stdout, re.MULTILINE), done.stdout[-2000:]

@@ -15,6 +15,7 @@ import shutil
 import tarfile
 import zipfile
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,8 @@ import numpy as np
 import pytest
 import torch
 from chapter_tools import code_cells, load, text
-from fuzz_tools import one_line, refusal_of
-from local_server import GOOD, WANTED, Entry, archive_of, entry, serving, tar_of
+from fuzz_tools import Patch, one_line, refusal_of
+from local_server import GOOD, WANTED, Entry, archive_of, entry, tar_of
 from malicious import Malicious
 from picture_tools import make
 from safetensors.torch import save
@@ -43,7 +44,6 @@ from darts_lib.engine.folder import Progress, read_alphas, read_history, read_js
 from darts_lib.engine.opening import opened, stored_config, this_machine
 from darts_lib.engine.refusals import SettingsError
 from darts_lib.engine.settings import RunConfig
-from darts_lib.formats import dialects
 from darts_lib.formats.cell_choice import find_genotype
 from darts_lib.formats.network_files import load_network as load_image_network
 from darts_lib.formats.weight_files import read_weights
@@ -99,17 +99,17 @@ def mark(tmp_path: Path) -> Path:
     return tmp_path / "was here"
 
 
-def test_the_payload_works_where_it_is_let(mark: Path) -> None:
-    pickle.loads(pickled(mark))
-    assert mark.exists()
-
-
 Content = str | bytes | Callable[[Path], str | bytes]
 """What a file holds, or what gives it for a mark."""
 
 
 def pickled(mark: Path) -> bytes:
     return pickle.dumps(Malicious(mark))
+
+
+def test_the_payload_works_where_it_is_let(mark: Path) -> None:
+    pickle.loads(pickled(mark))
+    assert mark.exists()
 
 
 def written(write: Callable[[io.BytesIO], object]) -> bytes:
@@ -125,8 +125,7 @@ def by_torch(mark: Path, zipped: bool = True) -> bytes:
     return saved({"state": {"x": Malicious(mark)}, "format": 1}, zipped)
 
 
-def by_old_torch(mark: Path) -> bytes:
-    return by_torch(mark, zipped=False)
+by_old_torch = partial(by_torch, zipped=False)
 
 
 def arrays(**content: Any) -> bytes:
@@ -150,13 +149,8 @@ def call(mark: Path) -> str:
     return f"Genotype(normal={harm}, normal_concat=[2], reduce=[], reduce_concat=[2])"
 
 
-def yaml_call(mark: Path) -> str:
-    path = f"!!python/object/apply:pathlib.Path [{mark}]"
-    return f"normal:\n  chosen: !!python/object/apply:pathlib.Path.touch [{path}]\n"
-
-
-def json_call(mark: Path) -> str:
-    return f'{{"chosen": !!python/object/new:os.system ["touch \'{mark}\'"]}}'
+def checkpoint(folder: Path) -> object:
+    return unpack(folder / "checkpoint.pt")
 
 
 def weights(folder: Path) -> object:
@@ -165,10 +159,6 @@ def weights(folder: Path) -> object:
 
 def image_network(folder: Path) -> object:
     return load_image_network(next(folder.glob("weights.*")), PUBLISHED["DARTS_V2"])
-
-
-def genotype(*dialect: str) -> Callable[[Path], object]:
-    return lambda folder: dialects.read((folder / "text").read_text(), *dialect)
 
 
 def pictures(folder: Path) -> object:
@@ -204,11 +194,9 @@ SOME_ALPHAS = arrays(normal=np.zeros((2, 14, 8), np.float32))
 
 Read = Callable[[Path], object]
 CASES: list[tuple[Read, dict[str, Content]]] = [
-    (lambda folder: unpack(folder / "checkpoint.pt"), {"checkpoint.pt": pickled}),
-    (lambda folder: unpack(folder / "checkpoint.pt"), {"checkpoint.pt": by_torch}),
-    (lambda folder: unpack(folder / "checkpoint.pt"), {"checkpoint.pt": by_old_torch}),
+    *((checkpoint, {"checkpoint.pt": form}) for form in (pickled, by_torch, by_old_torch)),
     *((weights, {"weights.pt": form}) for form in (pickled, by_torch, by_old_torch)),
-    *((image_network, {"weights.pth": form}) for form in (pickled, by_torch, by_old_torch)),
+    (image_network, {"weights.pth": by_torch}),
     (load_search, {"config.json": A_SEARCH, "checkpoint.pt": by_torch}),
     (read_alphas, {ALPHAS: pickled}),
     (read_alphas, {ALPHAS: array_of_objects}),
@@ -222,10 +210,6 @@ CASES: list[tuple[Read, dict[str, Content]]] = [
     (load_recurrent_network, {WEIGHTS: save({"stem.0.weight": ZERO}), **RESULT}),
     (load_recurrent_network, {WEIGHTS: save({"encoder.weight": ZERO}), **RESULT}),
     (load_recurrent_network, {WEIGHTS: save(ENCODER), "result.json": "{}"}),
-    (lambda folder: find_genotype((folder / "text").read_text()), {"text": call}),
-    (genotype("pt.darts"), {"text": call}),
-    (genotype(), {"text": yaml_call}),
-    (genotype("mmrazor"), {"text": json_call}),
     (lambda folder: genotypes_of(read_history(folder)), {HISTORY: '{"genotype": ["a"]}\n'}),
     *((read_search, {HISTORY: text, ALPHAS: SOME_ALPHAS}) for text in ODD_HISTORIES),
     *((read_recurrent_search, {HISTORY: text, ALPHAS: SOME_ALPHAS}) for text in ODD_HISTORIES),
@@ -251,14 +235,8 @@ OBJECT = '{"py/object": "os.system", "settings": 3}'
 CASES += [(JSON_READERS[name], {name: OBJECT}) for name in list(JSON_READERS)[:3]]
 
 
-def title(case: object) -> str | None:
-    return "+".join(case) if isinstance(case, dict) else getattr(case, "__name__", None)
-
-
-@pytest.mark.parametrize(("read", "files"), CASES, ids=title)
-def test_a_harmful_file_does_nothing_and_is_refused(
-    read: Read, files: dict[str, Content], tmp_path: Path, mark: Path
-) -> None:
+@pytest.mark.parametrize(("read", "files"), CASES)
+def test_a_harmful_file_does_nothing(read: Read, files: Any, tmp_path: Path, mark: Path) -> None:
     folder = tmp_path / "folder"
     for name, content in files.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -267,7 +245,7 @@ def test_a_harmful_file_does_nothing_and_is_refused(
     with pytest.raises(REFUSALS) as caught:
         read(folder)
     assert not mark.exists()
-    one_line(caught.value)
+    assert "weights_only" not in one_line(caught.value), "torch's advice would be to trust it"
 
 
 def test_a_damaged_file_of_weights_is_refused_whatever_in_it_is_changed(tmp_path: Path) -> None:
@@ -299,20 +277,6 @@ def two_epochs(path: Path) -> None:
             folder.save({"x": torch.zeros(3)}, progress)
 
 
-def test_a_run_whose_checkpoints_are_harmful_begins_anew(
-    tmp_path: Path, mark: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    path = tmp_path / "run"
-    two_epochs(path)
-    (path / "checkpoint.pt").write_bytes(by_torch(mark))
-    (path / "checkpoint.previous.pt").write_bytes(pickled(mark))
-    with opened(config(path)) as folder:
-        assert folder.load() is None
-    assert not mark.exists()
-    assert "no good checkpoint is left" in capsys.readouterr().out
-    assert (path / "checkpoint.pt.damaged").exists(), "kept, to be looked at"
-
-
 def write_config(path: Path, **settings: object) -> None:
     own = RetrainConfig.create(scale="laptop").settings_that_matter()
     content = {"format": 1, "settings": {"kind": "retrain", **own, **settings}}
@@ -329,7 +293,7 @@ def test_a_run_folder_names_no_place(tmp_path: Path) -> None:
     assert stored_config(path, RetrainConfig, **this_machine(places)).data_root == "/my/own"
 
 
-def test_a_run_folder_names_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_folder_names_no_file(tmp_path: Path, monkeypatch: Patch) -> None:
     """Though a person may name one, and each of these would be a good one."""
     here, cell = tmp_path / "here", PUBLISHED["DARTS_V1"]
     (here / "folder").mkdir(parents=True)
@@ -417,9 +381,7 @@ def tree(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("kind", extra(Path("/outside")))
-def test_only_the_wanted_files_of_an_archive_are_written(
-    kind: str, outside: Path, tmp_path: Path
-) -> None:
+def test_only_the_wanted_files_are_written(kind: str, outside: Path, tmp_path: Path) -> None:
     odd = extra(outside)[kind]
     for body in (tar_of([*odd, *WANTED]), tar_of([*WANTED, *odd])):
         prepare("toy", tmp_path / "data", [laid_down(tmp_path / "data", body)])
@@ -462,14 +424,3 @@ def test_a_zip_is_not_unpacked_and_a_compressed_file_goes_to_its_own_place(tmp_p
             prepare("toy", tmp_path / "data", [Archive(toy.url, toy.file, toy.members[:1], 1)])
         assert set(tree(tmp_path)) == {f"data/{name}", "data/.toy.lock", *left}
         shutil.rmtree(tmp_path / "data")
-
-
-def test_a_download_is_checked_at_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever answers for the server can send what he likes."""
-    monkeypatch.setenv("no_proxy", "127.0.0.1")
-    with (
-        serving(tar_of([entry("toy/a", b"x")])) as server,
-        pytest.raises(SettingsError, match=r"toy\.tar\.gz\.part\.bad"),
-    ):
-        prepare("toy", tmp_path / "data", [archive_of(server.url, tar_of())])
-    assert not (tmp_path / "data" / "toy").exists()

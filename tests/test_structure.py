@@ -1,17 +1,19 @@
 """The library's shape, where neither ruff nor import-linter has a rule for it."""
 
 import ast
+import importlib
 import re
 import tomllib
 
+import pytest
 from setuptools import find_packages
 from sources import LIBRARY, MODULES, ROOT
 
-MAX_LINES = 400
-"""Of a module; it has one subject."""
+import darts_lib
 
-MAX_NAMES = 14
-"""Of modules at the top of the library: the method, in the order of the chapters."""
+MAX_LINES = 400  # of a module; it has one subject
+
+MAX_NAMES = 14  # of modules at the top of the library: the method, in the order of the chapters
 
 
 def device_bound(source: str) -> list[int]:
@@ -32,11 +34,20 @@ def test_the_top_of_the_library_is_the_method() -> None:
     assert len(modules) <= MAX_NAMES, modules
 
 
+def test_every_name_of_the_map_is_that_of_its_module() -> None:
+    for module, names in darts_lib.NAMES.items():
+        for name in names.split():
+            there = getattr(importlib.import_module(f"darts_lib.{module}"), name)
+            assert getattr(darts_lib, name) is there
+    names = " ".join(darts_lib.NAMES.values())
+    assert len(names.split()) == len({*names.split()})
+    with pytest.raises(AttributeError, match="has no attribute 'Supernets'"):
+        _ = darts_lib.Supernets
+
+
 def test_no_code_is_bound_to_one_kind_of_device() -> None:
     assert device_bound("net.cuda()\ntorch.cuda.is_available()\nnet.to(device)") == [1]
-    assert {str(path): device_bound(path.read_text()) for path in MODULES} == dict.fromkeys(
-        map(str, MODULES), []
-    )
+    assert [path for path in MODULES if device_bound(path.read_text())] == []
 
 
 def test_every_package_is_installed_and_says_for_whom_it_is() -> None:
@@ -44,10 +55,8 @@ def test_every_package_is_installed_and_says_for_whom_it_is() -> None:
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
     found = find_packages(str(ROOT), include=settings["packages"]["find"]["include"])
     assert sorted(found) == sorted(".".join(path.relative_to(ROOT).parts) for path in packages)
-    silent = [
-        p for p in packages if not ast.get_docstring(ast.parse((p / "__init__.py").read_text()))
-    ]
-    assert silent == []
+    starts = {path: ast.parse((path / "__init__.py").read_text()) for path in packages}
+    assert [path for path, start in starts.items() if not ast.get_docstring(start)] == []
 
 
 OLD = re.compile(r"\btorch\.cuda\.amp\b|\bvolatile=|\basync=|\.data(\[[^\]]*\])? *[-+*/]?=[^=]")

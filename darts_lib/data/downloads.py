@@ -22,9 +22,9 @@ from typing import IO
 
 from torchvision.datasets import utils
 
-from darts_lib.engine.refusals import SettingsError
 from darts_lib.engine.files import locked
 from darts_lib.engine.progress import TransferLines, watched
+from darts_lib.engine.refusals import SettingsError
 
 TIMEOUT = 60
 """Seconds without a byte after which a download counts as failed."""

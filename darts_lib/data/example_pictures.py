@@ -14,8 +14,8 @@ import numpy.typing as npt
 from PIL import Image
 from sklearn.datasets import load_sample_image
 
-from darts_lib.engine.refusals import SettingsError
 from darts_lib.engine.files import locked
+from darts_lib.engine.refusals import SettingsError
 
 PHOTOGRAPHS = {"flower": "flower.jpg", "temple": "china.jpg"}
 """The classes, and the file of scikit-learn that each is cut from."""

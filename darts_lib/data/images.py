@@ -17,8 +17,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from darts_lib.data import picture_folder
-from darts_lib.engine.batches import check_batch_size
 from darts_lib.data.picture_folder import Splits
+from darts_lib.engine.batches import check_batch_size
 from darts_lib.engine.refusals import SettingsError, unknown
 from darts_lib.engine.settings import DATASETS, DOWNLOADED
 

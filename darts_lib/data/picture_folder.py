@@ -10,8 +10,8 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from darts_lib.engine.refusals import SettingsError, one_line
 from darts_lib.engine.progress import counted
+from darts_lib.engine.refusals import SettingsError, one_line
 
 LARGEST = 64
 """Side in pixels above which pictures are made smaller unless a size is asked for."""

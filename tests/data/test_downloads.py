@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from fuzz_tools import refusal_of
+from fuzz_tools import Patch, Printed, refusal_of
 from local_server import Server, archive_of, serving, tar_of
 from torchvision.datasets import utils
 
@@ -24,7 +24,7 @@ def root(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+def server(monkeypatch: Patch) -> Iterator[Server]:
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     with serving(tar_of()) as server:
         yield server
@@ -39,9 +39,7 @@ def refused(root: Path, toy: Archive, *words: str) -> None:
     refusal_of(lambda: prepare("toy", root, [toy]), "another folder as data_root", *words)
 
 
-def test_what_is_absent_is_downloaded_once(
-    root: Path, toy: Archive, server: Server, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_download_is_made_once(root: Path, toy: Archive, server: Server, capsys: Printed) -> None:
     prepare("toy", root, [toy])
     assert (root / "toy" / "b").read_bytes() == b"b" * 100
     fetched = server.fetched  # not one: torchvision asks where the address leads first
@@ -56,27 +54,26 @@ def test_a_file_used_as_it_is_needs_no_unpacking(root: Path, toy: Archive, serve
     prepare("toy", root, [plain])
     assert file.read_bytes() == server.body
     file.write_bytes(b"<html>")
-    refused(root, plain, "6 bytes that begin with b'<html>'")
+    check = "toy.tar.gz fails its check (6 bytes that begin with b'<html>'"
+    refused(root, plain, check, "run again to download it")
     prepare("toy", root, [plain])
     assert file.read_bytes() == server.body
     assert (root / "toy.tar.gz.bad").read_bytes() == b"<html>"
 
 
-def test_what_a_server_sends_instead_of_the_archive_is_refused(
-    root: Path, toy: Archive, server: Server, monkeypatch: pytest.MonkeyPatch
+def test_a_web_page_is_refused(
+    root: Path, toy: Archive, server: Server, monkeypatch: Patch
 ) -> None:
     server.body = b"<html>we are sorry</html>"
     refused(root, toy, "put toy.tar.gz into", "toy.tar.gz.part.bad")
-    assert not (root / "toy.tar.gz").exists()
     assert (root / "toy.tar.gz.part.bad").read_bytes() == server.body
+    assert {path.name for path in root.iterdir()} == {"toy.tar.gz.part.bad", ".toy.lock"}
     monkeypatch.setattr(downloads, "TIMEOUT", 0.2)
     server.let_go.clear()
     refused(root, toy, "timed out")
 
 
-def test_an_interrupted_download_leaves_nothing_that_looks_whole(
-    root: Path, toy: Archive, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_stopped_download_leaves_no_archive(root: Path, toy: Archive, monkeypatch: Patch) -> None:
     def killed(url: str, filename: str) -> None:
         Path(filename).write_bytes(b"the first half")
         raise KeyboardInterrupt
@@ -97,9 +94,7 @@ def failing(number: int) -> object:
     return fail
 
 
-def test_a_disk_that_cannot_be_written_is_named_and_does_no_harm_to_complete_data(
-    root: Path, toy: Archive, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_disk_that_refuses_is_named(root: Path, toy: Archive, monkeypatch: Patch) -> None:
     for number, owner, name in (
         (errno.EROFS, Path, "mkdir"),
         (errno.EACCES, os, "open"),
@@ -125,9 +120,7 @@ def prepare_in(log: Path, root: Path, toy: Archive) -> None:
         print("faulty" if toy.faults(root) else "ready")
 
 
-def test_of_two_processes_one_downloads_and_the_other_waits(
-    root: Path, toy: Archive, server: Server, tmp_path: Path
-) -> None:
+def test_one_of_two_downloads(root: Path, toy: Archive, server: Server, tmp_path: Path) -> None:
     server.let_go.clear()
     logs = [tmp_path / "first.log", tmp_path / "second.log"]
     fork = multiprocessing.get_context("fork")
@@ -154,8 +147,8 @@ def test_of_two_processes_one_downloads_and_the_other_waits(
 
 @pytest.mark.parametrize("watched", [False, True])
 def test_a_download_shows_a_bar_only_to_a_person(
-    watched: bool, root: Path, toy: Archive, monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    watched: bool, root: Path, toy: Archive, monkeypatch: Patch,
+    capsys: Printed,
 ) -> None:  # fmt: skip
     """Of nteract/papermill#765: in a log and a stored output, a bar is thousands of lines."""
     monkeypatch.delenv("JPY_SESSION_NAME", raising=False)

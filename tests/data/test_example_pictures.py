@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from fuzz_tools import Patch
 from PIL import Image
 from sklearn.datasets import load_sample_image
 
@@ -59,9 +60,7 @@ def test_a_crop_is_what_stands_in_the_photograph(folder: Path) -> None:
     assert difference < 5, "JPEG alone may change a pixel"
 
 
-def test_two_at_once_write_it_once(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_two_at_once_write_it_once(folder: Path, tmp_path: Path, monkeypatch: Patch) -> None:
     with ThreadPoolExecutor() as pool:
         assert {*pool.map(example_pictures, [tmp_path] * 2)} == {tmp_path / "example-pictures"}
     assert contents(tmp_path / "example-pictures") == contents(folder)
@@ -69,9 +68,7 @@ def test_two_at_once_write_it_once(
     example_pictures(tmp_path)
 
 
-def test_a_writer_that_is_stopped_or_cannot_write_leaves_no_folder(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_writer_that_is_stopped_leaves_no_folder(tmp_path: Path, monkeypatch: Patch) -> None:
     (tmp_path / "taken").write_text("a file where the folder should be")
     with pytest.raises(SettingsError, match=r"example-pictures was not written .*DARTS_LIB_RUNS"):
         example_pictures(tmp_path / "taken")

@@ -1,17 +1,15 @@
-"""Folders like ImageNet: both forms found and checked, every mode read, random numbers a picture's.
-
-The pictures are made here: a colour a class, in every mode that a file may have.
-"""
+"""Folders like ImageNet: both forms found and checked, random numbers a picture's."""
 
 import multiprocessing
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from fuzz_tools import one_line, refusal_of
+from fuzz_tools import Printed, refusal_of
 from picture_tools import CLASSES, kit, make, save
 from PIL import Image
 from torch import Tensor
@@ -27,11 +25,13 @@ from darts_lib.data.imagenet_data import (
     read_batches,
     transform,
 )
-from darts_lib.engine.refusals import SettingsError
 
 CPU = torch.device("cpu")
 NAMES = [f"ILSVRC2012_val_{number:08}" for number in range(1, 7)]
 """The flat folder's six pictures, whose classes take turns: n01, n02, n03, n01, n02, n03."""
+
+
+Write = Callable[[Path], object]
 
 
 def lines(form: str, count: int = 6) -> str:
@@ -50,7 +50,7 @@ def train(tmp_path: Path) -> PictureFiles:
     return find_pictures(make(tmp_path), 32)[0]
 
 
-def test_class_folders(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_class_folders(tmp_path: Path, capsys: Printed) -> None:
     train, test = find_pictures(make(tmp_path), 32)
     assert train.classes == test.classes == tuple(CLASSES)
     assert (len(train), len(test), train.size, train.channels) == (12, 6, (32, 32), 3)
@@ -74,9 +74,7 @@ CSV, TINY = "ImageId,PredictionString\n", lines("{}.JPEG\t{}\t0\t0\t9\t9\n")
     (f"{KIT}/{TRUTH}", ""),
     (f"../{TRUTH}", ""),
 ])  # fmt: skip
-def test_a_flat_validation_folder_gets_the_labels_of_its_file(
-    file: str, content: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_flat_folders_get_labels(file: str, content: str, tmp_path: Path, capsys: Printed) -> None:
     root = make(tmp_path / "data", flat=True)
     source = (root / file).resolve()
     _ = source.write_text(content, "utf-8") if content else kit(source.parent)
@@ -92,17 +90,13 @@ def test_a_flat_validation_folder_gets_the_labels_of_its_file(
     assert f"labels of val from {source}" in capsys.readouterr().out
 
 
-def refused(root: Path, words: list[str]) -> None:
-    refusal_of(lambda: find_pictures(root), *words)
-
-
 def empty(folder: Path) -> None:
     shutil.rmtree(folder)
     folder.mkdir()
 
 
 def test_wrong_folders_are_named(tmp_path: Path) -> None:
-    spoilt: list[tuple[Callable[[Path], object], list[str]]] = [
+    spoilt: list[tuple[Write, list[str]]] = [
         (lambda root: shutil.rmtree(root / "val" / "n02"), ["differ in n02", "same folders"]),
         (lambda root: empty(root / "train" / "n02"), ["train/n02 has no pictures", "add some"]),
         (lambda root: empty(root / "val"), ["val has no pictures to test on", "FOLDER/val"]),
@@ -111,21 +105,21 @@ def test_wrong_folders_are_named(tmp_path: Path) -> None:
     ]
     for number, (spoil, words) in enumerate(spoilt):
         spoil(root := make(tmp_path / f"data {number}"))
-        refused(root, [str(root), *words])
+        refusal_of(partial(find_pictures, root), str(root), *words)
 
 
 ALL, FIVE = lines("{}.JPEG {}\n"), lines("{}.JPEG {}\n", 5)
 
 
-def labels(content: str) -> Callable[[Path], object]:
+def labels(content: str) -> Write:
     return lambda root: (root / "val_labels.txt").write_text(content)
 
 
-def kit_ending_in(last: str) -> Callable[[Path], object]:
+def kit_ending_in(last: str) -> Write:
     return lambda root: kit(root, f"3\n1\n2\n3\n1\n{last}\n")
 
 
-def spoilt_kit(length: int | None) -> Callable[[Path], object]:
+def spoilt_kit(length: int | None) -> Write:
     def write(root: Path) -> None:
         kit(root)
         content = (root / "meta.mat").read_bytes()
@@ -147,19 +141,15 @@ META = ["meta.mat", "cannot be read", "take it from the development kit"]
     (labels(f"{FIVE}n03\n"), ["line 6", "'n03' is not 'file class'"]),
     # Labels name no file and no folder.
     (labels(ALL.replace(NAMES[0], f"../../{NAMES[0]}")), [f"{NAMES[0]} has no label"]),
-    (labels(ALL.replace(NAMES[0], f"/etc/{NAMES[0]}")), [f"{NAMES[0]} has no label"]),
     (labels(ALL.replace("n01", "../n01")), ["differ in 2, ../n01, n01: train/ needs"]),
-    (labels(ALL.replace("n01", "/n01")), ["differ in 2, /n01, n01: train/ needs"]),
     (kit_ending_in(""), ["labels 5", "there are 6"]),
     (kit_ending_in("77"), ["line 6", "'77' is no ILSVRC2012_ID"]),
     (kit_ending_in("4"), ["differ in 1, n00"]),
     *((spoilt_kit(length), META) for length in (None, 0, 200)),
 ])  # fmt: skip
-def test_wrong_labels_are_named(
-    write: Callable[[Path], object], words: list[str], tmp_path: Path
-) -> None:
+def test_wrong_labels_are_named(write: Write, words: list[str], tmp_path: Path) -> None:
     write(make(tmp_path, flat=True))
-    refused(tmp_path, words)
+    refusal_of(lambda: find_pictures(tmp_path), *words)
 
 
 def test_a_test_picture_is_the_centre_of_the_smaller_side_at_256() -> None:
@@ -187,7 +177,7 @@ def read(files: PictureFiles, workers: int, seed: int | None, order: list[Tensor
     return [images for images, _ in read_batches(files, order, workers, CPU, seed)]
 
 
-def test_workers_change_no_bit_and_draw_nothing_from_trainings_generator(
+def test_workers_change_no_bit_and_draw_nothing_from_the_generator(
     train: PictureFiles,
 ) -> None:
     torch.manual_seed(4)
@@ -220,9 +210,7 @@ def test_the_same_picture_twice_is_augmented_in_two_ways(tmp_path: Path) -> None
     assert len({image.numpy().tobytes() for image in images}) == 6
 
 
-def test_an_unreadable_picture_is_named_and_no_worker_stays(
-    train: PictureFiles, tmp_path: Path
-) -> None:
+def test_a_bad_picture_is_named_and_no_worker_stays(train: PictureFiles, tmp_path: Path) -> None:
     reading = read_batches(train, ORDER, 2, CPU, 9)
     next(reading)
     assert len(multiprocessing.active_children()) == 2
@@ -231,7 +219,6 @@ def test_an_unreadable_picture_is_named_and_no_worker_stays(
     file = tmp_path / "train" / "n02" / "n02_1.JPEG"
     file.write_bytes(file.read_bytes()[:400])
     for workers in (0, 2):
-        with pytest.raises(SettingsError) as caught:
-            read(train, workers, 9, [torch.arange(i, i + 4) for i in (0, 4, 8)])
-        one_line(caught.value, str(file), "repair or remove it")
+        order = [torch.arange(i, i + 4) for i in (0, 4, 8)]
+        refusal_of(partial(read, train, workers, 9, order), str(file), "repair or remove it")
         assert not multiprocessing.active_children()

@@ -10,23 +10,14 @@ from tempfile import TemporaryDirectory
 
 import pytest
 import torch
-from fuzz_tools import examples, one_line, refusal_of
+from fuzz_tools import Patch, examples, one_line, refusal_of
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from darts_lib.data import text
-from darts_lib.data.text import (
-    END,
-    SPLITS,
-    Corpus,
-    batchify,
-    inputs_and_targets,
-    load_text,
-    segments,
-    unigram_perplexity,
-)
-from darts_lib.engine.settings import project_root
+from darts_lib.data.text import END, SPLITS, Corpus, load_text
 from darts_lib.engine.refusals import SettingsError
+from darts_lib.engine.settings import project_root
 
 NOWHERE = Path("/nowhere")
 
@@ -54,12 +45,6 @@ def test_a_folder_of_ones_own_with_an_end_for_every_line(tmp_path: Path) -> None
     assert sizes(corpus.first(0)) == (7, 2, 3, 5)
 
 
-@pytest.mark.parametrize("content", [b"a b\nc", b"a b\nc\n", b"\xef\xbb\xbfa b\r\nc\r\n"])
-def test_marks_and_the_last_lines_end_are_no_words(content: bytes, tmp_path: Path) -> None:
-    corpus = load_text("folder", lay(tmp_path / "mine", train=content))
-    assert [corpus.words[i] for i in corpus.train] == ["a", "b", "<eos>", "c", "<eos>"]
-
-
 def test_the_embedded_text_has_its_fixed_sizes() -> None:
     corpus = load_text("topics", NOWHERE)
     assert sizes(corpus) == (48_000, 6_000, 6_000, 2_001)
@@ -72,8 +57,8 @@ def test_the_embedded_text_has_its_fixed_sizes() -> None:
     assert bool((counts[:-1] >= counts[1:]).all()), "commonest first"
 
 
-def test_another_pythons_texts_give_the_same_sizes_and_no_topic_is_in_two_splits(
-    monkeypatch: pytest.MonkeyPatch,
+def test_another_pythons_texts_give_the_same_sizes_and_share_no_topic(
+    monkeypatch: Patch,
 ) -> None:
     other = {f"topic {i}": f"word{i} and {'x y z ' * i}.\n" * 25 for i in range(120)}
     other["all words"] = " ".join(f"w{i % 2500}" for i in range(9000))
@@ -166,12 +151,12 @@ def test_a_published_corpus_that_is_missing_or_cut_short_is_named(tmp_path: Path
 
 
 def test_columns_are_stretches_of_the_text() -> None:
-    columns = batchify(torch.arange(11), 3)
+    columns = text.batchify(torch.arange(11), 3)
     assert columns.tolist() == [[0, 3, 6], [1, 4, 7], [2, 5, 8]]
-    inputs, targets = inputs_and_targets(columns, (0, 2))
+    inputs, targets = text.inputs_and_targets(columns, (0, 2))
     assert torch.equal(targets, inputs + 1)
     with pytest.raises(SettingsError, match="5 tokens is too short for valid_batch_size=3"):
-        batchify(torch.arange(5), 3, "valid_batch_size")
+        text.batchify(torch.arange(5), 3, "valid_batch_size")
 
 
 @example(spread=1e308, bptt=35, rows=300)
@@ -179,7 +164,7 @@ def test_columns_are_stretches_of_the_text() -> None:
 @examples(20)
 def test_segments_cover_every_target_once(spread: float, bptt: int, rows: int) -> None:
     for generator in (None, torch.Generator().manual_seed(bptt)):
-        cut = segments(rows, bptt, generator, spread)
+        cut = text.segments(rows, bptt, generator, spread)
         targets = [start + 1 + i for start, length in cut for i in range(length)]
         assert targets == list(range(1, rows))
         assert all(1 <= length <= bptt + 20 for _, length in cut)
@@ -187,25 +172,25 @@ def test_segments_cover_every_target_once(spread: float, bptt: int, rows: int) -
 
 def test_lengths_are_the_originals() -> None:
     # 35, or 17 once in twenty; with a spread, normal and within 5 to 55.
-    fixed = [n for _, n in segments(200_000, 35, torch.Generator().manual_seed(0))][:-1]
+    fixed = [n for _, n in text.segments(200_000, 35, torch.Generator().manual_seed(0))][:-1]
     assert set(fixed) == {35, 17}
     assert fixed.count(17) / len(fixed) == pytest.approx(0.05, abs=0.01)
-    spread = [n for _, n in segments(200_000, 35, torch.Generator().manual_seed(0), 5.0)][:-1]
+    spread = [n for _, n in text.segments(200_000, 35, torch.Generator().manual_seed(0), 5.0)][:-1]
     assert min(spread) >= 5
     assert max(spread) <= 55
     long = torch.tensor([n for n in spread if n > 25], dtype=torch.float64)
     assert float(long.mean()) == pytest.approx(34.8, abs=0.5)  # cut down to whole numbers
     assert float(long.std()) == pytest.approx(5.0, abs=0.5)
-    assert segments(100, 35) == [(0, 35), (35, 35), (70, 29)]
-    cuts = [segments(900, 35, torch.Generator().manual_seed(seed), 5.0) for seed in (1, 1, 2)]
+    assert text.segments(100, 35) == [(0, 35), (35, 35), (70, 29)]
+    cuts = [text.segments(900, 35, torch.Generator().manual_seed(seed), 5.0) for seed in (1, 1, 2)]
     assert cuts[0] == cuts[1] != cuts[2]
 
 
 def test_unigram_perplexity_by_hand() -> None:
     train, valid = torch.tensor([0, 0, 1]), torch.tensor([0, 2])
     expected = math.exp(-(math.log(3 / 6) + math.log(1 / 6)) / 2)
-    assert unigram_perplexity(train, valid, 3) == pytest.approx(expected)
-    assert unigram_perplexity(*[torch.arange(50)] * 2, 50) == pytest.approx(50)
+    assert text.unigram_perplexity(train, valid, 3) == pytest.approx(expected)
+    assert text.unigram_perplexity(*[torch.arange(50)] * 2, 50) == pytest.approx(50)
 
 
 @pytest.mark.real_data("penn", "wikitext-2")

@@ -1,6 +1,9 @@
-"""Drawn cells: what stands on them, and that nothing hides anything else."""
+"""Drawn cells: what stands on them, that nothing hides anything else, and their files."""
 
+import io
+import re
 from itertools import combinations
+from pathlib import Path
 
 import matplotlib.pyplot as plt
 import pytest
@@ -9,15 +12,12 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch
 from matplotlib.text import Text
 from matplotlib.transforms import Bbox
+from PIL import Image
+from same_bits import digest
 
 from darts_lib.derivation import random_genotype
-from darts_lib.drawing.cell_plots import (
-    compare_cells,
-    describe_cell,
-    draw_cell,
-    draw_genotype,
-    draw_supercell,
-)
+from darts_lib.drawing import cell_plots as plots
+from darts_lib.drawing.cell_plots import cell_picture, draw_cell, search_gif
 from darts_lib.genotype import PUBLISHED, Genotype
 from darts_lib.search_space import KINDS, edges
 
@@ -83,7 +83,7 @@ PAIRS = {**PUBLISHED, "chain": CHAIN, **{f"random {i}": random_genotype(i) for i
 
 @pytest.mark.parametrize("genotype", PAIRS.values(), ids=PAIRS)
 def test_a_pair_of_cells_is_readable_and_a_deep_one_alone(genotype: Genotype) -> None:
-    figure = draw_genotype(genotype)
+    figure = plots.draw_genotype(genotype)
     assert [ax.get_title() for ax in figure.axes] == ["Normal cell", "Reduction cell"]
     assert_readable(figure)
     if genotype is CHAIN:
@@ -92,10 +92,10 @@ def test_a_pair_of_cells_is_readable_and_a_deep_one_alone(genotype: Genotype) ->
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_cells_in_one_figure(kind: str) -> None:
-    figure = compare_cells(PUBLISHED, kind)
+    figure = plots.compare_cells(PUBLISHED, kind)
     assert {ax.get_title() for ax in figure.axes} == set(PUBLISHED)
     assert_readable(figure)
-    assert len(compare_cells({"only": PUBLISHED["DARTS_V2"]}, kind).axes) == 1
+    assert len(plots.compare_cells({"only": PUBLISHED["DARTS_V2"]}, kind).axes) == 1
 
 
 def test_wires_start_where_the_pair_says() -> None:
@@ -112,7 +112,7 @@ def test_wires_start_where_the_pair_says() -> None:
 
 @pytest.mark.parametrize("nodes", [1, 2, 4, 5])
 def test_the_supercell_has_every_edge_once(nodes: int) -> None:
-    ax = draw_supercell(nodes)
+    ax = plots.draw_supercell(nodes)
     drawn = [arrow.get_gid() for arrow in arrows(ax, "edge")]
     assert drawn == [f"edge {source} {target}" for source, target in edges(nodes)]
     assert len(arrows(ax, "output")) == nodes
@@ -121,23 +121,62 @@ def test_the_supercell_has_every_edge_once(nodes: int) -> None:
 
 @pytest.mark.parametrize(("by", "column", "colours"), [("target", 2, 4), ("source", 1, 5)])
 def test_each_end_has_a_colour_in_the_supercell(by: str, column: int, colours: int) -> None:
-    edges = arrows(draw_supercell(4, by), "edge")
+    edges = arrows(plots.draw_supercell(4, by), "edge")
     drawn = {(str(arrow.get_gid()).split()[column], arrow.get_edgecolor()) for arrow in edges}
     ends, shades = zip(*drawn, strict=True)
     assert len(drawn) == len(set(ends)) == len(set(shades)) == colours
 
 
 def test_a_cell_in_words() -> None:
-    assert describe_cell(PUBLISHED["DARTS_V2"].normal).split(". ")[::3] == [
+    assert plots.describe_cell(PUBLISHED["DARTS_V2"].normal).split(". ")[::3] == [
         "Node 0 adds sep_conv_3x3 of input 0 and sep_conv_3x3 of input 1",
         "Node 3 adds skip_connect of input 0 and dil_conv_3x3 of node 0.",
     ]
 
 
 def test_figures_are_not_left_open() -> None:
-    draw_genotype(PUBLISHED["DARTS_V2"])
-    compare_cells({"a": PUBLISHED["DARTS_V2"]})
+    plots.draw_genotype(PUBLISHED["DARTS_V2"])
+    plots.compare_cells({"a": PUBLISHED["DARTS_V2"]})
     assert plt.get_fignums() == []
     _, ax = plt.subplots()
     assert draw_cell(CHAIN.reduce, CHAIN.reduce_concat, ax) is ax
     assert len(plt.get_fignums()) == 1
+
+
+CELL = PUBLISHED["DARTS_V2"]
+
+
+def test_a_picture_is_the_same_each_time_and_as_its_suffix_says(tmp_path: Path) -> None:
+    first = cell_picture(CELL)
+    assert Image.open(io.BytesIO(first)).size == (1000, 450)
+    assert digest(cell_picture(CELL, tmp_path / "cell.png")) == digest(first)
+    assert digest(tmp_path / "cell.png") == digest(first)
+    drawn = cell_picture(CELL, str(tmp_path / "cell.svg"))
+    assert drawn == (tmp_path / "cell.svg").read_bytes()
+    assert len(re.findall(rb'id="edge \d+"', drawn)) == 2 * 8, "both cells, eight edges each"
+    assert plt.get_fignums() == []
+
+
+def test_what_cannot_be_written_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="there is no folder .*no; make it"):
+        cell_picture(CELL, tmp_path / "no" / "cell.svg")
+    with pytest.raises(ValueError, match=r"\.png or \.svg"):
+        cell_picture(CELL, Path("cell.jpeg"))
+    with pytest.raises(ValueError, match="at least one genotype"):
+        search_gif([], tmp_path / "none.gif")
+
+
+def test_gif_of_a_search(tmp_path: Path) -> None:
+    genotypes = [random_genotype(0), random_genotype(0), random_genotype(1)]
+    path = search_gif(genotypes, tmp_path / "a.gif")
+    times = []
+    with Image.open(path) as gif:
+        assert (gif.n_frames, gif.info["loop"]) == (3, 0)
+        for frame in range(gif.n_frames):
+            gif.seek(frame)
+            times.append(gif.info["duration"])
+    assert times[-1] > times[0] == times[1]
+    assert path.stat().st_size < 300_000
+    assert digest(search_gif(genotypes, tmp_path / "b.gif")) == digest(path)
+    assert digest(search_gif(genotypes, tmp_path / "c.gif", first=1)) != digest(path)
+    assert plt.get_fignums() == []

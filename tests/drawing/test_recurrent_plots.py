@@ -10,15 +10,9 @@ from matplotlib.axes import Axes
 from matplotlib.patches import FancyArrowPatch, PathPatch
 from matplotlib.transforms import Bbox
 
+from darts_lib.drawing import recurrent_plots as plots
 from darts_lib.drawing.plot_style import use_style
-from darts_lib.drawing.recurrent_plots import (
-    ACTIVATION_STROKES,
-    depths,
-    describe_recurrent_cell,
-    draw_recurrent_cell,
-    least_size,
-    rows,
-)
+from darts_lib.drawing.recurrent_plots import draw_recurrent_cell
 from darts_lib.recurrent.genotype import PUBLISHED, RecurrentGenotype, random_genotype
 from darts_lib.recurrent.search_space import PRIMITIVES
 
@@ -81,8 +75,8 @@ def test_everything_is_drawn_and_nothing_overlaps_or_is_clipped(name: str) -> No
 
 def test_a_place_in_the_tree_belongs_to_one_state() -> None:
     for genotype in CELLS.values():
-        deep = depths(genotype)
-        assert len(set(zip(deep, rows(genotype), strict=True))) == genotype.nodes + 1
+        deep = plots.depths(genotype)
+        assert len(set(zip(deep, plots.rows(genotype), strict=True))) == genotype.nodes + 1
         for node, (_, source) in enumerate(genotype.recurrent, 1):
             assert deep[node] == deep[source] + 1
 
@@ -91,8 +85,8 @@ def test_output_states_are_shaded_and_activations_differ_in_more_than_colour() -
     ax = draw_recurrent_cell(PUBLISHED["ENAS"])
     shaded = [i for i, line in enumerate(ax.lines) if line.get_markerfacecolor() != "white"]
     assert tuple(shaded) == PUBLISHED["ENAS"].concat
-    assert tuple(ACTIVATION_STROKES) == PRIMITIVES
-    strokes = ACTIVATION_STROKES.values()
+    assert tuple(plots.ACTIVATION_STROKES) == PRIMITIVES
+    strokes = plots.ACTIVATION_STROKES.values()
     assert len({stroke.colour for stroke in strokes}) == len(PRIMITIVES)
     assert len({stroke.marker for stroke in strokes}) == len(PRIMITIVES)
 
@@ -103,16 +97,16 @@ def test_given_axes_are_used_and_small_ones_are_refused() -> None:
     assert axes[0].get_title() == "V1"
     plt.close(figure)
     ax = plt.subplots(figsize=(4, 3))[1]
-    width, _ = least_size(PUBLISHED["DARTS_V1"])
+    width, _ = plots.least_size(PUBLISHED["DARTS_V1"])
     with pytest.raises(ValueError, match=f"needs {width:.1f}"):
         draw_recurrent_cell(PUBLISHED["DARTS_V1"], ax)
 
 
 def test_a_cell_in_words() -> None:
     cell = RecurrentGenotype((("tanh", 0), ("relu", 1), ("identity", 1)), (1, 3))
-    assert describe_recurrent_cell(cell) == (
+    assert plots.describe_recurrent_cell(cell) == (
         "State 1 takes tanh of state 0. State 2 takes relu of state 1. State 3 takes identity of "
         "state 1. The output is the mean of states 1, 3."
     )
-    assert describe_recurrent_cell(_chain(1)).endswith("The output is the mean of state 1.")
-    assert describe_recurrent_cell(PUBLISHED["DARTS_V2"]).endswith("mean of states 1 to 8.")
+    assert plots.describe_recurrent_cell(_chain(1)).endswith("The output is the mean of state 1.")
+    assert plots.describe_recurrent_cell(PUBLISHED["DARTS_V2"]).endswith("mean of states 1 to 8.")

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fuzz_tools import one_line
+from fuzz_tools import Patch, one_line
 
 from darts_lib.derivation import random_genotype
 from darts_lib.formats.cell_choice import find_genotype
@@ -26,15 +26,12 @@ def kind(request: pytest.FixtureRequest) -> Kind:
 
 
 def test_published_and_random_cells_are_found_by_name(kind: Kind) -> None:
-    find, published, _ = kind
+    find, published, draw = kind
     assert {name: find(name) for name in published} == published
-    find, _, draw = kind
     assert find("random", 3) == draw(3) != find("random", 4)
 
 
-def test_a_text_a_file_and_a_run_folder_name_the_same_cell(
-    kind: Kind, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_text_file_or_folder_names_a_cell(kind: Kind, tmp_path: Path, monkeypatch: Patch) -> None:
     find, published, _ = kind
     cell, file = published["DARTS_V1"], tmp_path / "genotype.json"
     file.write_text(json.dumps(cell.to_dict()))
@@ -61,10 +58,7 @@ def test_an_unknown_name_is_refused_with_what_is_known(kind: Kind) -> None:
 
 
 def test_a_damaged_file_is_named(kind: Kind, tmp_path: Path) -> None:
-    for content, words in (
-        *((b"", ""), (b"{", "line 1"), (b"[1, 2]", "")),
-        *((b"\xff", "is no text"), (b'{"a": 1}', "fields must")),
-    ):
+    for content, words in ((b"{", "line 1"), (b"\xff", "is no text"), (b'{"a": 1}', "fields must")):
         (tmp_path / "genotype.json").write_bytes(content)
         with pytest.raises(GenotypeError, match=rf"genotype\.json: .*{words}"):
             kind[0](str(tmp_path))

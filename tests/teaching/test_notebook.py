@@ -1,7 +1,6 @@
 """The guard of the parameter cell, the exercises' check, and chapters that need the one before."""
 
 import random
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -9,21 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from fuzz_tools import refusal_of
+from fuzz_tools import Patch, Printed, refusal_of
 
 from darts_lib.engine.opening import default_folder
 from darts_lib.engine.refusals import SettingsError
 from darts_lib.retrain import RetrainConfig
 from darts_lib.search import SearchConfig, SearchResult, search
 from darts_lib.teaching import notebook
-from darts_lib.teaching.notebook import (
-    check,
-    check_pictures,
-    read_parameters,
-    search_before,
-    set_seed,
-    with_searched_cell,
-)
+from darts_lib.teaching.notebook import check_pictures, read_parameters, search_before
 
 CELL = """\
 epochs: int = 0  # 0: the scale's own
@@ -64,9 +56,7 @@ def test_the_cell_as_it_stands_is_the_scales_own_and_an_injected_value_is_what_i
         read_parameters(namespace, RetrainConfig)
 
 
-def test_a_wrong_name_or_value_ends_the_notebook_in_one_line(
-    monkeypatch: pytest.MonkeyPatch, runs_root: Path
-) -> None:
+def test_a_wrong_parameter_ends_the_notebook_in_a_line(monkeypatch: Patch, runs_root: Path) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     for injected, *words in (
@@ -140,23 +130,21 @@ def divides_by_zero(x: float) -> float:
     ),
     (3, lambda function: function(3), "Not yet: TypeError: 'int' object is not callable"),
 ])  # fmt: skip
-def test_an_attempt_is_answered(
-    attempt: object, test: Callable[[Any], None], said: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    check(attempt, test)
+def test_an_attempt_is_answered(attempt: object, test: Any, said: str, capsys: Printed) -> None:
+    notebook.check(attempt, test)
     assert capsys.readouterr().out == f"{said}\n"
 
 
 def test_one_seed_sets_all_three_generators() -> None:
     def draws() -> list[float]:
-        set_seed(5)
+        notebook.set_seed(5)
         return [random.random(), float(np.random.rand()), float(torch.rand(()))]
 
     assert draws() == draws()
 
 
 @pytest.fixture
-def tiny(monkeypatch: pytest.MonkeyPatch) -> list[SearchConfig]:
+def tiny(monkeypatch: Patch) -> list[SearchConfig]:
     """Make laptop searches tiny; return the list of those that were asked for."""
     asked: list[SearchConfig] = []
     small = {"channels": 2, "layers": 1, "nodes": 1, "epochs": 1, "max_steps": 1, "batch_size": 8}
@@ -170,9 +158,7 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> list[SearchConfig]:
     return asked
 
 
-def test_on_a_laptop_a_missing_search_is_made_and_later_read_back(
-    tiny: list[SearchConfig], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_laptop_makes_a_missing_search_once(tiny: list[SearchConfig], capsys: Printed) -> None:
     config = RetrainConfig.create(scale="laptop", genotype="", seed=3)
     found = search_before(config)
     assert found.path == default_folder(tiny[0])
@@ -202,9 +188,9 @@ def test_a_named_folder_is_read_as_it_is(tmp_path: Path, tiny: list[SearchConfig
 
 def test_an_empty_genotype_is_filled_by_the_search(tiny: list[SearchConfig]) -> None:
     named = RetrainConfig.create(scale="laptop", genotype="DARTS_V1")
-    assert with_searched_cell(named) is named
+    assert notebook.with_searched_cell(named) is named
     assert tiny == []
-    filled = with_searched_cell(RetrainConfig.create(scale="laptop", genotype=""))
+    filled = notebook.with_searched_cell(RetrainConfig.create(scale="laptop", genotype=""))
     assert filled.cell == search_before(filled).genotype
     assert len(tiny) == 2
 

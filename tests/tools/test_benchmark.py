@@ -5,20 +5,29 @@ from pathlib import Path
 
 import pytest
 import torch
+from fuzz_tools import Patch, Printed
 
-from darts_lib.tools.benchmark import main
+from darts_lib.tools.benchmark import main, sizes
 
 
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        (["--batch", "1"], "SettingsError: batch_size=1"),
-        (["--small", "--batch", "64"], "SettingsError: --batch 64 is not for --small"),
-    ],
-)
-def test_a_batch_that_cannot_be_is_refused_in_one_line(
-    arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(("device", "free", "given", "batch"), [
+    ("cpu", 0, 0, 16),
+    ("cpu", 0, 64, 64),
+    ("cuda", 80, 0, 64),
+    ("cuda", 8, 0, 16),
+])  # fmt: skip
+def test_the_papers_batch_is_taken_where_a_gpu_has_the_memory(
+    device: str, free: int, given: int, batch: int, monkeypatch: Patch
 ) -> None:
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (free * 2**30, 80 * 2**30))
+    assert [size.batch for size in sizes(torch.device(device), given)] == [64, batch]
+
+
+@pytest.mark.parametrize(("arguments", "words"), [
+    (["--batch", "1"], "SettingsError: batch_size=1"),
+    (["--small", "--batch", "64"], "SettingsError: --batch 64 is not for --small"),
+])  # fmt: skip
+def test_a_wrong_batch_is_refused(arguments: list[str], words: str, capsys: Printed) -> None:
     with pytest.raises(SystemExit) as ended:
         main([*arguments, "--device", "cpu"])
     assert ended.value.code == 2
@@ -28,9 +37,7 @@ def test_a_batch_that_cannot_be_is_refused_in_one_line(
 
 
 @pytest.mark.deep
-def test_the_small_benchmark_from_end_to_end(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_small_benchmark_from_end_to_end(tmp_path: Path, capsys: Printed) -> None:
     main(["--small", "--repeats", "1", "--device", "cpu", "--json", str(tmp_path / "b.json")])
     written = json.loads((tmp_path / "b.json").read_text())
     assert written["machine"]["torch"] == torch.__version__

@@ -8,8 +8,7 @@ from typing import Any, TypeVar
 
 import pytest
 import torch
-from fuzz_tools import refusal_of
-from malicious import Malicious
+from fuzz_tools import Patch, Printed, refusal_of
 from torch import Tensor
 
 from darts_lib.data.data_sets import archives
@@ -19,7 +18,7 @@ from darts_lib.engine.settings import DOWNLOADED, SHAPES
 from darts_lib.formats.network_files import as_main, load_network, mmrazor_names
 from darts_lib.formats.onnx_files import export_onnx
 from darts_lib.formats.weight_files import save_weights
-from darts_lib.genotype import PUBLISHED
+from darts_lib.genotype import PUBLISHED, Genotype
 from darts_lib.network import CellStack, ImageNetNetwork, Network
 from darts_lib.relaxation import Supernet
 from darts_lib.retrain import RetrainConfig, RetrainResult, retrain
@@ -53,64 +52,45 @@ def assert_same_network(loaded: CellStack, net: CellStack, size: int = 16) -> No
         assert torch.equal(loaded(images)[0], net(images)[0])
 
 
-CONTAINERS: dict[str, Callable[[State], object]] = {
-    "bare": lambda state: state,
-    "checkpoint": lambda state: {"epoch": 3, "state_dict": state, "best_acc_top1": 0.9},
-    "torch 0.3": lambda state: {k: v for k, v in state.items() if "num_batches" not in k},
-    "data parallel": lambda state: {f"module.{k}": v for k, v in state.items()},
-}
+@pytest.mark.parametrize(("contained", "new"), [
+    (lambda state: state, False),  # in torch's format before 1.6
+    (lambda state: {"epoch": 3, "state_dict": state, "best_acc_top1": 0.9}, True),
+    (lambda state: {k: v for k, v in state.items() if "num_batches" not in k}, True),  # torch 0.3
+    (lambda state: {f"module.{k}": v for k, v in state.items()}, True),  # of DataParallel
+])  # fmt: skip
+def test_the_originals_weights(contained: Callable[..., object], new: bool, tmp_path: Path) -> None:
+    for net in (small(auxiliary=new), randomised(ImageNetNetwork(V2, 8, 3, 7, auxiliary=True))):
+        content = contained(net.state_dict())
+        torch.save(content, tmp_path / "model.pth.tar", _use_new_zipfile_serialization=new)
+        loaded, cell = load_network(tmp_path / "model.pth.tar", V2)
+        assert (type(loaded), cell) == (type(net), V2)
+        assert_same_network(loaded, net, 64)
 
 
-@pytest.mark.parametrize("container", CONTAINERS)
-@pytest.mark.parametrize("new", [True, False])  # torch's own format, and that before 1.6
-def test_the_originals_weights(container: str, new: bool, tmp_path: Path) -> None:
-    net, file = small(auxiliary=new), tmp_path / "weights.pt"
-    content = CONTAINERS[container](net.state_dict())
-    torch.save(content, file, _use_new_zipfile_serialization=new)
-    loaded, cell = load_network(file, V2)
-    assert cell == V2
-    assert_same_network(loaded, net)
-    if container == "bare":
-        large = randomised(ImageNetNetwork(V2, 8, 3, 7, auxiliary=True))
-        content = {"epoch": 1, "state_dict": large.state_dict(), "optimizer": {"state": {}}}
-        torch.save(content, tmp_path / "model.pth.tar")
-        loaded, _ = load_network(tmp_path / "model.pth.tar", V2)
-        assert isinstance(loaded, ImageNetNetwork)
-        assert_same_network(loaded, large, 64)
+def older(name: str) -> str:
+    """Return a name of MMRazor's main as v0.1.0 has it."""
+    name = name.replace(".route._candidates.", ".edges.choices.")
+    return f"architecture.model.{name.replace('._candidates.', '.0.choices.')}"
 
 
-LAYOUTS: dict[str, Callable[[str], str]] = {
-    "main": lambda name: name,
-    "main, checkpoint": lambda name: f"architecture.{name}",
-    "v0.1.0": lambda name: (
-        "architecture.model."
-        + name.replace(".route._candidates.", ".edges.choices.")
-        .replace("._candidates.", ".0.choices.")
-    ),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("layout", [lambda name: name, lambda name: f"architecture.{name}", older])
 @pytest.mark.parametrize("cell", [RAZOR, ALIAS], ids=["97.32", "alias"])
-def test_mmrazors_weights(layout: str, cell: Any, tmp_path: Path) -> None:
+def test_mmrazors_weights(layout: Callable[[str], str], cell: Any, tmp_path: Path) -> None:
     net = randomised(Network(cell, 4, 3, 10, 3, auxiliary=True, pool_norm=True))
     names = mmrazor_names(net.state_dict(), cell, 3)
-    assert all(as_main(LAYOUTS[layout](name)) == name for name in names.values())
-    state = {LAYOUTS[layout](names[name]): value for name, value in net.state_dict().items()}
+    assert all(as_main(layout(name)) == name for name in names.values())
+    state = {layout(names[name]): value for name, value in net.state_dict().items()}
     torch.save({"state_dict": state, "meta": {"epoch": 600}}, tmp_path / "subnet.pth")
     loaded, _ = load_network(tmp_path / "subnet.pth", cell)
     assert_same_network(loaded, net)
 
 
-@pytest.mark.parametrize(
-    ("cell", "ours", "theirs"), [(V2, 1650, 1700), (RAZOR, 1314, 1354)], ids=["V2", "97.32"]
-)
+@pytest.mark.parametrize(("cell", "ours", "theirs"), [(V2, 1650, 1700), (RAZOR, 1314, 1354)])
 def test_the_published_numbers_of_names(cell: Any, ours: int, theirs: int) -> None:
     with torch.device("meta"):
-        plain = Network(cell, auxiliary=True).state_dict()
-        pooled = Network(cell, auxiliary=True, pool_norm=True).state_dict()
-    assert (len(plain), len(pooled)) == (ours, theirs)
-    assert len(set(mmrazor_names(pooled, cell, 20).values())) == theirs
+        plain, pooled = (Network(cell, auxiliary=True, pool_norm=norm) for norm in (False, True))
+    names = mmrazor_names(pooled.state_dict(), cell, 20)
+    assert (len(plain.state_dict()), len(names), len({*names.values()})) == (ours, theirs, theirs)
 
 
 @pytest.mark.skipif(not REFERENCE.is_dir(), reason="no list of the published names here")
@@ -123,60 +103,47 @@ def test_every_name_and_shape_is_the_published_one() -> None:
     assert {name: list(value.shape) for name, value in plain.items()} == keys["quark0"]
     assert mmrazor_names(plain, V2, 20) == pairs
     razor = mmrazor_names(pooled, ALIAS, 20)
-    found = {razor[name]: list(value.shape) for name, value in pooled.items()}
-    assert found == keys["mmrazor"]
+    assert {razor[n]: list(value.shape) for n, value in pooled.items()} == keys["mmrazor"]
 
 
-def refusal(path: Path, *arguments: Any, **expected: Any) -> str:
-    return refusal_of(lambda: load_network(path, *arguments, **expected))
+def refusal(path: Path, cell: Genotype | None, *words: str, **expected: Any) -> str:
+    return refusal_of(lambda: load_network(path, cell, **expected), *words)
 
 
 def test_weights_of_another_cell_or_shape_are_refused_by_keys_and_shapes(tmp_path: Path) -> None:
     file, state = tmp_path / "weights.pt", small().state_dict()
     torch.save(small(auxiliary=False).state_dict(), file)
     for name, there, asked in (("channels", 4, 36), ("layers", 3, 20), ("auxiliary", False, True)):
-        assert f"has {name}={there}, not {asked}" in refusal(file, V2, **{name: asked})
+        refusal(file, V2, f"has {name}={there}, not {asked}", **{name: asked})
     state["classifier.bias"] = torch.zeros(11)
     del state["cells.0.preprocess0.op.1.weight"]
     state["cells.0.strange"] = torch.zeros(1)
     torch.save(state, file)
-    message = refusal(file, V2)
-    assert "1 missing (cells.0.preprocess0.op.1.weight)" in message
-    assert "1 unknown (cells.0.strange)" in message
-    assert "classifier.bias (11,) for (10,)" in message
-    assert "more)" in refusal(file, RAZOR)
+    refusal(file, V2, "1 missing (cells.0.preprocess0.op.1.weight)",
+        "1 unknown (cells.0.strange)", "classifier.bias (11,) for (10,)")  # fmt: skip
+    refusal(file, RAZOR, "more)")
 
 
 def test_a_file_without_weights_of_a_derived_network(tmp_path: Path) -> None:
     far = {**small().state_dict(), "cells.999999999.x": torch.zeros(1)}
-    contents: list[tuple[object, str]] = [
+    for content, words in (
         ([1, 2], "holds list, not a dict"),
         ({}, "holds dict, not a dict of weights"),
+        (small(), "not a file of weights alone (it holds more than plain data"),  # a whole module
         ({"epoch": 3}, "'epoch' is no tensor"),
         ({"weight": torch.zeros(1)}, "holds no derived network"),
         (Supernet(4, 3, 2).state_dict(), "does not fit the network"),
         (far, "names cell 999999999 but"),  # a number of cells is not taken from a name alone
-    ]
-    for content, words in contents:
+    ):
         torch.save(content, tmp_path / "weights.pt")
-        assert words in refusal(tmp_path / "weights.pt", V2)
-    assert "is not there" in refusal(tmp_path / "none.pt", V2)
-    assert "weights.safetensors is not there" in refusal(tmp_path)
+        refusal(tmp_path / "weights.pt", V2, words)
+    refusal(tmp_path / "none.pt", V2, "is not there")
+    refusal(tmp_path, None, "weights.safetensors is not there")
     torch.save(small().state_dict(), tmp_path / "weights.pt")
-    assert "carries no genotype" in refusal(tmp_path / "weights.pt")
+    refusal(tmp_path / "weights.pt", None, "carries no genotype")
     for name in ("cell.txt", "genotype.json", "cell.yaml"):
         (tmp_path / name).write_text(str(V2))
-        assert "is for a cell or for settings. Give the weights" in refusal(tmp_path / name)
-
-
-def test_a_file_that_would_run_code_does_not(tmp_path: Path) -> None:
-    """That neither runs anything is in test_security; torch's advice would be to trust it."""
-    torch.save({"stem.0.weight": Malicious(tmp_path / "was here")}, tmp_path / "new.pt")
-    torch.save(small(), tmp_path / "module.pt")  # a whole module
-    for name in ("new.pt", "module.pt"):
-        message = refusal(tmp_path / name, V2)
-        assert "not a file of weights alone (it holds more than plain data" in message
-        assert "weights_only" not in message
+        refusal(tmp_path / name, None, "is for a cell or for settings. Give the weights")
 
 
 def test_a_file_cut_short_is_refused_and_a_whole_one_carries_its_genotype(tmp_path: Path) -> None:
@@ -191,7 +158,7 @@ def test_a_file_cut_short_is_refused_and_a_whole_one_carries_its_genotype(tmp_pa
         content = path.read_bytes()
         for length in (0, 10, len(content) // 2, int(0.999 * len(content))):
             path.write_bytes(content[:length])
-            assert path.name in refusal(path, V2)
+            refusal(path, V2, path.name)
 
 
 @pytest.fixture(scope="module")
@@ -201,7 +168,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> RetrainResult:
     return retrain(RetrainConfig.create(scale="laptop", run_dir=folder, **tiny))
 
 
-def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+def refused(capsys: Printed, *arguments: str) -> str:
     """Return the one line on stderr of a command that ends with status 2."""
     capsys.readouterr()
     assert main(list(arguments)) == 2
@@ -210,16 +177,11 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     return said
 
 
-def test_the_command_line_tests_what_retraining_saved_on_the_runs_own_data(
-    run: RetrainResult, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_command_line_tests_what_retraining_saved(run: RetrainResult, capsys: Printed) -> None:
     file = run.path / "weights.safetensors"
     top1, top5 = (100 * (1 - run.figures[name]) for name in ("test_accuracy", "test_top5"))
-    for named, *given in (
-        (run.path,),
-        (file,),
-        (file, "--dataset", "digits", "--channels", "4", "--auxiliary"),
-    ):
+    settings = ("--dataset", "digits", "--channels", "4", "--auxiliary")
+    for named, *given in ((run.path,), (file,), (file, *settings)):
         capsys.readouterr()
         assert main(["evaluate", str(named), *given]) == 0
         said = capsys.readouterr().out
@@ -231,11 +193,9 @@ def test_the_command_line_tests_what_retraining_saved_on_the_runs_own_data(
     assert "did you mean 'DARTS_V2'?" in refused(capsys, *on_digits, "--genotype", "DARTS_V3")
 
 
-def test_weights_that_cannot_fit_are_refused_before_a_download(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_unfit_weights_are_refused(tmp_path: Path, monkeypatch: Patch, capsys: Printed) -> None:
     monkeypatch.setattr("darts_lib.tools.checkpoints.load_images", None)
-    grey, colour = tmp_path / "grey.safetensors", tmp_path / "colour.safetensors"
+    grey, colour = (tmp_path / f"{name}.safetensors" for name in ("grey", "colour"))
     save_weights(randomised(Network(V2, 4, 3, 10, 1)), V2, grey)
     save_weights(small(), V2, colour)
     for file, words, *arguments in (
@@ -256,9 +216,7 @@ def test_the_shapes_of_the_data_sets(dataset: str, real_data_root: Path) -> None
     assert SHAPES[dataset] == (len(images.classes), images.channels)
 
 
-def test_an_export_that_cannot_be_written_is_refused_before_the_work(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_impossible_export_is_told(tmp_path: Path, capsys: Printed, monkeypatch: Patch) -> None:
     (tmp_path / "folder").mkdir()
     for target in ("no/net.onnx", "folder"):
         said = refused(capsys, "export", "not read.pt", "--onnx", str(tmp_path / target))

@@ -4,28 +4,26 @@ import json
 from pathlib import Path
 
 import pytest
+from fuzz_tools import Patch, Printed
 
 from darts_lib.tools import epoch_times
 
 
-def test_all_runs_are_timed_and_written(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_runs_are_timed_and_written(tmp_path: Path, capsys: Printed, monkeypatch: Patch) -> None:
     monkeypatch.setattr(epoch_times, "STEPS", 3)
     for config in (epoch_times.SearchConfig, epoch_times.RetrainConfig):
         few = {"max_images": 80, "batch_size": 32, "channels": 2, "layers": 2}
         monkeypatch.setattr(config, "LAPTOP", config.LAPTOP | few)
     file = tmp_path / "times.json"
-    arguments = ["--scale", "laptop", "--dataset", "digits", "--epochs", "2", "--json", str(file)]
-    epoch_times.main(arguments)
+    options = "--scale laptop --dataset digits --epochs 2 --json"
+    epoch_times.main([*options.split(), str(file)])
     content = json.loads(file.read_text(encoding="utf-8"))
     assert content["machine"]["device"].startswith("CPU")
     rows = content["epochs"]
     assert [row["run"] for row in rows] == list(epoch_times.RUNS)
     assert [row["all epochs"] for row in rows] == [50, 50, 600]
     for row in rows:
-        assert row["switches"] == "eager float32"
-        assert row["epochs timed"] == 2
+        assert (row["switches"], row["epochs timed"]) == ("eager float32", 2)
         assert row["step, s"] > 0
         assert row["all, h"] == pytest.approx(row["all epochs"] * row["epoch, s"] / 3600)
     said = capsys.readouterr().out
@@ -33,7 +31,7 @@ def test_all_runs_are_timed_and_written(
     assert "| search, second order | eager float32 |" in said
 
 
-def test_the_first_epoch_counts_only_if_it_is_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_first_epoch_counts_only_if_it_is_alone(monkeypatch: Patch) -> None:
     seconds = iter([9.0, 2.0, 3.0, 4.0, 8.0])
 
     class Run(epoch_times.Retraining):

@@ -26,7 +26,6 @@ def test_a_table_takes_the_place_of_the_one_before_between_its_marks(tmp_path: P
     for text in ("new", "newer"):
         put_between_marks(page, "speed", text)
         assert page.read_text() == f"before\n{start}\n{text}\n{end}\nafter\n"
-    page = tmp_path / "README.md"
     page.write_text("no marks")
     with pytest.raises(SettingsError, match="lacks the marks"):
         put_between_marks(page, "speed", "x")

@@ -16,6 +16,7 @@ import psutil
 import pytest
 from chapter_tools import write_notebook
 from distributed import Client
+from fuzz_tools import Printed
 
 from darts_lib.derivation import random_genotype
 from darts_lib.engine.files import locked
@@ -24,19 +25,10 @@ from darts_lib.engine.opening import opened
 from darts_lib.engine.refusals import SettingsError
 from darts_lib.retrain import RetrainConfig
 from darts_lib.search import SearchConfig
+from darts_lib.tools import sweep_runs
 from darts_lib.tools.sweep import parser, read_config, select, spread, summary, sweep, tables
 from darts_lib.tools.sweep_plan import Cell, Plan, SweepConfig, chapter_settings
-from darts_lib.tools.sweep_runs import (
-    ChapterRun,
-    Outcome,
-    RunFailedError,
-    Workers,
-    connected,
-    local_cluster,
-    lock_file,
-    run_chapter,
-    run_to_end,
-)
+from darts_lib.tools.sweep_runs import ChapterRun, Outcome, Workers, lock_file, run_to_end
 
 
 def plan_in(root: Path, **given: object) -> Plan:
@@ -106,9 +98,8 @@ def test_the_figures_and_the_table() -> None:
 
 def test_searched_and_random_cells_get_the_same_retrainings(tmp_path: Path) -> None:
     plan = plan_in(tmp_path, seed=7, finals=3, retrain={"channels": 4})
-    assert [cell.name for cell in plan.cells()] == [
-        *("searched-7", "searched-8", "searched-9", "random-7", "random-8", "random-9")
-    ]
+    names = [f"{kind}-{seed}" for kind in ("searched", "random") for seed in (7, 8, 9)]
+    assert [cell.name for cell in plan.cells()] == names
     searched, drawn = Cell("searched", 8), Cell("random", 8)
     (search, *retrainings), (*others,) = plan.chain(searched), plan.chain(drawn)
     retrainings, others = retrainings + plan.full(searched), others + plan.full(drawn)
@@ -129,8 +120,7 @@ def test_only_the_full_retrainings_are_tested_on_the_test_images(tmp_path: Path)
         assert not any("holdout" in run.parameters for run in plan.full(cell))
     assert [run.parameters["seed"] for run in plan.full(Cell("random", 1))] == [0, 1]
     search, short = plan.chain(Cell("searched", 0))
-    assert search.chapter.is_file()
-    assert short.chapter.is_file()
+    assert all(run.chapter.is_file() for run in (search, short))
     assert SearchConfig.create(**search.parameters).epochs == 4
     drawn = RetrainConfig.create(**plan.chain(Cell("random", 0))[-1].parameters)
     assert (drawn.epochs, drawn.cell) == (plan.config.short_epochs, random_genotype(0))
@@ -150,7 +140,6 @@ def test_settings_go_to_the_chapters_that_know_them() -> None:
     ("chanels", "4", "-p: unknown setting 'chanels'; did you mean 'channels'?"),
     ("retrain.order", "1", "-p: unknown setting 'order'; known: "),
     ("channels", "many", "channels='many': must be a whole number"),
-    ("epochs", "3", "-p epochs: the plan of a sweep gives epochs to each run"),
     ("epoch", "3", "-p epoch: the plan of a sweep gives epochs to each run"),
     ("search.genotype", "random", "-p genotype: the plan of a sweep gives genotype to each"),
     ("holdout", "0.1", "-p holdout: the plan of a sweep gives holdout to each run"),
@@ -185,7 +174,7 @@ def test_a_folder_holds_one_sweep_and_may_grow(tmp_path: Path) -> None:
 
 def test_a_silent_scheduler_is_named_and_the_lock_is_that_of_the_run_folder(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match=r"no Dask scheduler answers at tcp://127\.0\.0\.1:9 "):
-        connected("tcp://127.0.0.1:9", wait=0.5)
+        sweep_runs.connected("tcp://127.0.0.1:9", wait=0.5)
     config = RetrainConfig.create(scale="laptop", run_dir=str(tmp_path / "run"))
     with (
         opened(config),
@@ -195,18 +184,17 @@ def test_a_silent_scheduler_is_named_and_the_lock_is_that_of_the_run_folder(tmp_
         pass
 
 
-def test_a_run_is_read_back_or_failed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_is_read_back_or_failed(tmp_path: Path, capsys: Printed) -> None:
     def late(run: ChapterRun) -> None:
         leave(run, 0.5)
         raise ValueError("a figure")
 
     run = ChapterRun(tmp_path / "chapter.ipynb", tmp_path / "short" / "random-0", {})
-    with pytest.raises(RunFailedError, match=r"left no result\.json"):
+    with pytest.raises(sweep_runs.RunFailedError, match=r"left no result\.json"):
         run_to_end(run, lambda run: None)
-    assert run_to_end(run, late)["test_accuracy"] == 0.5
+    for execute in (late, lambda run: pytest.fail("executed again")):  # nobody catches it
+        assert run_to_end(run, execute)["test_accuracy"] == 0.5
     assert "failed later: ValueError: a figure" in capsys.readouterr().out
-    again = run_to_end(run, lambda run: pytest.fail("executed again"))  # nobody catches it
-    assert again["test_accuracy"] == 0.5
 
 
 class InThisProcess(Workers):
@@ -261,7 +249,7 @@ def client() -> Iterator[Client]:
     """Return a client of a scheduler with two worker processes; afterwards none is left."""
     os.environ["DARTS_LIB_SWEEP_TEST"] = MARK
     try:
-        with local_cluster(2, 1, "127.0.0.1:0") as cluster, Client(cluster) as client:
+        with sweep_runs.local_cluster(2, 1, "127.0.0.1:0") as cluster, Client(cluster) as client:
             yield client
     finally:
         del os.environ["DARTS_LIB_SWEEP_TEST"]
@@ -288,15 +276,14 @@ def tries(root: Path) -> dict[str, int]:
 
 
 @pytest.mark.deep
-def test_a_sweep_goes_through_its_stages_and_no_failure_sinks_it(
-    client: Client, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_no_failure_sinks_a_sweep(client: Client, tmp_path: Path, capsys: Printed) -> None:
     plan = plan_in(tmp_path / "sweep")
     workers = Workers(client, retries=1, execute=standing_in)
     found = sweep(plan, workers)
-    assert [run["name"] for run in found["failed"]] == ["search/searched-1"]
-    assert found["failed"][0]["failure"] == "ValueError: try 2 of search/searched-1"
-    assert found["failed"][0]["executed"] == str(plan.root / "search" / "searched-1.ipynb")
+    (failed,) = found["failed"]
+    told = ("search/searched-1", "ValueError: try 2 of search/searched-1")
+    assert (failed["name"], failed["failure"]) == told
+    assert failed["executed"] == str(plan.root / "search" / "searched-1.ipynb")
     assert found["validation_error"]["searched"]["count"] == 2
     assert found["validation_error"]["random"]["mean"] == pytest.approx((0.2 + 0.3 + 0.3) / 3)
     best = {kind: figures["name"] for kind, figures in found["best"].items()}
@@ -304,8 +291,7 @@ def test_a_sweep_goes_through_its_stages_and_no_failure_sinks_it(
     counts, said = tries(plan.root), capsys.readouterr().out
     for name, count in counts.items():
         assert said.count(f"{name}: started, its epochs are in {plan.root / name}") == count
-    assert counts.pop("search/searched-1") == 2
-    assert counts.pop("short/random-0") == 2
+    assert [counts.pop(name) for name in ("search/searched-1", "short/random-0")] == [2, 2]
     assert set(counts.values()) == {1}
     assert "short/searched-1" not in counts, "there is no such cell to retrain"
     assert "| searched-1 | 1 | failed |" in said
@@ -336,14 +322,12 @@ CHAPTER = [
 
 @pytest.mark.deep
 @pytest.mark.skipif(sys.platform == "win32", reason="there are no such locks and signals")
-def test_a_chapter_whose_worker_is_killed_waits_for_its_orphaned_kernel_and_goes_on(
-    client: Client, tmp_path: Path
-) -> None:
+def test_a_chapter_whose_worker_is_killed_goes_on(client: Client, tmp_path: Path) -> None:
     own = {"channels": 2, "layers": 1, "max_steps": 1, "batch_size": 8, "auxiliary": False}
     plan = plan_in(tmp_path, short_epochs=14, retrain=own)
     write_notebook(tmp_path / "chapter.ipynb", *CHAPTER)
     run = replace(plan.chain(Cell("random", 0))[0], chapter=tmp_path / "chapter.ipynb")
-    future = client.submit(run_to_end, run, run_chapter)
+    future = client.submit(run_to_end, run, sweep_runs.run_chapter)
     history = run.folder / "history.jsonl"
     eventually(lambda: history.exists() and len(read_history(run.folder)) >= 2, "epoch 2")
     kernel = psutil.Process(int(lock_file(run.folder).read_text().split()[1]))
