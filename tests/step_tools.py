@@ -1,5 +1,6 @@
 """What the tests of a step share: modes that fail where it waits, and where it reads elsewhere."""
 
+import gc
 from typing import Any
 
 import torch
@@ -41,3 +42,10 @@ class Elsewhere(TorchDispatchMode):
 
 MOVING = (torch.ops.aten.lift_fresh.default, torch.ops.aten._to_copy.default)
 """What may read a tensor made of numbers on its way to the device."""
+
+
+def live_tensors() -> tuple[int, int]:
+    """Return how many tensors there are, and their bytes."""
+    gc.collect()
+    tensors = [thing for thing in gc.get_objects() if issubclass(type(thing), Tensor)]
+    return len(tensors), sum(tensor.numel() * tensor.element_size() for tensor in tensors)

@@ -139,7 +139,9 @@ def test_a_restored_run_goes_on_as_the_one_whose_state_it_was() -> None:
     assert bits(second.state()) == bits(first.state())
 
 
-@pytest.mark.parametrize("weights", [None, {}, nn.Linear(3, 1).state_dict()], ids=str)
+@pytest.mark.parametrize(
+    "weights", [None, {}, nn.Linear(3, 1).state_dict()], ids=["none", "empty", "odd"]
+)
 def test_a_state_of_another_network_is_refused_in_one_line(weights: Any) -> None:
     run = ToyRun(toy_config(), "folder")
     state = {} if weights is None else {**run.state(), "weights": weights}
