@@ -21,13 +21,16 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from darts_lib import retrain as retraining
+from darts_lib import search as searching
 from darts_lib.bilevel import ROUTES
 from darts_lib.cost.complexity import count_parameters
 from darts_lib.cost.expected_cost import edge_costs, expected_cost
 from darts_lib.engine.devices import step_memory
 from darts_lib.engine.folder import read_history, read_json
 from darts_lib.engine.opening import default_folder
+from darts_lib.engine.refusals import SettingsError
 from darts_lib.engine.settings import RunConfig, project_root
+from darts_lib.recurrent import search as recurrent_searching
 
 SEARCHES = ("search", "recurrent search")
 FILES = {"config.json", "checkpoint.pt", "checkpoint.previous.pt", "history.jsonl", "result.json"}
@@ -311,3 +314,12 @@ def test_the_expected_cost_needs_nothing_wider_either() -> None:
     assert wide.operations == []
     real = {kind: torch.zeros(cost.shape) for kind, cost in costs.items()}
     assert expected_cost(real, costs).dtype == torch.float64
+
+
+def test_a_search_is_read_from_the_folder_of_a_search_alone(
+    name: str, straight: tuple[Path, str]
+) -> None:
+    for read in (searching.read_search, recurrent_searching.read_search):
+        if name not in SEARCHES:
+            with pytest.raises(SettingsError, match="is not the folder of a search"):
+                read(straight[0])

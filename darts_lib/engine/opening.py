@@ -17,7 +17,7 @@ from darts_lib.engine.devices import (
     resolve_device,
     warn_of_unused_gpu,
 )
-from darts_lib.engine.files import locked, sweep
+from darts_lib.engine.files import locked, sweep, write_whole
 from darts_lib.engine.folder import CHECKPOINTS, Row, RunFolder, check_format, read_json
 from darts_lib.engine.ranks import Ranks
 from darts_lib.engine.refusals import SettingsError
@@ -50,12 +50,12 @@ def opened(config: RunConfig) -> Iterator[RunFolder]:
             stack.callback(_remove_if_empty, path)
             if not config.resume and (path / "config.json").exists():
                 _move_aside(path)
-            if not (path / "result.json").exists():  # what cannot be kept is told now, not later
-                (path / ".writable.part").write_bytes(b"{}")
         except OSError as error:
             raise SettingsError(
                 f"run_dir {path} cannot be used ({error.strerror}); give another run_dir."
             ) from error
+        if not (path / "result.json").exists():  # what cannot be kept is told now, not later
+            write_whole(path / ".writable.part", b"{}")
         sweep(path)
         settings = {"kind": config.KIND, **config.settings_that_matter()}
         _check(path, settings)

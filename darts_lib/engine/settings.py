@@ -106,8 +106,10 @@ class RunConfig(StrictModel):
         unset = [name for name in cls.FILLED_BY_SCALE if is_unset(given.get(name))]
         kept = {name: value for name, value in given.items() if name not in unset}
         scale = kept.get("scale", "auto")
-        scale = auto_scale() if scale == "auto" else scale
-        return {**(cls.LAPTOP if scale == "laptop" else {}), **kept, "scale": scale}
+        if isinstance(scale, str) and scale == "auto":  # an array is refused by its field, not here
+            scale = auto_scale()
+        laptop = isinstance(scale, str) and scale == "laptop"
+        return {**(cls.LAPTOP if laptop else {}), **kept, "scale": scale}
 
     @model_validator(mode="after")
     def _check_dataset(self) -> Self:

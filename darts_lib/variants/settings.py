@@ -64,7 +64,7 @@ class MethodSettings(RouteSettings):
         supernets = METHODS[self.method].supernets
         if self.supernet not in supernets:
             raise ValueError(
-                f"supernet={self.supernet!r} is not for method={self.method!r}; use "
+                f"supernet={show(self.supernet)} is not for method={self.method!r}; use "
                 f"{' or '.join(map(repr, supernets))}"
             )
         for name in self.primitives:

@@ -6,6 +6,7 @@ import math
 import weakref
 from collections.abc import Callable, Generator
 from pathlib import Path
+from types import FunctionType
 from typing import Any
 
 import pytest
@@ -231,6 +232,19 @@ def test_the_memory_of_a_step_by_hand() -> None:
         (known[:50] * known[50:]).sum()
     assert memory.peak == 400, "a part keeps its whole storage"
     del again
+
+
+def test_measuring_a_step_that_differentiates_twice_keeps_nothing_alive() -> None:
+    """An output that a hook keeps with its node is a ring through C++, which nothing frees."""
+    x = torch.ones(10, requires_grad=True)
+    with step_memory(torch.device("cpu"), []):
+        (first,) = torch.autograd.grad(x.exp().sum(), x, create_graph=True)
+        (second,) = torch.autograd.grad(first.sum(), x)
+    assert torch.equal(second, x.exp())
+    del first, second
+    gc.collect()
+    kept = [each for each in gc.get_objects() if type(each) is FunctionType]
+    assert [each for each in kept if "step_memory.<locals>.pack" in each.__qualname__] == []
 
 
 @pytest.mark.parametrize("words", ["CUDA out of memory. Tried", "[enforce] DefaultCPUAllocator: x"])

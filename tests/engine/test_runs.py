@@ -391,6 +391,20 @@ def test_a_size_limit_keeps_the_checkpoint_and_the_same_command_goes_on(
     assert ends_as(config, straight)
 
 
+def test_a_folder_that_cannot_be_written_is_refused_before_the_first_epoch(path: Path) -> None:
+    epochs: list[int] = []
+    with no_file_above(1):
+        refusal_of(lambda: toy(toy_config(path), epochs.append), "was not written")
+    assert (epochs, path.exists()) == ([], False)
+
+
+def test_a_run_that_was_killed_before_its_first_checkpoint_has_nothing_to_lose(path: Path) -> None:
+    path.mkdir()
+    (path / "config.json").write_text('{"format": 1, "settings": {"kind": "toy", "seed": 5}}')
+    toy(toy_config(path))
+    assert read_json(path / "config.json")["settings"]["seed"] == 0
+
+
 def test_a_read_only_disk_is_named_and_a_finished_run_on_it_is_read_back(
     disk: tuple[Path, Any], straight: Path
 ) -> None:
