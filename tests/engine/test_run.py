@@ -236,12 +236,13 @@ def test_the_memory_of_a_step_by_hand() -> None:
 
 def test_measuring_a_step_that_differentiates_twice_keeps_nothing_alive() -> None:
     """An output that a hook keeps with its node is a ring through C++, which nothing frees."""
-    x = torch.ones(10, requires_grad=True)
+    x, beside = torch.ones(10, requires_grad=True), torch.ones(10, requires_grad=True)
     with step_memory(torch.device("cpu"), []):
-        (first,) = torch.autograd.grad(x.exp().sum(), x, create_graph=True)
+        loss = x.exp().sum() + beside.exp().sum()  # whose graph the second time does not visit
+        (first,) = torch.autograd.grad(loss, x, create_graph=True)
         (second,) = torch.autograd.grad(first.sum(), x)
     assert torch.equal(second, x.exp())
-    del first, second
+    del loss, first, second
     gc.collect()
     kept = [each for each in gc.get_objects() if type(each) is FunctionType]
     assert [each for each in kept if "step_memory.<locals>.pack" in each.__qualname__] == []
