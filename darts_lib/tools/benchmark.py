@@ -34,6 +34,11 @@ from darts_lib.search import Search, SearchConfig
 from darts_lib.tools.markdown import table
 
 
+def at_laptop_scale() -> dict[str, Any]:
+    """Return the scale of what is compared, on the threads that torch has here and not on one."""
+    return {"scale": "laptop", "threads": torch.get_num_threads()}
+
+
 @dataclass(frozen=True)
 class Size:
     """One size of the comparison: a supernet and its images."""
@@ -49,7 +54,7 @@ class Size:
     def config(self, **given: object) -> SearchConfig:
         """Return the search of this size."""
         shape = {"channels": self.channels, "layers": self.layers, "batch_size": self.batch}
-        return SearchConfig.create(scale="laptop", **shape, **given)
+        return SearchConfig.create(**at_laptop_scale(), **shape, **given)
 
     def start(self, device: torch.device, **given: object) -> Search:
         """Return a search of this size before its first step."""
@@ -142,7 +147,7 @@ def compare_retraining(repeats: int, device: torch.device) -> list[Row]:
     """Compare a retraining step with the straightforward one: default layout, nothing fused."""
     batch, channels = (96, 36) if device.type == "cuda" else (32, 16)
     size = Size(channels, 20 if device.type == "cuda" else 8, 32, batch)
-    given: dict[str, Any] = {"scale": "laptop", "channels": channels, "layers": size.layers}
+    given: dict[str, Any] = {**at_laptop_scale(), "channels": channels, "layers": size.layers}
     given |= {"batch_size": batch, "drop_path": 0.2, "genotype": "DARTS_V2"}
     options = {"plain": {"amp": "off", "graph": "off"}, "ours": {}}
     if device.type == "cuda":
@@ -178,7 +183,7 @@ def compare_recurrent(repeats: int, device: torch.device, width: int, words: int
     """Compare the steps of a recurrent search with the original's, in both orders."""
     kinds: dict[str, dict[str, Step]] = {}
     for order, what in ((1, "first-order step, s"), (2, "second-order step, s")):
-        given = {"scale": "laptop", "width": width, "batch_size": 16, "order": order}
+        given = {**at_laptop_scale(), "width": width, "batch_size": 16, "order": order}
         config = RecurrentSearchConfig.create(**given)
         plain = RecurrentOriginalSteps(config, words, device)
         train, valid, test = torch.randint(words, (3, 48))

@@ -49,3 +49,9 @@ def test_the_small_benchmark_from_end_to_end(tmp_path: Path, capsys: Printed) ->
     assert rows["second-order step, s"].keys() >= {"plain", "fused", "recomputed"}
     # Counted from shapes, so the same on every machine.
     assert rows["kept for backward, MiB"]["plain / fused"] > 1.6
+
+
+def test_what_is_compared_stays_on_the_threads_that_torch_has() -> None:
+    torch.set_num_threads(2)  # a laptop's search would take one
+    Size(4, 3, 8, 4).start(torch.device("cpu"))
+    assert torch.get_num_threads() == 2
