@@ -7,7 +7,7 @@ import pytest
 import torch
 from fuzz_tools import Patch, Printed
 
-from darts_lib.tools.benchmark import main, sizes
+from darts_lib.tools.benchmark import Size, main, sizes
 
 
 @pytest.mark.parametrize(("device", "free", "given", "batch"), [
