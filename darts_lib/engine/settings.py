@@ -106,10 +106,10 @@ class RunConfig(StrictModel):
         unset = [name for name in cls.FILLED_BY_SCALE if is_unset(given.get(name))]
         kept = {name: value for name, value in given.items() if name not in unset}
         scale = kept.get("scale", "auto")
-        if isinstance(scale, str) and scale == "auto":  # an array is refused by its field, not here
-            scale = auto_scale()
-        laptop = isinstance(scale, str) and scale == "laptop"
-        return {**(cls.LAPTOP if laptop else {}), **kept, "scale": scale}
+        named = scale if isinstance(scale, str) else ""  # anything else is refused by its field
+        if named == "auto":
+            scale = named = auto_scale()
+        return {**(cls.LAPTOP if named == "laptop" else {}), **kept, "scale": scale}
 
     @model_validator(mode="after")
     def _check_dataset(self) -> Self:
