@@ -14,7 +14,7 @@ The method, in the order of the chapters:
     variants       methods since DARTS: the table, and what they share
 
 What it stands on: `engine` (runs), `kernels` and `fast` (speed), `data`, `cost`, `formats` (cells
-and weights in files). What stands on it: `drawing`, `teaching`, `tools` and `commands`.
+and weights in files). What stands on it: `drawing`, `teaching` and `tools`.
 """
 
 import importlib
@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 __version__ = "0.1.0"
-__path__.append(str(Path(__file__).parent / "commands"))  # so that commands keep short names
+__path__.append(str(Path(__file__).parent / "tools"))  # so that commands keep short names
 
 NAMES = {
     "search_space": "INPUTS KINDS PRIMITIVES count_cells edges nodes_of reductions",

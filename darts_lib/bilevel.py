@@ -126,18 +126,15 @@ def architecture_gradient(
     """
     if route not in ROUTES:
         raise ValueError(f"unknown route {route!r}; choose one of {', '.join(ROUTES)}.")
-    return ROUTES[route](
-        Problem(train_loss, valid_loss, weights, alphas, inner, radius, mean),
-    )
+    return ROUTES[route](Problem(train_loss, valid_loss, weights, alphas, inner, radius, mean))
 
 
 def gradients(loss: Tensor, inputs: Sequence[Tensor], create_graph: bool = False) -> list[Tensor]:
     """Return d loss / d inputs; zeros for an input that the loss does not depend on."""
-    return list(
-        torch.autograd.grad(
-            loss, inputs, create_graph=create_graph, allow_unused=True, materialize_grads=True
-        )
+    found = torch.autograd.grad(
+        loss, inputs, create_graph=create_graph, allow_unused=True, materialize_grads=True
     )
+    return list(found)
 
 
 def held(tensors: Tensors) -> dict[str, Tensor]:
@@ -200,8 +197,7 @@ def finite_difference(problem: Problem, v: Sequence[Tensor]) -> list[Tensor]:
 
 
 def _alpha_gradient_at(problem: Problem, v: Sequence[Tensor], step: Tensor) -> list[Tensor]:
-    weights = shifted(held(problem.weights), v, step)
-    loss = problem.train_loss(weights, problem.alphas)
+    loss = problem.train_loss(shifted(held(problem.weights), v, step), problem.alphas)
     return problem.mean(gradients(loss, list(problem.alphas.values())))
 
 
@@ -223,10 +219,8 @@ def unrolled(problem: Problem) -> ArchitectureGradient:
     total = gradients(valid_loss, alphas)
     # The direct term alone, to tell the two apart: the same loss with w' held fixed.
     direct = gradients(problem.valid_loss(held(virtual), problem.alphas), alphas)
-    implicit = [t - d for t, d in zip(total, direct, strict=True)]
-    return ArchitectureGradient(
-        problem.by_alpha(direct), problem.by_alpha(implicit), valid_loss.detach()
-    )
+    implicit = problem.by_alpha([t - d for t, d in zip(total, direct, strict=True)])
+    return ArchitectureGradient(problem.by_alpha(direct), implicit, valid_loss.detach())
 
 
 ROUTES: dict[str, Callable[[Problem], ArchitectureGradient]] = {
@@ -239,8 +233,3 @@ ROUTES: dict[str, Callable[[Problem], ArchitectureGradient]] = {
 
 DOUBLE_BACKWARD = ("exact", "unrolled")
 """Routes that differentiate a gradient: compiled code and recorded steps cannot."""
-
-
-def route_of(order: int, route: str = "") -> str:
-    """Return the route for the paper's `order` 1 or 2; a named route wins over the order."""
-    return route or {1: "first_order", 2: "finite_difference"}[order]

@@ -142,15 +142,13 @@ def random_genotype(seed: int, nodes: int = 4, primitives: Sequence[str] = PRIMI
     draw, names = random.Random(seed), [name for name in primitives if name != "none"]
     if not names:
         raise GenotypeError("there is no operation to draw besides 'none'; name another primitive.")
-    cells = [
-        [
-            (draw.choice(names), source)
-            for target in range(INPUTS, INPUTS + nodes)
-            for source in sorted(draw.sample(range(target), KEPT))
-        ]
-        for _ in KINDS
-    ]
-    return Genotype.joining_all(*cells)
+
+    def pairs() -> list[Pair]:
+        targets = range(INPUTS, INPUTS + nodes)
+        sources = (sorted(draw.sample(range(target), KEPT)) for target in targets)
+        return [(draw.choice(names), source) for kept in sources for source in kept]
+
+    return Genotype.joining_all(*(pairs() for _ in KINDS))
 
 
 def genotypes_of(history: Sequence[Mapping[str, Any]]) -> list[Genotype]:

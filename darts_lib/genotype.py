@@ -22,7 +22,6 @@ KNOWN_OPERATIONS = (*PRIMITIVES[1:], *EXTRA_PRIMITIVES)
 LIMIT = 100_000
 """The most characters of a text; a cell of four nodes needs about a thousand."""
 
-
 _SHORT = {
     "max": "max_pool_3x3",
     "avg": "avg_pool_3x3",
@@ -97,8 +96,7 @@ class BaseGenotype:
 
     def to_dict(self) -> dict[str, object]:
         """Return plain lists for JSON: pairs as [operation, source]."""
-        lists: dict[str, object] = json.loads(json.dumps(asdict(self)))
-        return lists
+        return json.loads(json.dumps(asdict(self)))  # type: ignore[no-any-return]
 
     @classmethod
     def from_dict(cls, values: object) -> Self:
@@ -194,9 +192,8 @@ class Genotype(BaseGenotype):
 def literal_fields(text: str) -> dict[str, object]:
     """Parse `Genotype(name=literal, ...)` through `ast`: nothing in the text is ever run."""
     if len(text) > LIMIT:
-        raise GenotypeError(
-            f"the text has more than {LIMIT} characters and is no cell; give another."
-        )
+        many = f"more than {LIMIT} characters"
+        raise GenotypeError(f"the text has {many} and is no cell; give another.")
     try:
         call = ast.parse(text.strip(), mode="eval").body
     except (SyntaxError, ValueError, MemoryError, RecursionError) as error:
@@ -219,14 +216,13 @@ def _literal(keyword: ast.keyword) -> object:
             start, stop = (ast.literal_eval(bound) for bound in (*value.args, *value.keywords))
             if type(start) is int and type(stop) is int and abs(stop - start) < 100:
                 return list(range(start, stop))
-        result: object = ast.literal_eval(value)
+        return ast.literal_eval(value)
     except (ValueError, TypeError, ArithmeticError, MemoryError, RecursionError):
         place = f"line {value.lineno}, column {value.col_offset + 1}"
         raise GenotypeError(
             f"genotype field {show(keyword.arg)} at {place} is not a plain list; "
             "write pairs like ('sep_conv_3x3', 0)."
         ) from None
-    return result
 
 
 PUBLISHED = {

@@ -1,7 +1,5 @@
-"""Derived networks: the cells of a genotype stacked, with auxiliary head and drop path.
+"""Derived networks: a stem, the cells of a genotype, a global average and a linear classifier.
 
-A network is a stem, `layers` cells, a global average and a linear classifier. `Network` is the form
-for small images (CIFAR), `ImageNetNetwork` the one for large images.
 Source: DARTS paper, section 3.2 and appendix A.2; layer by layer, its code.
 """
 
@@ -18,10 +16,7 @@ from darts_lib.search_space import INPUTS, KINDS, CellPlan, Stem, plan_cells, re
 
 
 def drop_path(x: Tensor, probability: Tensor) -> Tensor:
-    """Zero each image of `(batch, channels, h, w)` with a probability, and scale up the others.
-
-    `probability` is a 0-dim tensor on the device: a recorded or compiled step can follow it.
-    """
+    """Zero each image of `(batch, channels, h, w)` with a 0-dim probability; scale up the rest."""
     return x * kept_paths(1, x, probability)[0]
 
 
@@ -109,9 +104,9 @@ class CellStack(nn.Module):
     """What all derived networks share: cells above a stem, and what becomes of their output.
 
     A subclass makes its stem, adds the cells and the two classifiers, in this order, and says in
-    `run_stem` what the first cell reads. `drop_path` is the probability in use, a 0-dim tensor, or
-    None, as at first; it acts in training only. Parameter names are those of the original code, so
-    that its weights can be read.
+    `run_stem` what the first cell reads. `drop_path` is the probability in use, in training only:
+    None, as at first, or a 0-dim tensor on the device, that a recorded or compiled step can follow.
+    Parameters have the names of the original code, so that its weights can be read.
     """
 
     auxiliary_head: AuxiliaryHead | None
@@ -123,13 +118,14 @@ class CellStack(nn.Module):
 
     def add_cells(
         self, genotype: Genotype, channels: int, layers: int, stem: Stem, pool_norm: bool = False
-    ) -> list[int]:
-        """Build the cells and return how many channels each puts out."""
+    ) -> tuple[int, int]:
+        """Build the cells; return the channels that the auxiliary head and the classifier read."""
         concat_sizes = {kind: len(genotype.concat(kind)) for kind in KINDS}
         plans = plan_cells(channels, layers, concat_sizes, stem)
         self.cells = nn.ModuleList(Cell(genotype, plan, pool_norm) for plan in plans)
         self.auxiliary_after = reductions(layers)[-1]
-        return [plan.channels * concat_sizes[plan.kind] for plan in plans]
+        widths = [plan.channels * concat_sizes[plan.kind] for plan in plans]
+        return widths[self.auxiliary_after], widths[-1]
 
     def run_stem(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Return the two inputs of the first cell, `(batch, channels, h, w)` each."""
@@ -151,10 +147,7 @@ class CellStack(nn.Module):
 
 
 class Network(CellStack):
-    """The network of a genotype for small images of any size.
-
-    `pool_norm` puts a normalisation after each pool: the form of MMRazor's published weights.
-    """
+    """The network of a genotype for small images of any size; `pool_norm` is that of its cells."""
 
     def __init__(
         self,
@@ -164,18 +157,15 @@ class Network(CellStack):
         classes: int = 10,
         in_channels: int = 3,
         auxiliary: bool = False,
-        stem_multiplier: int = 3,
         pool_norm: bool = False,
     ) -> None:
         super().__init__()
-        width = stem_multiplier * channels
-        self.stem = nn.Sequential(
-            nn.Conv2d(in_channels, width, 3, padding=1, bias=False), nn.BatchNorm2d(width)
-        )
-        widths = self.add_cells(genotype, channels, layers, Stem((width, width)), pool_norm)
-        head = AuxiliaryHead(widths[self.auxiliary_after], classes) if auxiliary else None
-        self.auxiliary_head = head
-        self.classifier = nn.Linear(widths[-1], classes)
+        width = 3 * channels
+        convolution = nn.Conv2d(in_channels, width, 3, padding=1, bias=False)
+        self.stem = nn.Sequential(convolution, nn.BatchNorm2d(width))
+        early, last = self.add_cells(genotype, channels, layers, Stem((width, width)), pool_norm)
+        self.auxiliary_head = AuxiliaryHead(early, classes) if auxiliary else None
+        self.classifier = nn.Linear(last, classes)
 
     def run_stem(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Return the stem's output twice: the first cell reads it as both of its inputs."""
@@ -184,10 +174,7 @@ class Network(CellStack):
 
 
 def halve(channels_in: int, channels: int) -> list[nn.Module]:
-    """Return a 3x3 convolution of stride 2 and its normalisation.
-
-    They map `(batch, channels_in, h, w)` to `(batch, channels, ceil(h / 2), ceil(w / 2))`.
-    """
+    """Return a 3x3 convolution to `(batch, channels, ceil(h / 2), ceil(w / 2))`, normalised."""
     convolution = nn.Conv2d(channels_in, channels, 3, stride=2, padding=1, bias=False)
     return [convolution, nn.BatchNorm2d(channels)]
 
@@ -209,15 +196,13 @@ class ImageNetNetwork(CellStack):
         auxiliary: bool = False,
     ) -> None:
         super().__init__()
-        self.stem0 = nn.Sequential(
-            *halve(3, channels // 2), nn.ReLU(), *halve(channels // 2, channels)
-        )
+        half = channels // 2
+        self.stem0 = nn.Sequential(*halve(3, half), nn.ReLU(), *halve(half, channels))
         self.stem1 = nn.Sequential(nn.ReLU(), *halve(channels, channels))
-        widths = self.add_cells(genotype, channels, layers, Stem((channels, channels), True))
+        early, last = self.add_cells(genotype, channels, layers, Stem((channels, channels), True))
         # The original left the head's last normalisation out by accident; its weights have none.
-        width = widths[self.auxiliary_after]
-        self.auxiliary_head = AuxiliaryHead(width, classes, 7, False) if auxiliary else None
-        self.classifier = nn.Linear(widths[-1], classes)
+        self.auxiliary_head = AuxiliaryHead(early, classes, 7, False) if auxiliary else None
+        self.classifier = nn.Linear(last, classes)
 
     def run_stem(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Return `(batch, channels, h, w)` at a quarter and at an eighth of the image's size."""

@@ -72,10 +72,8 @@ class ReLUConvBN(Block):
 class FactorizedReduce(nn.Module):
     """Halve the image with two 1x1 convolutions of stride 2, the second shifted by one pixel.
 
-    Together they read half of an even image's pixels. An odd image has one row or column fewer
-    for the shifted half; a line of zeros at the end makes up for it, which equals the original on
-    even sizes and gives `ceil(size / 2)` on odd ones, like the stride-2 convolutions and pools
-    beside it.
+    Together they read half of an even image's pixels. Of an odd image the shifted half ends in a
+    line of zeros, so that it comes out as large as what other operations of stride 2 put out.
     """
 
     def __init__(self, channels_in: int, channels: int, affine: bool) -> None:
@@ -90,8 +88,8 @@ class FactorizedReduce(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map `(batch, channels_in, h, w)` to `(batch, channels, ceil(h / 2), ceil(w / 2))`."""
         even, odd = every_second_pixel(self.relu(x))
-        halves = [self.conv_1(even), self.conv_2(odd)]
-        return self.bn(torch.cat(halves, dim=1))  # type: ignore[no-any-return]
+        halves = torch.cat([self.conv_1(even), self.conv_2(odd)], dim=1)
+        return self.bn(halves)  # type: ignore[no-any-return]
 
 
 def every_second_pixel(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -108,15 +106,11 @@ def every_second_pixel(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def preprocess(plan: CellPlan, affine: bool) -> tuple[nn.Module, nn.Module]:
-    """Return what brings a cell's two inputs to its channels, and to one size. Paper, 3.1.1.
-
-    Right after a reduction cell the older input is still twice as large; it is reduced.
-    """
-    first = FactorizedReduce if plan.previous_reduces else ReLUConvBN
-    return (
-        first(plan.channels_before_previous, plan.channels, affine),
-        ReLUConvBN(plan.channels_previous, plan.channels, affine),
-    )
+    """Return what brings a cell's two inputs to its channels, and to one size. Paper, 3.1.1."""
+    # Right after a reduction cell the older input is still twice as large.
+    older = FactorizedReduce if plan.previous_reduces else ReLUConvBN
+    first = older(plan.channels_before_previous, plan.channels, affine)
+    return first, ReLUConvBN(plan.channels_previous, plan.channels, affine)
 
 
 def depthwise_block(
@@ -132,10 +126,9 @@ class SeparableConv(Block):
     """`sep_conv`: the depthwise-separable block applied twice; only the first has the stride."""
 
     def __init__(self, channels: int, kernel: int, stride: int, affine: bool) -> None:
-        super().__init__(
-            *depthwise_block(channels, kernel, stride, dilation=1, affine=affine),
-            *depthwise_block(channels, kernel, stride=1, dilation=1, affine=affine),
-        )
+        first = depthwise_block(channels, kernel, stride, dilation=1, affine=affine)
+        second = depthwise_block(channels, kernel, stride=1, dilation=1, affine=affine)
+        super().__init__(*first, *second)
 
 
 class DilatedConv(Block):

@@ -27,8 +27,6 @@ class OriginalSteps:
     An iteration of Algorithm 1 is `first_order` or `second_order`, on a batch of either half.
     """
 
-    momentum: float
-
     def __init__(self, config: SearchConfig, device: torch.device) -> None:
         self.net = Supernet(config.channels, config.layers, config.nodes).to(device)
         self.alphas = initial_alphas(config.nodes, seed=config.seed, device=device)
@@ -37,11 +35,9 @@ class OriginalSteps:
         self.optimiser = torch.optim.SGD(
             self.net.parameters(), self.rate, self.momentum, weight_decay=self.decay
         )
+        rate, decay = config.alpha_learning_rate, config.alpha_weight_decay
         self.alpha_optimiser = torch.optim.Adam(
-            self.alphas.values(),
-            config.alpha_learning_rate,
-            betas=(0.5, 0.999),
-            weight_decay=config.alpha_weight_decay,
+            self.alphas.values(), rate, betas=(0.5, 0.999), weight_decay=decay
         )
 
     def loss(self, net: nn.Module, batch: Batch) -> Tensor:

@@ -54,10 +54,7 @@ def mix(
 
 
 def entropy(weights: Tensor) -> float:
-    """Return the mean entropy of edges with these weights `(edges, primitives)`, in nats.
-
-    ln(primitives) is 'undecided', 0 is decided.
-    """
+    """Return the mean entropy of weights `(edges, primitives)`, in nats; 0 is decided."""
     return float(torch.special.entr(weights.detach()).sum(dim=-1).mean())
 
 
@@ -124,11 +121,10 @@ class Supernet(nn.Module):
         classes: int = 10,
         in_channels: int = 3,
         primitives: Sequence[str] = PRIMITIVES,
-        stem_multiplier: int = 3,
     ) -> None:
         super().__init__()
         self.nodes, self.primitives = nodes, tuple(primitives)
-        width = stem_multiplier * channels
+        width = 3 * channels
         convolution = nn.Conv2d(in_channels, width, 3, padding=1, bias=False)
         self.stem = nn.Sequential(convolution, nn.BatchNorm2d(width, track_running_stats=False))
         plans = plan_cells(channels, layers, dict.fromkeys(KINDS, nodes), Stem((width, width)))

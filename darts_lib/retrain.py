@@ -5,7 +5,7 @@
 `Retraining.step` is one turn of it. Source: DARTS paper, section 3.2 and appendix A.2.1.
 """
 
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -36,7 +36,7 @@ from darts_lib.engine.optimisers import Part, cosine, momentum_sgd
 from darts_lib.engine.progress import live
 from darts_lib.engine.ranks import Ranks
 from darts_lib.engine.refusals import SettingsError
-from darts_lib.engine.run import Result, Run, run_in_folder
+from darts_lib.engine.run import UNNAMED, OnEpoch, Result, Run, run_in_folder
 from darts_lib.engine.settings import RunConfig
 from darts_lib.formats.cell_choice import CellSettings
 from darts_lib.formats.weight_files import WEIGHTS, load_weights, read_run, save_weights
@@ -97,13 +97,10 @@ class RetrainConfig(CellSettings, RunConfig):
             return self.learning_rate * self.rate_decay**epoch
         return cosine(epoch, self.epochs, self.learning_rate, 0.0)
 
-
-def build_network(config: RetrainConfig, classes: int, in_channels: int) -> Network:
-    """Return the untrained network of a configuration, in channels_last: the fast layout."""
-    net = Network(
-        config.cell, config.channels, config.layers, classes, in_channels, config.auxiliary
-    )
-    return net.to(memory_format=torch.channels_last)
+    def network(self, classes: int, in_channels: int) -> CellStack:
+        """Return the untrained network, in channels_last: the fast layout."""
+        shape = (self.channels, self.layers, classes, in_channels)
+        return Network(self.cell, *shape, self.auxiliary).to(memory_format=torch.channels_last)
 
 
 class Retraining(Run):
@@ -118,13 +115,13 @@ class Retraining(Run):
     train: Any  # an ImageSet, or files that tell of themselves as one does
 
     def __init__(
-        self, config: RetrainConfig, folder: object = "the run folder", data: ImageSet | None = None
+        self, config: RetrainConfig, folder: object = UNNAMED, data: ImageSet | None = None
     ) -> None:
         """Start a retraining. `data` are the pictures, if not the configuration's."""
         super().__init__(config, folder)
         self.train = self.pictures() if data is None else data.to(self.device)
         check_batch_size(config.batch_size, len(self.train))
-        self.net = self.build(len(self.train.classes), self.train.channels).to(self.device)
+        self.net = config.network(len(self.train.classes), self.train.channels).to(self.device)
         if config.sync_batch_norm:
             if self.device.type != "cuda":
                 raise SettingsError(
@@ -145,10 +142,6 @@ class Retraining(Run):
         """Return the images that a retraining learns from: all but those held out."""
         return _training_split(self.config)[0].to(self.device)
 
-    def build(self, classes: int, in_channels: int) -> CellStack:
-        """Return the untrained network."""
-        return build_network(self.config, classes, in_channels)
-
     def parts(self) -> Mapping[str, Part]:
         """Return what a checkpoint keeps."""
         return {"network": self.net, "optimiser": self.optimiser}
@@ -157,7 +150,9 @@ class Retraining(Run):
         """Take one step; return (summed loss, correct, count) of the batch, on the device."""
         self.optimiser.zero_grad()
         total = torch.zeros(3, device=self.device)
-        for images, labels in self._parts_of(batch):
+        # In parts, of two pictures at least: one alone has no statistics.
+        count = max(1, min(self.config.accumulate, len(batch[1]) // 2))
+        for images, labels in zip(*(each.tensor_split(count) for each in batch), strict=True):
             with self.fast.autocast():
                 laid = images.contiguous(memory_format=torch.channels_last)
                 weights = as_autocast(dict(self.net.named_parameters()))
@@ -170,11 +165,6 @@ class Retraining(Run):
             torch._foreach_copy_(own, self.ranks.mean(own))
         self.descend(self.optimiser, loss, clip=self.config.gradient_clip)
         return total
-
-    def _parts_of(self, batch: Batch) -> Iterable[tuple[Tensor, Tensor]]:
-        """Cut a batch into `accumulate` parts, or fewer: one picture alone has no statistics."""
-        count = max(1, min(self.config.accumulate, len(batch[1]) // 2))
-        return zip(*(tensor.tensor_split(count) for tensor in batch), strict=True)
 
     def loss(self, logits: Tensor, auxiliary: Tensor | None, labels: Tensor) -> Tensor:
         """Return the cross-entropy, plus the auxiliary head's with its weight.
@@ -189,11 +179,6 @@ class Retraining(Run):
         return loss
 
     # An epoch ------------------------------------------------------------------------------------
-
-    def steps(self) -> int:
-        """Return the number of steps of an epoch."""
-        batches = epoch_batches(len(self.train), self.config.batch_size, None)
-        return len(batches[: self.config.max_steps or None])
 
     def index_batches(self, generator: torch.Generator) -> list[Tensor]:
         """Return the indices of an epoch's batches, shuffled alike on every device and rank."""
@@ -274,7 +259,7 @@ class Retraining(Run):
         }
 
 
-def retrain(config: RetrainConfig, on_epoch: Callable[[Row], None] | None = None) -> RetrainResult:
+def retrain(config: RetrainConfig, on_epoch: OnEpoch = None) -> RetrainResult:
     """Train and test, or go on with a run that was stopped, or read a finished one back.
 
     The test images are read once, after the last epoch: no epoch is chosen by them. Raises
@@ -330,14 +315,11 @@ def errors_line(top1: float, top5: float, classes: int) -> str:
 
 
 def evaluate_run(path: Path, config: RunConfig | None = None) -> dict[str, float]:
-    """Test the saved network of a finished run again; the figures are those of its result.
-
-    `config` may give another `data_root` or `device`; the rest comes from the run folder.
-    """
+    """Test a finished run's network again; `config` is for this machine's data_root and device."""
     tensors = read_run(path)
     own = stored_config(path, RetrainConfig, **this_machine(config))
     test, device = judging_images(own), own.open_device()
-    net = build_network(own, len(test.classes), test.channels)
+    net = own.network(len(test.classes), test.channels)
     load_weights(net, tensors, path / WEIGHTS)
     return evaluate(net.to(device), test.to(device), own.batch_size)
 

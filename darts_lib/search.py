@@ -4,11 +4,10 @@
         1. a = a - lr_a grad_a L_val(w - xi grad_w L_train(w, a), a)        the alphas
         2. w = w - lr grad_w L_train(w, a)                                  the weights
 
-`Search.step` is one turn of it. `plain.py` has the same turn as the original code takes it. Source:
-DARTS paper, section 2.3.
+`Search.step` is one turn of it; `plain.py` has it as the original takes it. Paper, section 2.3.
 """
 
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -18,15 +17,7 @@ from torch import Tensor
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from darts_lib.bilevel import (
-    DOUBLE_BACKWARD,
-    InnerStep,
-    Loss,
-    Tensors,
-    architecture_gradient,
-    gradients,
-    held,
-)
+from darts_lib.bilevel import InnerStep, Loss, Tensors, architecture_gradient, gradients, held
 from darts_lib.cost import advice
 from darts_lib.cost.complexity import count_parameters
 from darts_lib.cost.expected_cost import edge_costs, expected_cost
@@ -46,10 +37,10 @@ from darts_lib.derivation import derive
 from darts_lib.engine.batches import epoch_batches
 from darts_lib.engine.command_line import run_from_file
 from darts_lib.engine.folder import Row, read_alphas
-from darts_lib.engine.optimisers import Part, cosine, momentum_sgd
+from darts_lib.engine.optimisers import cosine, momentum_sgd
 from darts_lib.engine.progress import live
 from darts_lib.engine.refusals import SettingsError
-from darts_lib.engine.run import Result, Run, run_in_folder
+from darts_lib.engine.run import UNNAMED, OnEpoch, Result, Run, run_in_folder
 from darts_lib.engine.settings import RunConfig
 from darts_lib.fast.fused import FusedSupernet
 from darts_lib.genotype import Genotype
@@ -62,6 +53,9 @@ from darts_lib.variants.settings import MethodSettings
 Draw = tuple[Tensor, ...]
 """What a method draws for a step, a tensor for each kind of cell; empty for most methods."""
 
+Halves = tuple[ImageSet, ImageSet]
+"""The images for the weights, and those for the alphas."""
+
 SearchResult = Result[Genotype]
 """A finished search; `alphas` are `(epochs + 1, edges, primitives)` by kind of cell."""
 
@@ -73,8 +67,7 @@ class SearchConfig(MethodSettings, RunConfig):
     cell's skip connections; -1 is no limit. `max_steps` ends every epoch after so many steps, and
     `max_images` takes only the first training images; 0 is all. `recompute` holds less memory and
     takes more time: each cell is computed again in the backward pass. `madds_weight` adds so much
-    loss for each million of expected multiply-adds of the cells, so that the search looks for
-    cheaper ones; 0 is none.
+    loss for each million of the cells' expected multiply-adds, in search of cheaper ones.
     """
 
     KIND = "search"
@@ -125,19 +118,14 @@ class Search(Run):
     figures = staticmethod(figures)
     config: SearchConfig
     net: Supernet
+    train: ImageSet
 
     def __init__(
-        self,
-        config: SearchConfig,
-        folder: object = "the run folder",
-        data: tuple[ImageSet, ImageSet] | None = None,
+        self, config: SearchConfig, folder: object = UNNAMED, data: Halves | None = None
     ) -> None:
-        """Start a search. `data` are the halves for weights and alphas, if not the configuration's.
-
-        Raises `SettingsError` for data too few, and for a route that ranks cannot take together.
-        """
+        """Start a search. `data` are the halves, if not the configuration's."""
         super().__init__(config, folder)
-        if self.ranks.count > 1 and config.chosen_route in DOUBLE_BACKWARD:
+        if self.ranks.count > 1 and not config.capturable:
             raise SettingsError(
                 f"route={config.chosen_route!r} is for one process, not {self.ranks.count}: it "
                 "differentiates a gradient that the ranks would first have to share; use order=2."
@@ -160,27 +148,19 @@ class Search(Run):
         self.optimiser = momentum_sgd(
             self.weights.values(), self.rate, config.momentum, config.weight_decay
         )
+        rate, decay = config.alpha_learning_rate, config.alpha_weight_decay
+        options = {"fused": True, "capturable": self.fast.graph}
         self.alpha_optimiser = torch.optim.Adam(
-            self.alphas.values(),
-            config.alpha_learning_rate,
-            betas=(0.5, 0.999),
-            weight_decay=config.alpha_weight_decay,
-            fused=True,
-            capturable=self.fast.graph,
+            self.alphas.values(), rate, (0.5, 0.999), weight_decay=decay, **options
         )
         self._recorded_sums = self.fast.recorded(self._sums, list)  # it changes no tensor
 
-    def _halves(self) -> tuple[ImageSet, ImageSet]:
+    def _halves(self) -> Halves:
         config = self.config
         folder, size = config.data_folder, config.image_size
         images = load_images(config.dataset, folder, "train", size, config.max_images)
         check_half(config.batch_size, len(images))
         return halves(images)
-
-    def parts(self) -> Mapping[str, Part]:
-        """Return what a checkpoint keeps."""
-        optimisers = {"optimiser": self.optimiser, "alpha_optimiser": self.alpha_optimiser}
-        return {"weights": self.net, "alphas": self.alphas, **optimisers}
 
     # Algorithm 1 ---------------------------------------------------------------------------------
 
@@ -191,14 +171,10 @@ class Search(Run):
         waits for the device, so that a GPU is never idle and a CUDA graph can hold all of it.
         """
         with self.fast.autocast():
+            losses = self.loss(train, draw), self.valid_loss(valid, draw)
+            inner, route = self.inner_step(self.rate), self.config.chosen_route
             gradient = architecture_gradient(
-                self.loss(train, draw),
-                self.valid_loss(valid, draw),
-                self.weights,
-                self.alphas,
-                self.inner_step(self.rate),
-                self.config.chosen_route,
-                mean=self.ranks.mean,
+                *losses, self.weights, self.alphas, inner, route, mean=self.ranks.mean
             )
             total = list(gradient.total.values())
             self.descend(self.alpha_optimiser, gradient.valid_loss, total)
@@ -211,10 +187,8 @@ class Search(Run):
 
     def inner_step(self, learning_rate: float | Tensor) -> InnerStep:
         """Return the step that stands for the inner optimum: the weight step without its clip."""
-        buffers = {
-            name: self.optimiser.state[weight]["momentum_buffer"]
-            for name, weight in self.weights.items()
-        }
+        state = self.optimiser.state
+        buffers = {name: state[w]["momentum_buffer"] for name, w in self.weights.items()}
         return InnerStep(learning_rate, self.config.momentum, self.config.weight_decay, buffers)
 
     def loss(self, batch: Batch, draw: Draw = ()) -> Loss:
@@ -255,17 +229,11 @@ class Search(Run):
 
     # An epoch ------------------------------------------------------------------------------------
 
-    def steps(self) -> int:
-        """Return the number of steps of an epoch, which goes through the weights' half once."""
-        batches = epoch_batches(len(self.train), self.config.batch_size, None)
-        return len(batches[: self.config.max_steps or None])
-
     def batches(self, generator: torch.Generator) -> Generator[tuple[tuple[Tensor, ...], ...]]:
         """Yield (training, validation) batches, and what the method draws for their step.
 
         The alphas' half is shuffled and used up before it is shuffled anew. Both are augmented,
-        as in the original; `evaluate` uses clean images. Every rank draws the same batches and
-        yields its part of them.
+        as in the original. Every rank draws the same batches and yields its part of them.
         """
         config, order = self.config, torch.Generator().manual_seed(generator.initial_seed())
         valid_batches: list[Tensor] = []
@@ -287,12 +255,12 @@ class Search(Run):
         config = self.config
         rate = cosine(epoch, config.epochs, config.learning_rate, config.final_learning_rate)
         self.rate.fill_(rate)
-        self._before = {kind: value.detach().clone() for kind, value in self.alphas.items()}
+        self.before = {kind: alpha.detach().clone() for kind, alpha in self.alphas.items()}
         return {"learning_rate": rate}
 
     def end(self) -> Row:
         """Return the supernet's figures on the alphas' half, and what has become of the alphas."""
-        moved = [(self.alphas[kind].detach() - self._before[kind]).square().sum() for kind in KINDS]
+        moved = [(self.alphas[kind].detach() - self.before[kind]).square().sum() for kind in KINDS]
         genotype = self.derived()
         with torch.no_grad():
             weights = self.mixed(self.alphas)
@@ -361,7 +329,7 @@ class Search(Run):
         }
 
 
-def search(config: SearchConfig, on_epoch: Callable[[Row], None] | None = None) -> SearchResult:
+def search(config: SearchConfig, on_epoch: OnEpoch = None) -> SearchResult:
     """Search, or go on with a search that was stopped, or read a finished one back.
 
     Raises `SettingsError` for settings or data that cannot be used, and `FloatingPointError` when
@@ -377,10 +345,7 @@ def read_search(path: Path) -> SearchResult:
 
 
 def load_search(path: Path, config: RunConfig | None = None) -> Search:
-    """Rebuild a search as it stood after its last finished epoch: data, supernet and alphas.
-
-    `config` may give another `data_root` or `device`; the rest comes from the run folder.
-    """
+    """Rebuild a search as it stood after its last finished epoch; see `Run.loaded`."""
     return Search.loaded(path, config, "run chapter 03's search there first.")
 
 

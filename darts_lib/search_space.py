@@ -7,6 +7,7 @@ Source: DARTS paper, section 2.1 and appendix A.
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import count
 from math import comb, prod
 
 import torch
@@ -61,9 +62,7 @@ def row_offset(target: int, inputs: int = INPUTS) -> int:
 
 def nodes_of(edge_count: int, inputs: int = INPUTS) -> int:
     """Return the number of nodes whose cell has `edge_count` edges (14 edges: 4 nodes)."""
-    nodes = 1
-    while len(edges(nodes, inputs)) < edge_count:
-        nodes += 1
+    nodes = next(n for n in count(1) if len(edges(n, inputs)) >= edge_count)
     if len(edges(nodes, inputs)) != edge_count:
         near = [len(edges(n, inputs)) for n in range(max(1, nodes - 1), nodes + 1)]
         raise ValueError(f"no cell has {edge_count} edges; the nearest sizes have {near}.")
@@ -82,9 +81,8 @@ def allowed(
     where this is False has the weight 0. Raises ValueError for a kind, a number of edges or a name
     that does not exist, and for a node that could not keep its two edges: `none` is never kept.
     """
-    for kind in edge_primitives:
-        if kind not in KINDS:
-            raise ValueError(f"edge_primitives: {unknown('kind of cell', kind, KINDS)}")
+    if odd := [kind for kind in edge_primitives if kind not in KINDS]:
+        raise ValueError(f"edge_primitives: {unknown('kind of cell', odd[0], KINDS)}")
     masks = {}
     for kind in KINDS:
         rows = edge_primitives.get(kind, [primitives] * len(edges(nodes)))
@@ -104,9 +102,8 @@ def _check_rows(
     free = Counter[int]()
     for (source, target), names in zip(edges(nodes), rows, strict=True):
         edge = f"{where}, edge {source} to {target}"
-        for name in names:
-            if name not in primitives:
-                raise ValueError(f"{edge}: {unknown('primitive', name, primitives)}")
+        if odd := [name for name in names if name not in primitives]:
+            raise ValueError(f"{edge}: {unknown('primitive', odd[0], primitives)}")
         if not names:
             raise ValueError(f"{edge}: no name; write ['none'] to leave it out.")
         free[target] += any(name != "none" for name in names)
@@ -157,8 +154,7 @@ def plan_cells(
     `concat_sizes` gives, for each kind, how many nodes a cell joins in its output: a cell with C
     channels puts out `concat_sizes[kind] * C`. Source: paper, section 3.1.
     """
-    before, previous = stem.channels
-    previous_reduces = stem.reduces
+    (before, previous), previous_reduces = stem.channels, stem.reduces
     plans: list[CellPlan] = []
     for index in range(layers):
         kind = "reduce" if index in reductions(layers) else "normal"

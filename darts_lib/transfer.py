@@ -9,7 +9,7 @@ set here: they are read once, after the last epoch, and no epoch is chosen by th
 
 import contextlib
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -19,10 +19,9 @@ from pydantic import Field
 from darts_lib.data.imagenet_data import find_pictures, read_batches
 from darts_lib.data.images import Batch
 from darts_lib.engine.batches import epoch_batches
-from darts_lib.engine.folder import Row
 from darts_lib.engine.opening import default_folder
 from darts_lib.engine.progress import live
-from darts_lib.engine.run import run_in_folder
+from darts_lib.engine.run import OnEpoch, run_in_folder
 from darts_lib.engine.settings import RunConfig, data_root, runs_root
 from darts_lib.formats.cell_choice import find_genotype
 from darts_lib.genotype import Genotype
@@ -73,11 +72,10 @@ class ImageNetRetrainConfig(RetrainConfig):
         """Return the folder that has `train` and `val`."""
         return super().data_folder if self.data_root else data_root() / "imagenet"
 
-
-def build_network(config: ImageNetRetrainConfig, classes: int) -> ImageNetNetwork:
-    """Return the untrained network of a configuration, in channels_last: the fast layout."""
-    net = ImageNetNetwork(config.cell, config.channels, config.layers, classes, config.auxiliary)
-    return net.to(memory_format=torch.channels_last)
+    def network(self, classes: int, in_channels: int = 3) -> CellStack:
+        """Return the untrained network, which always has three input channels."""
+        net = ImageNetNetwork(self.cell, self.channels, self.layers, classes, self.auxiliary)
+        return net.to(memory_format=torch.channels_last)
 
 
 class ImageNetRetraining(Retraining):
@@ -88,15 +86,9 @@ class ImageNetRetraining(Retraining):
 
     def pictures(self) -> Any:
         """Return the files of the `train` pictures; those of `val` are kept for the test."""
-        config = self.config
-        files, self.held_out = find_pictures(
-            config.data_folder, config.image_size, config.max_images
-        )
+        folder, size = self.config.data_folder, self.config.image_size
+        files, self.held_out = find_pictures(folder, size, self.config.max_images)
         return files
-
-    def build(self, classes: int, in_channels: int) -> CellStack:
-        """Return the untrained network, which always has three input channels."""
-        return build_network(self.config, classes)
 
     def batches(self, generator: torch.Generator) -> Generator[tuple[Batch]]:
         """Yield an epoch's augmented batches; closing it ends the worker processes."""
@@ -130,13 +122,8 @@ class ImageNetRetraining(Retraining):
         return max(seconds, self.reading / workers) if workers else seconds + self.reading, size
 
 
-def retrain(
-    config: ImageNetRetrainConfig, on_epoch: Callable[[Row], None] | None = None
-) -> RetrainResult:
-    """Train and test, or go on with a run that was stopped, or read a finished one back.
-
-    Raises `SettingsError` for settings or data that cannot be used.
-    """
+def retrain(config: ImageNetRetrainConfig, on_epoch: OnEpoch = None) -> RetrainResult:
+    """Train and test as `darts_lib.retrain.retrain` does, on files."""
     return run_in_folder(config, ImageNetRetraining, Genotype, on_epoch)
 
 

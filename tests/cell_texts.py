@@ -21,8 +21,8 @@ def nni_hub(genotype: Genotype, source: Callable[[int], object] = lambda state: 
     return json.dumps(table, indent=0).replace("[\n", "[").replace("\n]", "]")
 
 
-def nni_examples(genotype: Genotype, numbers: bool, lists: bool) -> str:
-    """Write a cell as NNI's older examples do: choices by number or by name, in lists or alone."""
+def nni_examples(genotype: Genotype, numbers: bool) -> str:
+    """Write a cell as NNI's older examples do: choices by number, in lists, or by name, alone."""
     table: dict[str, object] = {}
     for kind in KINDS:
         pairs = genotype.pairs(kind)
@@ -31,8 +31,7 @@ def nni_examples(genotype: Genotype, numbers: bool, lists: bool) -> str:
             table |= {f"{stem}_p{source}": [] for source in range(i // 2 + 2)}
             for name, source in chosen:
                 number = PRIMITIVES[1:].index(name)
-                choice = number if numbers else OLD_NAMES[number]
-                table[f"{stem}_p{source}"] = [choice] if lists else choice
+                table[f"{stem}_p{source}"] = [number] if numbers else OLD_NAMES[number]
             table[f"{stem}_switch"] = [
                 source if numbers else f"{stem}_p{source}" for _, source in chosen
             ]
@@ -44,6 +43,6 @@ NNI_FORMS: dict[str, Callable[[Genotype], str]] = {
     "2.x": lambda cell: json.dumps(
         {"width": 36, "depth": 20, **json.loads(nni_hub(cell, lambda state: state))}
     ),
-    "examples, names": lambda cell: nni_examples(cell, numbers=False, lists=False),
-    "examples, numbers in lists": lambda cell: nni_examples(cell, numbers=True, lists=True),
+    "examples, names": lambda cell: nni_examples(cell, numbers=False),
+    "examples, numbers in lists": lambda cell: nni_examples(cell, numbers=True),
 }

@@ -1,7 +1,7 @@
-"""The chapters as tests read them: their cells, exercises and folded solutions."""
+"""The chapters as tests read them: their cells, parameters, exercises and folded solutions."""
 
 import ast
-import inspect
+import functools
 import json
 import re
 from collections.abc import Callable, Iterator
@@ -9,9 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import nbformat
+from sources import NOTEBOOKS as NOTEBOOKS
+from sources import ROOT
 
-FOLDER = Path(__file__).resolve().parent.parent / "notebooks"
-NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
+FOLDER = ROOT / "notebooks"
+CHECK = re.compile(r"^check\((\w+), checks\.(\w+)\)$", re.M)
+GUARD = re.compile(r"read_parameters\(globals\(\), (\w+)")
 
 Cell = dict[str, Any]
 Notebook = dict[str, Any]
@@ -35,8 +38,7 @@ def write_notebook(path: Path, *sources: str) -> None:
 
 def text(cell: Cell) -> str:
     """Return a cell's source as one string; a file may hold it as a list of lines."""
-    source = cell["source"]
-    return source if isinstance(source, str) else "".join(source)
+    return "".join(cell["source"])
 
 
 def code_cells(notebook: Notebook) -> list[Cell]:
@@ -59,18 +61,13 @@ def imported(chapter: str) -> dict[str, Any]:
     return namespace
 
 
-def checked_answers(notebook: Notebook) -> list[tuple[str, str, str]]:
-    """Return the cell of each exercise with a check, the answer's name and the check's."""
-    sources = [text(cell) for cell in code_cells(notebook)]
-    calls = [(x, re.search(r"^check\((\w+), checks\.(\w+)\)$", x, re.M)) for x in sources]
-    return [(source, called[1], called[2]) for source, called in calls if called]
-
-
-def folded_solutions(notebook: Notebook) -> list[str]:
-    """Return the code of each folded solution, in order."""
-    prose = "\n".join(text(c) for c in notebook["cells"] if c["cell_type"] == "markdown")
-    folded = re.findall(r"<details><summary>Solution.*?</details>", prose, re.S)
-    return ["\n".join(re.findall(r"^```python\n(.*?)^```", f, re.M | re.S)) for f in folded]
+@functools.cache
+def parameters(chapter: str) -> tuple[Any, dict[str, Any]]:
+    """Return the configuration that a chapter reads, and its parameters as they stand."""
+    sources, values = chapter_cells(chapter, "code"), dict[str, Any]()
+    guard, config = next((i, m[1]) for i, x in enumerate(sources) if (m := GUARD.search(x)))
+    exec(sources[guard - 1], values)
+    return imported(chapter)[config], {name: values[name] for name in values["__annotations__"]}
 
 
 def exercises(chapter: str) -> Iterator[tuple[str, str, Callable[[Any], None], Any]]:
@@ -78,20 +75,17 @@ def exercises(chapter: str) -> Iterator[tuple[str, str, Callable[[Any], None], A
 
     A solution runs with what the chapter imports.
     """
-    notebook, names = load(FOLDER / f"{chapter}.ipynb"), imported(chapter)
-    pairs = zip(checked_answers(notebook), folded_solutions(notebook), strict=True)
-    for (cell, name, check), code in pairs:
+    names, prose = imported(chapter), "\n".join(chapter_cells(chapter, "markdown"))
+    cells = chapter_cells(chapter, "code")
+    calls = [(cell, call.groups()) for cell in cells if (call := CHECK.search(cell))]
+    folded = re.findall(r"<details><summary>Solution.*?</details>", prose, re.S)
+    for (cell, (name, check)), solved in zip(calls, folded, strict=True):
         namespace = dict(names)
-        exec(code, namespace)
+        exec("\n".join(re.findall(r"^```python\n(.*?)^```", solved, re.M | re.S)), namespace)
         yield name, cell, getattr(names["checks"], check), namespace[name]
 
 
-def checks_of(module: Any) -> set[Callable[..., None]]:
-    """Return the public functions of a module of checks."""
-    functions = inspect.getmembers(module, inspect.isfunction)
-    return {f for name, f in functions if f.__module__ == module.__name__ and name[0] != "_"}
-
-
+@functools.cache
 def solution(chapter: str, name: str) -> Any:
     """Return the folded solution of the exercise whose answer is called `name`."""
     return next(answer for each, _, _, answer in exercises(chapter) if each == name)

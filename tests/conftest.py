@@ -1,15 +1,17 @@
 """What all tests share: no window, no GPU outside tests/gpu, an empty runs folder, real data."""
 
 import os
-from collections.abc import Generator, Iterator
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import matplotlib
 import pytest
 import torch
+from sources import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent
 GPU_TESTS = ROOT / "tests" / "gpu"
+DATA = Path(os.environ.get("DARTS_LIB_DATA") or ROOT / "data")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -31,41 +33,30 @@ def runs_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def restored_torch() -> Iterator[None]:
-    """Put torch's default type and thread count back after each test."""
+def restored() -> Iterator[None]:
+    """Put torch's default type and thread count back after each test, and close its figures."""
     dtype, threads = torch.get_default_dtype(), torch.get_num_threads()
     yield
     torch.set_default_dtype(dtype)
     torch.set_num_threads(threads)
+    if pyplot := sys.modules.get("matplotlib.pyplot"):
+        pyplot.close("all")
 
 
 @pytest.fixture
 def real_data_root() -> Path:
     """Return the folder of the real data sets, for tests marked `real_data`."""
-    return Path(os.environ.get("DARTS_LIB_DATA") or ROOT / "data")
+    return DATA
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Skip a `real_data` test whose files or folders are missing, and say which."""
+    """Skip a `real_data` test whose files are missing, or let it fail if they are promised."""
     marker = item.get_closest_marker("real_data")
     if marker is None:
         return
     if not marker.args:
         pytest.fail("real_data must name what the test needs, as in real_data('penn')")
-    folder = Path(os.environ.get("DARTS_LIB_DATA") or ROOT / "data")
-    missing = [name for name in marker.args if not (folder / name).exists()]
-    if missing:
-        pytest.skip(f"no {', '.join(missing)} in {folder}; data/README.md says where to get it")
-
-
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(
-    item: pytest.Item,
-) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Turn the skip of a `real_data` test into a failure where the data are promised."""
-    report = yield
-    promised = os.environ.get("DARTS_LIB_REQUIRE_DATA", "") not in ("", "0")
-    if promised and report.skipped and item.get_closest_marker("real_data"):
-        report.outcome = "failed"
-        report.longrepr = f"skipped although DARTS_LIB_REQUIRE_DATA is set: {report.longrepr}"
-    return report
+    if missing := [name for name in marker.args if not (DATA / name).exists()]:
+        promised = os.environ.get("DARTS_LIB_REQUIRE_DATA", "") not in ("", "0")
+        end = pytest.fail if promised else pytest.skip
+        end(f"no {', '.join(missing)} in {DATA}; data/README.md says where to get it")

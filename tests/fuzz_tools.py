@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, Phase, settings
 
 from darts_lib.engine.refusals import SettingsError
 
-Patch, Printed = pytest.MonkeyPatch, pytest.CaptureFixture[str]
+Patch, Printed, Said = pytest.MonkeyPatch, pytest.CaptureFixture[str], Callable[[], str]
 """Fixtures' types by short names: with them, the first line of a test is one line."""
 
 MANY = int(os.environ.get("DARTS_LIB_FUZZ") or 0)
@@ -44,3 +44,12 @@ def refusal_of(call: Callable[[], object], *words: str) -> str:
     with pytest.raises(SettingsError) as caught:
         call()
     return one_line(caught.value, *words)
+
+
+def failing(error: BaseException) -> Callable[..., None]:
+    """Return what raises an error, whatever it is given."""
+
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    return fail

@@ -17,8 +17,9 @@ from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
 
+import picture_tools
 import torch
-from kind_tools import KINDS, end_of, write_pictures, write_text
+from kind_tools import KINDS, end_of, write_text
 from toy_run import toy, toy_config
 
 from darts_lib.engine.files import DamagedFileError, unpack
@@ -28,9 +29,8 @@ PATIENCE = 300.0
 """Seconds after which a run that neither ends nor goes on is a failure."""
 
 FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(
-    ["kill_tools", "darts_lib.data.data_sets", "torch._dynamo"]  # what a run loads, late ones too
-)
+# What a run loads, late ones too.
+FORKS.set_forkserver_preload(["kill_tools", "darts_lib.data.data_sets", "torch._dynamo"])
 
 
 @dataclass(frozen=True)
@@ -40,19 +40,15 @@ class TinyRun:
     kind: str
     path: Path
     epochs: int
-    seed: int = 0
 
-    def start(self) -> ForkServerProcess:
-        """Start it in a process of its own."""
-        return begun(self.path.with_suffix(".log"), command, self)
+    @property
+    def log(self) -> Path:
+        """Name the file of what all its processes print."""
+        return self.path.with_suffix(".log")
 
     def finish(self) -> None:
         """Start it and wait for its end, which must be a good one."""
-        assert ended(self.start()) == 0, self.said()
-
-    def said(self) -> str:
-        """Return what all its processes printed."""
-        return self.path.with_suffix(".log").read_text()
+        assert ended(begun(self.log, command, self)) == 0, self.log.read_text()
 
     def is_finished(self) -> bool:
         return (self.path / "result.json").exists()
@@ -66,7 +62,7 @@ class TinyRun:
         """Return the number of finished epochs in the newest good checkpoint; nothing runs now."""
         for name in CHECKPOINTS:
             with contextlib.suppress(DamagedFileError, FileNotFoundError):
-                return len(unpack(self.path / name)["history"])  # type: ignore[arg-type]
+                return len(unpack(self.path / name)["history"])
         return 0
 
 
@@ -77,6 +73,13 @@ def begun(log: Path, action: Callable[..., None], *arguments: Any) -> ForkServer
     return process
 
 
+def wait_for(condition: Callable[[], bool], what: str) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < deadline, f"waited in vain for {what}"
+        time.sleep(0.001)
+
+
 def ended(process: ForkServerProcess) -> int | None:
     """Wait for a process; return 0, or minus the signal that ended it."""
     process.join(PATIENCE)
@@ -84,11 +87,8 @@ def ended(process: ForkServerProcess) -> int | None:
     return process.exitcode
 
 
-# In the other process ---------------------------------------------------------------------------
-
-
 def work(log: Path, action: Callable[..., None], *arguments: Any) -> None:
-    """Do something as a command does it; Ctrl-C ends the process as it ends Python."""
+    """Do something in the other process as a command does it; Ctrl-C ends it as it ends Python."""
     os.environ["no_proxy"] = "127.0.0.1"
     torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # under nohup it would be ignored
@@ -105,7 +105,7 @@ def work(log: Path, action: Callable[..., None], *arguments: Any) -> None:
 
 def command(run: TinyRun) -> None:
     """Search or retrain, and say so."""
-    given = {"device": "cpu", "seed": run.seed, "epochs": run.epochs, "run_dir": str(run.path)}
+    given = {"device": "cpu", "epochs": run.epochs, "run_dir": str(run.path)}
     if run.kind == "toy":
         toy(toy_config(**given))
     else:
@@ -119,18 +119,12 @@ def make(name: str, data: Path, on_epoch: Any = None, **given: Any) -> None:
     kind.go(kind.config.create(**{**kind.given, "data_root": str(root), **given}), on_epoch)
 
 
-def write_data(folder: Path) -> None:
-    """Write the text and the pictures that the kinds of run read."""
+def write_data(folder: Path) -> Path:
+    """Write the text and the pictures that the kinds of run read; return their folder."""
     (folder / "text").mkdir()
     write_text(folder / "text")
-    write_pictures(folder / "pictures")
-
-
-def die() -> None:
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
-# From outside -----------------------------------------------------------------------------------
+    picture_tools.make(folder / "pictures")
+    return folder
 
 
 def stop_at_random(run: TinyRun, numbers: random.Random, number: signal.Signals) -> int | None:
@@ -139,18 +133,16 @@ def stop_at_random(run: TinyRun, numbers: random.Random, number: signal.Signals)
     None is a signal that does not count: the process had ended, the run was finished, or no epoch
     was finished since the last time.
     """
-    before, process = run.kept(), run.start()
-    wanted, deadline = before + numbers.randint(1, 2), time.monotonic() + PATIENCE
-    while process.is_alive() and run.seen() < wanted:
-        assert time.monotonic() < deadline, run.said()
-        time.sleep(0.001)
+    before, process = run.kept(), begun(run.log, command, run)
+    wanted = before + numbers.randint(1, 2)
+    wait_for(lambda: not process.is_alive() or run.seen() >= wanted, f"epoch {wanted} of {run}")
     seen = run.seen()
     if seen:
         time.sleep(1.5 * numbers.random() * read_history(run.path)[-1]["seconds"])  # or in a save
     with contextlib.suppress(ProcessLookupError):
         os.kill(process.pid or 0, number)
     code, kept = ended(process), run.kept()
-    assert code in (0, -number), run.said()
+    assert code in (0, -number), run.log.read_text()
     assert kept >= seen, f"{seen} epochs were finished, {kept} are kept"
     return kept if code == -number and not run.is_finished() and kept > before else None
 

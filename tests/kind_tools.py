@@ -6,19 +6,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
 from same_bits import bits, digest
 from torch import Tensor
 
-from darts_lib import retrain as retraining
-from darts_lib import search as searching
 from darts_lib import transfer
 from darts_lib.engine.files import unpack
 from darts_lib.engine.folder import read_history, read_json
 from darts_lib.engine.run import Result, Run
 from darts_lib.engine.settings import RunConfig
-from darts_lib.recurrent import retrain as recurrent_retraining
-from darts_lib.recurrent import search as recurrent_searching
+from darts_lib.recurrent.retrain import RecurrentRetraining
+from darts_lib.recurrent.retrain import retrain as recurrent_retrain
+from darts_lib.recurrent.search import RecurrentSearch
+from darts_lib.recurrent.search import search as recurrent_search
+from darts_lib.retrain import Retraining, retrain
+from darts_lib.search import Search, search
+from darts_lib.transfer import ImageNetRetraining
 
 CELL = (
     "Genotype(normal=[('sep_conv_3x3', 0), ('skip_connect', 1)], normal_concat=[2], "
@@ -29,16 +31,22 @@ SEARCH = {**SHORT, "channels": 2, "layers": 1, "nodes": 1}
 RETRAIN = {**SHORT, "channels": 4, "layers": 2, "genotype": CELL, "drop_path": 0.3}
 IMAGENET = {**RETRAIN, "batch_size": 4}
 WORDS = {**SHORT, "dataset": "folder", "width": 6, "batch_size": 4, "bptt": 5}
+STALLING = {**WORDS, "epochs": 5, "patience": 1, "valid_batch_size": 2, "learning_rate": 30.0}
+STALLING |= {"max_steps": 5, "bptt": 8}
+"""At so high a rate the loss stalls, and there is an average when epochs are left."""
 
 
 @dataclass(frozen=True)
 class Kind:
     """A kind of run and settings that make it small."""
 
-    config: type[RunConfig]
     run: type[Run]
     go: Callable[..., Result[Any]]
     given: dict[str, Any]
+
+    @property
+    def config(self) -> type[RunConfig]:
+        return self.run.CONFIG
 
     def settings(self, path: Path | str = "", **given: Any) -> RunConfig:
         """Return the settings of a run in the folder `path`."""
@@ -51,27 +59,11 @@ class Kind:
 
 
 KINDS = {
-    "search": Kind(searching.SearchConfig, searching.Search, searching.search, SEARCH),
-    "retraining": Kind(
-        retraining.RetrainConfig, retraining.Retraining, retraining.retrain, RETRAIN
-    ),
-    "ImageNet retraining": Kind(
-        transfer.ImageNetRetrainConfig, transfer.ImageNetRetraining, transfer.retrain, IMAGENET
-    ),
-    "recurrent search": Kind(
-        recurrent_searching.RecurrentSearchConfig,
-        recurrent_searching.RecurrentSearch,
-        recurrent_searching.search,
-        {**WORDS, "nodes": 2},
-    ),
-    "recurrent retraining": Kind(
-        recurrent_retraining.RecurrentRetrainConfig,
-        recurrent_retraining.RecurrentRetraining,
-        recurrent_retraining.retrain,
-        # At so high a rate the loss stalls, and there is an average when epochs are left.
-        {**WORDS, "epochs": 5, "patience": 1, "valid_batch_size": 2, "learning_rate": 30.0}
-        | {"max_steps": 5, "bptt": 8},
-    ),
+    "search": Kind(Search, search, SEARCH),
+    "retraining": Kind(Retraining, retrain, RETRAIN),
+    "ImageNet retraining": Kind(ImageNetRetraining, transfer.retrain, IMAGENET),
+    "recurrent search": Kind(RecurrentSearch, recurrent_search, {**WORDS, "nodes": 2}),
+    "recurrent retraining": Kind(RecurrentRetraining, recurrent_retrain, STALLING),
 }
 
 
@@ -96,21 +88,7 @@ def end_of(path: Path) -> dict[str, Any]:
 
 
 def values(run: Run) -> list[Tensor]:
-    """Return copies of all tensors that a step changes."""
     return [tensor.detach().clone() for tensor in run.changed()]
-
-
-def write_pictures(root: Path) -> Path:
-    """Write 12 training and 6 test pictures in 3 classes; return their folder."""
-    colours = torch.Generator().manual_seed(0)
-    for side, count in (("train", 4), ("val", 2)):
-        for name in ("n01", "n02", "n03"):
-            for number in range(count):
-                pixels = torch.randint(256, (70, 80, 3), dtype=torch.uint8, generator=colours)
-                file = root / side / name / f"{name}_{number}.png"
-                file.parent.mkdir(parents=True, exist_ok=True)
-                Image.fromarray(pixels.numpy()).save(file)
-    return root
 
 
 def write_text(root: Path) -> Path:

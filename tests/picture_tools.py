@@ -1,4 +1,4 @@
-"""Folders of pictures like ImageNet: a colour a class, nested or flat, and a kit of labels."""
+"""Builders of pictures and of folders of them: a class a folder, or flat with a kit of labels."""
 
 from pathlib import Path
 
@@ -11,12 +11,36 @@ from darts_lib.data.imagenet_data import TRUTH
 CLASSES = {"n01": (200, 40, 40), "n02": (40, 200, 40), "n03": (40, 40, 200)}
 
 
-def save(path: Path, colour: tuple[int, int, int] = (90, 90, 90), size: int = 40) -> Path:
-    """Write a picture of one colour with noise, a JPEG or what the name's end says."""
+def stored(path: Path, picture: Image.Image, **options: object) -> Path:
+    """Save a picture as the name's end says, in a folder that is made if it is not there."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    noise = np.random.default_rng(len(path.name)).integers(-30, 30, (size, size + 10, 3))
-    Image.fromarray((np.array(colour) + noise).clip(0, 255).astype(np.uint8)).save(path)
+    picture.save(path, **options)
     return path
+
+
+def plain(path: Path, mode: str = "RGB", size: tuple[int, int] = (12, 12), value: int = 9) -> Path:
+    """Save a picture of one value; `size` is (width, height)."""
+    return stored(path, Image.new("RGB", size, (value,) * 3).convert(mode))
+
+
+def lay(root: Path, layout: str) -> Path:
+    """Make `path=count`, a class folder of so many grey pictures, and files of text without `=`."""
+    root.mkdir(parents=True, exist_ok=True)
+    for path, equals, count in (item.partition("=") for item in layout.split()):
+        place = root / path
+        (place if equals else place.parent).mkdir(parents=True, exist_ok=True)
+        for value in range(int(count or 0)):
+            plain(place / f"{value:03}.png", "L", value=value)
+        if not equals:
+            place.write_text("text")
+    return root
+
+
+def save(path: Path, colour: tuple[int, int, int] = (90, 90, 90), size: int = 40) -> Path:
+    """Save a picture of one colour with noise."""
+    noise = np.random.default_rng(len(path.name)).integers(-30, 30, (size, size + 10, 3))
+    pixels = (np.array(colour) + noise).clip(0, 255).astype(np.uint8)
+    return stored(path, Image.fromarray(pixels))
 
 
 def make(root: Path, count: int = 4, flat: bool = False) -> Path:

@@ -1,6 +1,7 @@
-"""What the tests of a step share: modes that fail where it waits, and where it reads elsewhere."""
+"""What the tests of a step share: looks at each of its operations."""
 
 import gc
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -15,12 +16,27 @@ WAITING = (
 )
 
 
-class NoWaiting(TorchDispatchMode):
-    """Fails where a step asks the device for a number, which a GPU would have to be waited for."""
+class Watching(TorchDispatchMode):
+    """Shows each operation and what it puts out to `look`."""
+
+    def __init__(self, look: Callable[[Any, Any], object]) -> None:
+        super().__init__()
+        self.look = look
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        assert func not in WAITING, f"{func} makes the host wait"
-        return func(*args, **(kwargs or {}))
+        out = func(*args, **(kwargs or {}))
+        self.look(func, out)
+        return out
+
+
+def no_waiting(func: Any, _: Any) -> None:
+    """Fail where a step asks the device for a number, which a GPU would have to be waited for."""
+    assert func not in WAITING, f"{func} makes the host wait"
+
+
+def no_float64(func: Any, out: Any) -> None:
+    leaves = [leaf for leaf in pytree.tree_leaves(out) if isinstance(leaf, Tensor)]
+    assert all(leaf.dtype != torch.float64 for leaf in leaves), f"{func} puts out float64"
 
 
 class Elsewhere(TorchDispatchMode):

@@ -62,7 +62,6 @@ LAST, CONCAT = "('dil_conv_3x3', 2)", "normal_concat=[2, 3, 4, 5]"
     ("__import__('os').system('touch /tmp/hostile')", "expected Genotype(...)"),
     ("Genotype(**{})", "a genotype's fields are named"),
     ("(" * 5000, "line 1 cannot be read"),
-    ("\0", "line 1 cannot be read"),
     (V2[:-1], "line 1 cannot be read"),
     (V2.replace("normal=", "", 1), "a genotype's fields are named"),
     (V2.replace("normal_concat", "normal_concats"), "missing or unknown: ['normal_concat'"),
@@ -82,10 +81,8 @@ LAST, CONCAT = "('dil_conv_3x3', 2)", "normal_concat=[2, 3, 4, 5]"
     (small("('tanh', '0')"), "is not a pair ('activation', source)"),
     (small(""), "recurrent: no pairs; a cell needs at least one node"),
     (small("('tanh', 0)", "[2]"), "concat=[2] must list distinct nodes from 1 to 1"),
-    (small("('tanh', 0)", "[0]"), "from 1 to 1"),
     (small("('tanh', 0)", "[]"), "concat=[] must"),
     (small("('tanh', 0)", "[True]"), "concat: True is not a state number"),
-    (small("('tanh', 0)", "print(1)"), "'concat'"),
     (small("('tanh', 0)", "[1], more=[]"), "recurrent genotype fields must be ['recurrent'"),
 ])  # fmt: skip
 def test_bad_texts_are_refused_and_nothing_runs(text: str, words: str) -> None:

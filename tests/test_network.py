@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from fuzz_tools import Patch
 from torch import nn
 from torch.nn import functional as F
 
@@ -10,7 +11,7 @@ from darts_lib.derivation import random_genotype
 from darts_lib.genotype import PUBLISHED, Genotype
 from darts_lib.network import AuxiliaryHead, Cell, ImageNetNetwork, Network, drop_path, kept_paths
 from darts_lib.operations import FactorizedReduce
-from darts_lib.search_space import CellPlan
+from darts_lib.search_space import KINDS, CellPlan
 
 DARTS = PUBLISHED["DARTS_V2"]
 
@@ -32,12 +33,6 @@ def test_a_cell_adds_two_operations_a_node() -> None:
     assert torch.equal(cell(before, previous, None), torch.cat(states[2:], dim=1))
 
 
-def test_random_cells_of_any_size_build() -> None:
-    for seed in range(4):
-        net = Network(random_genotype(seed, nodes=seed + 1), 4, 3, 10, 1)
-        assert net(torch.randn(2, 1, 9, 8))[0].shape == (2, 10)
-
-
 def test_maps_and_names_of_the_imagenet_form_at_the_papers_size() -> None:
     with torch.device("meta"):
         net, image = ImageNetNetwork(DARTS, auxiliary=True).eval(), torch.zeros(2, 3, 224, 224)
@@ -52,9 +47,8 @@ def test_maps_and_names_of_the_imagenet_form_at_the_papers_size() -> None:
     shapes = {name: tuple(value.shape) for name, value in net.state_dict().items()}
     features = {key.split(".")[2] for key in shapes if key.startswith("auxiliary_head.features.")}
     assert features == {"2", "3", "5"}, "the last normalisation, 6, is left out"
-    assert {key.split(".")[0] for key in shapes} == {
-        "stem0", "stem1", "cells", "auxiliary_head", "classifier",
-    }  # fmt: skip
+    parts = {key.split(".")[0] for key in shapes}
+    assert parts == {"stem0", "stem1", "cells", "auxiliary_head", "classifier"}
     named = {
         "stem0.0.weight": (24, 3, 3, 3),
         "stem0.3.weight": (48, 24, 3, 3),
@@ -72,15 +66,12 @@ def test_only_the_first_input_of_the_first_cell_is_reduced_before_a_reduction() 
     assert reduced == [True, False, False, True, False, True]
 
 
-def test_the_stem_halves_three_times_without_a_last_relu() -> None:
+def test_the_stem_ends_without_a_relu_and_needs_even_channels() -> None:
     net = imagenet()
     norm, conv, relu = nn.BatchNorm2d, nn.Conv2d, nn.ReLU
     stem = [type(part) for part in (*net.stem0, *net.stem1)]
     assert stem == [conv, norm, relu, conv, norm, relu, conv, norm]
-    quarter, eighth = net.run_stem(torch.randn(2, 3, 65, 72))
-    assert (quarter.shape, eighth.shape) == ((2, 4, 17, 18), (2, 4, 9, 9))
-    assert quarter.min() < 0
-    assert net(torch.randn(2, 3, 64, 64))[1] is None, "without a head"
+    assert net(torch.randn(2, 3, 65, 72))[1] is None, "without a head"
     with pytest.raises(ValueError, match="channels must be even"):
         ImageNetNetwork(DARTS, 5, 5)
 
@@ -94,14 +85,6 @@ def test_the_auxiliary_head_is_the_published_on_its_maps(head: AuxiliaryHead, si
     corners = F.avg_pool2d(x.relu(), 5, stride=side - 5)
     assert torch.equal(head.features[:2](x), corners)
     assert corners.shape[-2:] == (2, 2)
-
-
-def test_the_auxiliary_head_pools_other_maps_to_2x2() -> None:
-    head = imagenet(auxiliary=True).eval().auxiliary_head
-    assert head is not None
-    x = torch.randn(3, 64, 8, 10)
-    by_hand = F.avg_pool2d(x.relu(), (4, 5))
-    torch.testing.assert_close(head(x), head.classifier(head.features[2:](by_hand).flatten(1)))
 
 
 SMALL = {(24, 24), (32, 32), (48, 48), (30, 33), (8, 8), (7, 9)}
@@ -130,13 +113,11 @@ def test_normalised_pools_only_add_the_names_of_their_normalisation() -> None:
 
 
 def test_a_normalised_pool_is_the_pool_and_then_the_normalisation() -> None:
-    torch.manual_seed(0)
     cell = Cell(DARTS, CellPlan("reduce", 4, 4, 4, False), pool_norm=True).train()
-    x = torch.randn(5, 4, 8, 8)
+    x, paths = torch.randn(5, 4, 8, 8), torch.full((1, 5, 1, 1, 1), 2.0)
     expected = F.batch_norm(F.max_pool2d(x, 3, 2, 1), None, None, training=True)
     torch.testing.assert_close(cell._edge(0, [x], None), expected)
-    dropped = cell._edge(0, [x], torch.zeros(1, 5, 1, 1, 1))
-    assert not dropped.any(), "a pool is dropped whole, with its normalisation"
+    torch.testing.assert_close(cell._edge(0, [x], paths), 2 * expected, msg="a path is the whole")
 
 
 def test_drop_path_acts_in_training_only_and_is_off_until_set() -> None:
@@ -149,28 +130,16 @@ def test_drop_path_acts_in_training_only_and_is_off_until_set() -> None:
     assert not torch.equal(net.train()(x)[0], net(x)[0])
 
 
-@pytest.mark.parametrize(("kind", "dropped"), [("normal", False), ("reduce", True)])
-def test_drop_path_spares_identities_but_not_a_skip_that_halves(kind: str, dropped: bool) -> None:
-    torch.manual_seed(2)
+def test_drop_path_spares_identities_but_not_a_skip_that_halves() -> None:
     skips = (("skip_connect", 0), ("skip_connect", 1))
-    cell = Cell(Genotype(skips, (2,), skips, (2,)), CellPlan(kind, 4, 4, 4, False)).train()
-    x = torch.randn(64, 4, 8, 8)
-    out = cell._edge(0, [x], kept_paths(2, x, torch.tensor(0.5)))
-    zero = int((out.flatten(1).abs().sum(1) == 0).sum())
-    assert 16 < zero < 48 if dropped else torch.equal(out, x)
+    x, all_dropped = torch.randn(4, 4, 8, 8), torch.zeros(2, 4, 1, 1, 1)
+    for kind in KINDS:
+        cell = Cell(Genotype(skips, (2,), skips, (2,)), CellPlan(kind, 4, 4, 4, False))
+        out = cell._edge(0, [x], all_dropped)
+        assert torch.equal(out, x) if kind == "normal" else not out.any()
 
 
-def test_kept_paths_are_scaled_by_the_keeping_probability() -> None:
-    torch.manual_seed(3)
-    cell = Cell(DARTS, CellPlan("reduce", 4, 4, 4, False)).train()
-    x = torch.rand(200, 4, 8, 8)
-    out = cell._edge(0, [x], kept_paths(8, x, torch.tensor(0.25)))
-    kept = out.flatten(1).abs().sum(1) > 0
-    torch.testing.assert_close(out[kept], cell._ops[0](x)[kept] / 0.75)
-    assert 0.6 < float(kept.float().mean()) < 0.9
-
-
-def test_each_path_drops_images_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_path_drops_images_of_its_own(monkeypatch: Patch) -> None:
     torch.manual_seed(4)
     drawn = kept_paths(3, torch.zeros(400, 1, 1, 1), torch.tensor(0.5)).flatten(1) > 0
     together = (drawn[:, None] == drawn[None]).float().mean(dim=2)
@@ -184,11 +153,13 @@ def test_each_path_drops_images_of_its_own(monkeypatch: pytest.MonkeyPatch) -> N
     assert draws == [8, 8, 8], "one draw a cell, a path for each of its operations"
 
 
-def test_drop_path_follows_its_tensor_and_zero_drops_nothing() -> None:
+def test_drop_path_follows_its_tensor_and_scales_what_is_kept() -> None:
     x, probability = torch.rand(500, 2, 1, 1) + 1, torch.tensor(0.0)
     assert torch.equal(drop_path(x, probability), x)
     probability.fill_(0.4)
     torch.manual_seed(0)
     out = drop_path(x, probability)
-    assert 0.3 < float((out[:, 0] == 0).float().mean()) < 0.5
+    dropped = out[:, 0, 0, 0] == 0
+    assert 0.3 < float(dropped.float().mean()) < 0.5
+    torch.testing.assert_close(out[~dropped], x[~dropped] / 0.6)
     assert drop_path(x.bfloat16(), probability).dtype == torch.bfloat16

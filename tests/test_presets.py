@@ -1,10 +1,9 @@
 """The settings of the five kinds of run: the papers' and the laptop's values, what is refused."""
 
-from pathlib import Path
 from typing import Any
 
 import pytest
-from kind_tools import CELL, KINDS
+from kind_tools import KINDS
 
 from darts_lib.engine.refusals import SettingsError
 from darts_lib.genotype import PUBLISHED
@@ -21,7 +20,8 @@ TEXT = {"dataset": "penn", "bptt": 35, "clip": 0.25, "learning_rate": 20.0}
         "batch_size": 64, "order": 2, "seed": 0, "learning_rate": 0.025, "weight_decay": 3e-4,
         "final_learning_rate": 0.001, "alpha_learning_rate": 3e-4, "alpha_weight_decay": 1e-3,
         "method": "darts", "supernet": "fused", "primitives": PRIMITIVES}),
-    ("search", "laptop", {"dataset": "digits"}),
+    # At the paper's rate and a dozen steps an epoch, the alphas could not move.
+    ("search", "laptop", {"dataset": "digits", "alpha_learning_rate": 0.05}),
     ("retraining", "paper", SGD | {"dataset": "cifar10", "channels": 36, "layers": 20,
         "learning_rate": 0.025, "weight_decay": 3e-4, "auxiliary": True, "auxiliary_weight": 0.4,
         "drop_path": 0.2, "cutout": 16, "batch_size": 96, "cell": PUBLISHED["DARTS_V2"]}),
@@ -40,26 +40,12 @@ TEXT = {"dataset": "penn", "bptt": 35, "clip": 0.25, "learning_rate": 20.0}
         "dropout": Dropout(0.1, 0.2, 0.75, 0.25, 0.75), "cell": RECURRENT["DARTS_V2"]}),
 ])  # fmt: skip
 def test_presets_are_the_papers_and_laptops(name: str, scale: str, values: dict[str, Any]) -> None:
-    """And 0 in a parameter cell is the scale's own."""
-    config = KINDS[name].config
-    for settings in (config.create(scale=scale), config.create(scale=scale, batch_size=0)):
-        assert {setting: getattr(settings, setting) for setting in values} == values
-    assert config.create(scale=scale, epochs=51, batch_size=17).batch_size == 17
-
-
-def test_on_a_laptop_alphas_move_faster() -> None:
-    config = KINDS["search"].config
-    rates = [config.create(scale=scale).alpha_learning_rate for scale in ("laptop", "paper")]  # type: ignore[attr-defined]
-    assert rates[0] > rates[1]
+    settings = KINDS[name].config.create(scale=scale)
+    assert {setting: getattr(settings, setting) for setting in values} == values
 
 
 @pytest.mark.parametrize(("name", "given", "words"), [
-    ("search", {"order": 3}, "order=3"),
     ("search", {"route": "exct"}, "unknown route 'exct'; choose one of first_order"),
-    ("search", {"layers": 0}, "layers=0"),
-    ("search", {"learning_rate": 0}, "learning_rate=0"),
-    ("search", {"max_skip": -2}, "max_skip=-2"),
-    ("search", {"learningrate": 0.1}, "unknown setting 'learningrate'; did you mean 'learning_rat"),
     ("search", {"method": "dart"}, "unknown method 'dart'; did you mean 'darts'?"),
     ("search", {"supernet": "fusd"},
         "supernet='fusd' is not for method='darts'; use 'fused' or 'plain'"),
@@ -68,39 +54,22 @@ def test_on_a_laptop_alphas_move_faster() -> None:
         "unknown primitive 'sep_conv_3'; did you mean 'sep_conv_3x3'?"),
     ("search", {"primitives": ["none"]},
         "primitives=['none'] must be distinct, one at least not 'none'"),
-    ("search", {"primitives": ["none", "none", "skip_connect"]}, "must be distinct"),
-    ("search", {"edge_primitives": {"normel": []}}, "unknown kind of cell 'normel'"),
     ("search", {"edge_primitives": {"normal": [["none"]]}},
         "edge_primitives['normal'] lists 1 edges"),
-    ("search", {"edge_primitives": {"normal": [["skip_conect"], ["none"]]}},
-        "edge 0 to 2: unknown primitive 'skip_conect'; did you mean 'skip_connect'?"),
-    ("search", {"edge_primitives": {"reduce": [["skip_connect"], ["none"]]}},
-        "node 2 keeps 2 edges"),
     ("retraining", {"genotype": "DARTS_V9"}, "unknown genotype 'DARTS_V9': did you mean"),
-    ("retraining", {"genotype": CELL.replace("sep_conv_3x3", "sep_conv_9x9")},
-        "node 2: unknown operation 'sep_conv_9x9'"),
-    ("retraining", {"genotype": CELL.replace("('skip_connect', 1)", "('skip_connect', 5)")},
-        "node 2: source 5"),
-    ("retraining", {"genotype": "Genotype(normal=["}, "enotype"),
     ("ImageNet retraining", {"dataset": "cifar10"}, "dataset='cifar10'"),
     ("ImageNet retraining", {"cutout": 16}, "cutout=16"),
     ("ImageNet retraining", {"holdout": 0.5}, "holdout=0.5"),
     ("ImageNet retraining", {"image_size": 32}, "image_size=32"),
     ("ImageNet retraining", {"channels": 7}, "channels=7"),
-    ("ImageNet retraining", {"worker": 2}, "did you mean 'workers'"),
     ("ImageNet retraining", {"schedule": "step"}, "'cosine' or 'exponential'"),
     ("recurrent search", {"dataset": "pen"}, "unknown text 'pen'; did you mean"),
-    ("recurrent search", {"dataset": "cifar10"}, "unknown text 'cifar10'"),
     ("recurrent search", {"max_images": 5}, "max_images is for images; for text use max_tokens"),
     ("recurrent search", {"compile": "on"}, "compile='on' is for images"),
     ("recurrent search", {"amp": "on"}, "amp='on' is for images"),
     ("recurrent search", {"graph": "on", "device": "cpu"}, "graph='on' needs CUDA"),
-    ("recurrent search", {"route": "second"}, "unknown route 'second'"),
-    ("recurrent search", {"dropout_hidden": 1.0}, "dropout_hidden=1.0"),
-    ("recurrent search", {"channels": 4}, "unknown setting 'channels'"),
     ("recurrent retraining", {"genotype": "DARTS_V1x"}, "did you mean 'DARTS_V1'"),
     ("recurrent retraining", {"dataset": "digits"}, "unknown text 'digits'"),
-    ("recurrent retraining", {"graph": "on"}, "graph='on' "),
 ])  # fmt: skip
 def test_wrong_settings_are_named_in_one_line(name: str, given: dict[str, Any], words: str) -> None:
     with pytest.raises(SettingsError) as caught:
@@ -125,8 +94,7 @@ def test_too_few_data_are_refused(name: str, given: dict[str, Any], words: str) 
         KINDS[name].run(KINDS[name].settings(**given))
 
 
-@pytest.mark.parametrize(("name", "text"), [("retraining", ""), ("recurrent retraining", "topics")])
-def test_an_empty_cell_cannot_be_trained(name: str, text: str, tmp_path: Path) -> None:
-    given = {"genotype": "", **({"dataset": text} if text else {})}
-    with pytest.raises(SettingsError, match="genotype is empty; name a cell"):
-        KINDS[name].go(KINDS[name].settings(tmp_path / "run", **given))
+def test_an_empty_cell_cannot_be_trained() -> None:
+    for name, data in {"retraining": "digits", "recurrent retraining": "topics"}.items():
+        with pytest.raises(SettingsError, match="genotype is empty; name a cell"):
+            KINDS[name].go(KINDS[name].settings(genotype="", dataset=data))

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 import torch
+from fuzz_tools import Patch
 from kind_tools import RETRAIN, stop_after
 from safetensors.torch import load_file
 from same_bits import bits
-from torch import Tensor
 from torch.nn import functional as F
 
 from darts_lib import retrain as retraining
@@ -20,7 +20,7 @@ from darts_lib.engine.files import unpack
 from darts_lib.engine.folder import read_json
 from darts_lib.engine.refusals import SettingsError
 from darts_lib.genotype import PUBLISHED
-from darts_lib.retrain import Retraining, build_network, evaluate, evaluate_run, retrain
+from darts_lib.retrain import Retraining, evaluate, evaluate_run, retrain
 
 
 def config(path: Path | str = "", **given: object) -> retraining.RetrainConfig:
@@ -34,14 +34,6 @@ def started(**given: object) -> tuple[Retraining, Batch]:
     run.drop_path.fill_(0.2)
     (batch,) = next(run.batches(torch.Generator().manual_seed(0)))
     return run, batch
-
-
-@pytest.fixture(scope="module")
-def retrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the folder of a finished retraining."""
-    path = tmp_path_factory.mktemp("retrain") / "run"
-    retrain(config(path))
-    return path
 
 
 def test_a_cell_is_stored_as_its_text_whatever_it_was_named_by(tmp_path: Path) -> None:
@@ -66,21 +58,15 @@ def test_cosine_and_drop_path_are_the_papers(epoch: int, rate: float, drop_path:
     assert used == pytest.approx([drop_path, rate], rel=1e-6)
 
 
-def smoothed(logits: Tensor, labels: Tensor, e: float) -> Tensor:
-    """Cross-entropy with the target (1 - e) onehot + e / K, written out."""
-    target = (1 - e) * F.one_hot(labels, logits.shape[1]).double() + e / logits.shape[1]
-    log_p = logits - logits.exp().sum(dim=1, keepdim=True).log()
-    return -(target * log_p).sum() / len(logits)
-
-
 @pytest.mark.parametrize("e", [0.0, 0.1, 0.4])
 def test_label_smoothing_is_the_written_out_target_and_the_head_has_its_weight(e: float) -> None:
+    """The target is (1 - e) onehot + e / K."""
     run = Retraining(config(label_smoothing=e, auxiliary_weight=0.4))
-    torch.manual_seed(0)
-    logits, auxiliary = (torch.randn(6, 9, dtype=torch.float64) for _ in range(2))
+    logits, auxiliary = torch.randn(2, 6, 9, dtype=torch.float64)
     labels = torch.tensor([0, 8, 3, 3, 1, 5])
-    alone = smoothed(logits, labels, e)
-    by_hand = alone + 0.4 * smoothed(auxiliary, labels, e)
+    target = (1 - e) * F.one_hot(labels, 9).double() + e / 9
+    alone, head = (-(target * x.log_softmax(1)).sum() / 6 for x in (logits, auxiliary))
+    by_hand = alone + 0.4 * head
     torch.testing.assert_close(run.loss(logits, auxiliary, labels), by_hand, rtol=1e-13, atol=0)
     torch.testing.assert_close(run.loss(logits, None, labels), alone, rtol=1e-13, atol=0)
 
@@ -117,98 +103,71 @@ def test_bfloat16_gives_nearly_the_same_step() -> None:
         run, batch = started(amp=amp, drop_path=0, batch_size=64)
         total = run.step(batch)
         losses.append(float(total[0] / total[2]))
-        assert all(weight.dtype == torch.float32 for weight in run.net.parameters())
     assert losses[0] != losses[1] == pytest.approx(losses[0], rel=0.02)
 
 
-def test_a_last_batch_of_one_picture_is_trained_with_its_neighbours(tmp_path: Path) -> None:
-    """65 pictures in batches of 64: a batch of one has no statistics in the auxiliary head."""
-    given = {"batch_size": 64, "max_images": 65, "max_steps": 0, "epochs": 1, "auxiliary": True}
-    result = retrain(config(tmp_path / "run", **given))
-    right = 65 * result.history[0]["train_accuracy"]
-    assert right == pytest.approx(round(right)), "all 65 are counted"
-    assert result.figures["parameters_with_auxiliary"] > result.figures["parameters"]
-
-
-def test_the_result_is_that_of_the_network_after_the_last_epoch(retrained: Path) -> None:
-    net = build_network(config(), 10, 1)
-    state: Any = unpack(retrained / "checkpoint.pt")["state"]
-    net.load_state_dict(state["network"])
-    tested = evaluate(net, load_images("digits", Path(), "test"), 8)
-    figures = read_json(retrained / "result.json")
+def test_the_result_is_that_of_the_network_after_the_last_epoch() -> None:
+    """And the saved network tested again gives its figures."""
+    retrained, net = retrain(config()).path, config().network(10, 1)
+    net.load_state_dict(unpack(retrained / "checkpoint.pt")["state"]["network"])
     assert bits(load_file(retrained / "weights.safetensors")) == bits(dict(net.state_dict()))
+    tested = evaluate_run(retrained)
+    assert tested == evaluate(net, load_images("digits", Path(), "test"), 8)
     expected = {
         "test_accuracy": tested["top1"], "test_loss": tested["loss"], "test_images": 360,
+        "test_top5": tested["top5"], "multiply_adds": multiply_adds(net, (1, 8, 8)),
         "parameters": count_parameters(net), "parameters_with_auxiliary": count_parameters(net),
-        "multiply_adds": multiply_adds(net, (1, 8, 8)),
     }  # fmt: skip
+    figures = read_json(retrained / "result.json")
     assert {name: figures[name] for name in expected} == expected
     assert 0 <= figures["test_accuracy"] <= figures["test_top5"] <= 1
-
-
-def test_a_saved_network_tested_again_gives_its_figures(retrained: Path, tmp_path: Path) -> None:
-    figures = read_json(retrained / "result.json")
-    names = ("loss", "accuracy", "top5", "images")
-    loss, top1, top5, images = (figures[f"test_{name}"] for name in names)
-    tested = {"loss": loss, "top1": top1, "top5": top5, "images": images}
-    assert evaluate_run(retrained) == tested
     with pytest.raises(SettingsError, match=r"holds no weights\.safetensors; finish"):
-        evaluate_run(tmp_path)
+        evaluate_run(retrained.parent)
 
 
-def test_evaluation_counts_every_picture_once_and_restores_the_mode(retrained: Path) -> None:
-    net = build_network(config(), 10, 1)
-    net.load_state_dict(load_file(retrained / "weights.safetensors"))
+def test_evaluation_counts_every_picture_once_and_restores_the_mode() -> None:
+    net = config().network(10, 1)
     images = load_images("digits", Path(), "test", max_images=9)
     for training in (True, False):
         net.train(training)
         by_fours, whole = evaluate(net, images, 4), evaluate(net, images, 100)
-        assert by_fours["loss"] == pytest.approx(whole["loss"])
+        assert by_fours == pytest.approx(whole)
         assert (by_fours["top1"] * 9) % 1 == pytest.approx(0, abs=1e-9)
         assert net.training is training
 
 
-def test_errors_are_in_percent_and_of_five_classes_without_a_top_5() -> None:
-    assert retraining.errors_line(0.0276, 0.001, 10) == "top-1 error 2.76 %, top-5 error 0.10 %"
-    assert retraining.errors_line(0.0276, 0.0, 5) == "top-1 error 2.76 %"
-
-
-def test_the_test_images_are_read_once_and_only_after_the_last_epoch(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    seen: list[str] = []
+@pytest.fixture
+def read(monkeypatch: Patch) -> list[str]:
+    """Return the splits of images that are read, as they are."""
+    splits: list[str] = []
 
     def spy(dataset: str, root: Path, split: Any, *sizes: int) -> ImageSet:
-        seen.append(split)
+        splits.append(split)
         return load_images(dataset, root, split, *sizes)
 
     monkeypatch.setattr(retraining, "load_images", spy)
-    settings = config(tmp_path / "run")
+    return splits
+
+
+def test_the_test_images_are_read_once_and_only_after_the_last_epoch(read: list[str]) -> None:
+    settings = config()
     with pytest.raises(KeyboardInterrupt):
         retrain(settings, stop_after(2))
-    assert seen == ["train"], "a stopped run has not seen the test images"
-    retrain(settings, lambda row: seen.append(f"epoch {row['epoch']}"))
-    assert seen == ["train", "train", "epoch 3", "test"]
+    assert read == ["train"], "a stopped run has not seen the test images"
+    retrain(settings, lambda row: read.append(f"epoch {row['epoch']}"))
     retrain(settings)
-    assert seen.count("test") == 1, "a finished run is not tested again"
+    assert read == ["train", "train", "epoch 3", "test"], "a finished run is not tested again"
 
 
-def test_a_holdout_is_learnt_from_by_nobody_and_takes_the_place_of_the_test_images(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_holdout_teaches_nobody_and_takes_the_place_of_test_images(read: list[str]) -> None:
     whole = load_images("digits", Path(), "train", max_images=101)
-
-    def no_test(dataset: str, root: Path, split: Any, *sizes: int) -> ImageSet:
-        assert split == "train", "choosing among cells must not read the test images"
-        return load_images(dataset, root, split, *sizes)
-
-    monkeypatch.setattr(retraining, "load_images", no_test)
-    given = config(tmp_path / "run", holdout=0.3, max_images=101, max_steps=0, batch_size=16)
+    given = config(holdout=0.3, max_images=101, max_steps=0, batch_size=16)
     assert torch.equal(Retraining(given).train.images, whole.images[:71])
     result = retrain(given)
     assert result.figures["test_images"] == 30  # of 30.3
     assert result.figures["tested_on"] == "held-out training images"
-    net = build_network(given, 10, 1)
+    net = given.network(10, 1)
     net.load_state_dict(load_file(result.path / "weights.safetensors"))
     tested = evaluate(net, whole.select(slice(71, None)), 16)
     assert tested["loss"] == result.figures["test_loss"] == evaluate_run(result.path)["loss"]
+    assert set(read) == {"train"}, "choosing among cells must not read the test images"

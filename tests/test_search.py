@@ -10,14 +10,15 @@ from typing import Any
 
 import pytest
 import torch
+from chapter_tools import FOLDER, load, text
+from fuzz_tools import Patch, Printed
 from kind_tools import CELL, SEARCH, end_of, stop_after, values
 from same_bits import bits
 from step_tools import live_tensors
-from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch import Tensor, nn
 
 from darts_lib import search as searching
-from darts_lib.bilevel import ROUTES, held
+from darts_lib.bilevel import ROUTES, InnerStep, held
 from darts_lib.cost import advice
 from darts_lib.cost.complexity import multiply_adds
 from darts_lib.data.images import Batch
@@ -30,16 +31,14 @@ from darts_lib.engine.opening import default_folder
 from darts_lib.engine.refusals import SettingsError
 from darts_lib.fast.fused import FusedSupernet
 from darts_lib.formats.cell_choice import find_genotype
-from darts_lib.genotype import PUBLISHED, Genotype, GenotypeError
+from darts_lib.genotype import PUBLISHED, GenotypeError
 from darts_lib.network import Network
 from darts_lib.operations import OPERATIONS, add_operation
 from darts_lib.relaxation import Supernet, initial_alphas, mix
 from darts_lib.retrain import RetrainConfig
 from darts_lib.search import Search, SearchConfig, load_search, read_search, search
-from darts_lib.search_space import KINDS, OWN_PRIMITIVES, PRIMITIVES
-from darts_lib.tools.benchmark import both_gradients
+from darts_lib.search_space import OWN_PRIMITIVES, PRIMITIVES
 
-NOTEBOOKS = Path(__file__).resolve().parent.parent / "notebooks"
 THREE_CELLS = {"channels": 2, "layers": 3, "nodes": 2, "batch_size": 8, "scale": "laptop"}
 
 
@@ -54,27 +53,22 @@ def started(**given: object) -> tuple[Search, Batch, Batch]:
     return run, train, valid
 
 
-@pytest.mark.parametrize(("order", "route", "chosen", "said"), [
-    (1, "", "first_order", []),
-    (2, "", "finite_difference", []),
-    (1, "exact", "exact", ["route=exact is given, so order=1 is ignored."]),
-])  # fmt: skip
-def test_order_chooses_an_unnamed_route(
-    order: int, route: str, chosen: str, said: list[str]
-) -> None:
-    settings = SearchConfig.create(order=order, route=route)
-    assert (settings.chosen_route, advice.ignored_order(settings)) == (chosen, said)
+def test_order_chooses_an_unnamed_route() -> None:
+    ignored = ["route=exact is given, so order=1 is ignored."]
+    rows = {(1, ""): "first_order", (2, ""): "finite_difference", (1, "exact"): "exact"}
+    for (order, route), chosen in rows.items():
+        settings = SearchConfig.create(order=order, route=route)
+        assert settings.chosen_route == chosen
+        assert advice.ignored_order(settings) == (ignored if route else [])
 
 
-@pytest.mark.parametrize("switch", ["compile", "graph"])
-@pytest.mark.parametrize("route", ["exact", "unrolled"])
-def test_what_differentiates_twice_is_neither_compiled_nor_recorded(
-    switch: str, route: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_differentiates_twice_is_neither_compiled_nor_recorded(monkeypatch: Patch) -> None:
     monkeypatch.setattr("darts_lib.engine.settings.resolve_device", lambda _: torch.device("cuda"))
-    with pytest.raises(SettingsError, match=f"{switch}='on' cannot be with route='{route}'"):
-        config(route=route, **{switch: "on"})
-    config(route="finite_difference", **{switch: "on"})
+    for switch in ("compile", "graph"):
+        config(route="finite_difference", **{switch: "on"})
+        for route in ("exact", "unrolled"):
+            with pytest.raises(SettingsError, match=f"{switch}='on' cannot be with .*'{route}'"):
+                config(route=route, **{switch: "on"})
 
 
 def test_settings_at_their_defaults_leave_the_folder_its_name(runs_root: Path) -> None:
@@ -106,32 +100,26 @@ def searched(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_alphas_are_kept_from_the_start_and_the_last_give_the_genotype(searched: Path) -> None:
+def test_alphas_of_every_epoch_are_kept_and_their_cells_can_be_trained(searched: Path) -> None:
+    """Of quark0/darts#54: the last epoch's cell is the result, and every other one is kept."""
+    assert read_json(searched / "config.json")["settings"]["max_skip"] == 1
     result, start = read_search(searched), initial_alphas(1, seed=0)
-    assert {kind: tuple(a.shape) for kind, a in result.alphas.items()} == dict.fromkeys(
-        ("normal", "reduce"), (4, 2, 8)
-    )
     for kind, alphas in result.alphas.items():
+        assert alphas.shape == (4, 2, 8)
         assert torch.equal(alphas[0], start[kind].detach())
         assert not torch.equal(alphas[1], alphas[0])
-    for epoch, row in enumerate(result.history, start=1):
+    cells = genotypes_of(result.history)
+    for epoch, (row, cell) in enumerate(zip(result.history, cells, strict=True), start=1):
         now = {kind: alphas[epoch] for kind, alphas in result.alphas.items()}
-        assert derive(now, max_skip=1).to_dict() == row["genotype"]
+        assert derive(now, max_skip=1) == cell
+        assert RetrainConfig.create(scale="laptop", genotype=str(cell)).cell == cell
         weights = mix(now)["normal"]
         by_hand = -(weights * weights.log()).sum(1).mean()
         assert row["entropy_normal"] == pytest.approx(float(by_hand), rel=1e-5)
         moved = [now[kind] - alphas[epoch - 1] for kind, alphas in result.alphas.items()]
         assert row["alpha_change"] == pytest.approx(float(torch.cat(moved).norm()), rel=1e-5)
         assert 0 <= row["train_accuracy"] <= 1
-    assert result.history[-1]["genotype"] == read_json(searched / "genotype.json")
-
-
-def test_the_cell_of_any_epoch_can_be_trained(searched: Path) -> None:
-    """Of quark0/darts#54: the last epoch's cell is the result, and every other one is kept."""
-    cells = genotypes_of(read_search(searched).history)
     assert (len(cells), find_genotype(str(searched))) == (3, cells[-1])
-    for cell in cells:
-        assert RetrainConfig.create(scale="laptop", genotype=str(cell)).cell == cell
 
 
 def test_a_search_is_rebuilt_as_it_stood(searched: Path, tmp_path: Path) -> None:
@@ -140,83 +128,45 @@ def test_a_search_is_rebuilt_as_it_stood(searched: Path, tmp_path: Path) -> None
         load_search(tmp_path)
 
 
-def test_the_rule_for_skips_is_kept_and_stored_with_the_cell(
-    searched: Path, tmp_path: Path
-) -> None:
-    assert read_json(searched / "config.json")["settings"]["max_skip"] == 1
-    assert all(cell.skips() <= 1 for cell in genotypes_of(read_search(searched).history))
-    given: dict[str, Any] = {"max_skip": 0, "epochs": 1, "nodes": 2}
-    assert search(config(tmp_path / "run", **given)).genotype.skips() == 0
-
-
 def test_the_supernets_accuracy_is_never_called_the_result(searched: Path) -> None:
     """Of quark0/darts#60: a supernet's figure was compared with that of a retrained cell."""
     result = read_json(searched / "result.json")
     assert [name for name in result if "accuracy" in name] == ["supernet_valid_accuracy"]
-    search_, retrain_ = (
-        "".join("".join(cell["source"]) for cell in read_json(NOTEBOOKS / name)["cells"])
-        for name in ("03_search.ipynb", "05_retrain.ipynb")
-    )
-    assert "supernet, proxy" in retrain_
-    assert "retrained, final" in retrain_
-    assert "](05_retrain.ipynb)" in search_.split("supernet, proxy", 1)[1]
+    chapters = (FOLDER / name for name in ("03_search.ipynb", "05_retrain.ipynb"))
+    of_search, of_retrain = ("".join(map(text, load(path)["cells"])) for path in chapters)
+    assert "supernet, proxy" in of_retrain
+    assert "retrained, final" in of_retrain
+    assert "](05_retrain.ipynb)" in of_search.split("supernet, proxy", 1)[1]
 
 
-def test_a_normal_cell_without_weights_is_told_and_still_given(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_normal_cell_without_weights_is_told(monkeypatch: Patch, capsys: Printed) -> None:
     """Of D-X-Y/AutoDL-Projects#110: a cell of nothing but skips and pools."""
     poor = replace(PUBLISHED["DARTS_V2"], normal=(("max_pool_3x3", 0), ("skip_connect", 1)) * 4)
     monkeypatch.setattr(searching, "derive", lambda *_: poor)
     # At a rate of 0, to see on the way that alphas which nothing moved are told.
-    result = search(config(tmp_path / "run", epochs=1, alpha_learning_rate=0))
+    result = search(config(epochs=1, alpha_learning_rate=0))
     said = capsys.readouterr().out
-    for words in (
-        "no edge of the normal cell has weights, only pools and skip",
-        "the alphas never moved",
-        "4 of the normal cell's edges are skip connections",
-    ):
-        assert f"warning: {words}" in said
-    assert torch.equal(result.alphas["normal"][0], result.alphas["normal"][1])
-    assert Genotype.from_dict(read_json(tmp_path / "run" / "genotype.json")) == poor
+    assert "warning: no edge of the normal cell has weights, only pools and skip" in said
+    assert "warning: the alphas never moved" in said
+    assert "warning: 4 of the normal cell's edges are skip connections" in said
+    assert result.genotype == poor, "and still given"
 
 
-def test_none_with_almost_half_of_every_edge_leaves_the_order_of_the_others() -> None:
-    """Of quark0/darts#32: `none` had 0.47 of every edge and was in no cell."""
-    torch.manual_seed(4)
-    others = torch.rand(14, 7).softmax(1)
-    weights = torch.cat([torch.full((14, 1), 0.47), 0.53 * others], dim=1)
-    cells = [derive(dict.fromkeys(KINDS, weights.log()))]
-    cells.append(derive(dict.fromkeys(KINDS, others.log()), PRIMITIVES[1:]))
-    assert cells[0] == cells[1]
-
-
-def test_rates_logged_used_and_of_inner_steps_are_the_cosines(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_rates_logged_used_and_of_inner_steps_are_the_cosines(monkeypatch: Patch) -> None:
     """Of chenxin061/pdarts#23: the rate was logged, used, and handed to the inner step apart."""
-    inner: list[float] = []
-    used: list[float] = []
-    logged: list[float] = []
-    gradient = searching.architecture_gradient
+    run, used, inner = Search(config(epochs=4, max_steps=1)), list[float](), list[float]()
+    inner_step = run.inner_step
 
-    def watched(*arguments: Any, **options: Any) -> Any:
-        inner.append(float(arguments[4].learning_rate))
-        return gradient(*arguments, **options)
+    def watched(rate: Tensor) -> InnerStep:
+        inner.append(float(rate))
+        return inner_step(rate)
 
-    monkeypatch.setattr(searching, "architecture_gradient", watched)
-    state = None
-    for first in (0, 2):  # a run that was stopped goes on with another object
-        run = Search(config(epochs=4, max_steps=1))
-        run.optimiser.register_step_pre_hook(
-            lambda optimiser, *_: used.append(float(optimiser.param_groups[0]["lr"]))
-        )
-        if state:
-            run.restore(state)
-        logged += [run.epoch(epoch)["learning_rate"] for epoch in (first, first + 1)]
-        state = run.state()
+    monkeypatch.setattr(run, "inner_step", watched)
+    run.optimiser.register_step_pre_hook(
+        lambda optimiser, *_: used.append(float(optimiser.param_groups[0]["lr"]))
+    )
+    logged = [run.epoch(epoch)["learning_rate"] for epoch in range(4)]
     formula = [0.001 + 0.024 * (1 + math.cos(math.pi * epoch / 4)) / 2 for epoch in range(4)]
-    assert logged[0] == 0.025
     for rates in (logged, used, inner):
         assert rates == pytest.approx(formula, rel=1e-6)
 
@@ -227,17 +177,16 @@ def test_a_bad_gradient_of_either_half_leaves_its_update_out(bad: str, route: st
     run, train, valid = started(route=route)
     run.guard.begin()
     run.take(train, valid)
-    kept, optimiser = (
-        (run.weights, run.optimiser) if bad == "train" else (run.alphas, run.alpha_optimiser)
-    )
+    batch, kept, optimiser = {
+        "train": (train, run.weights, run.optimiser),
+        "valid": (valid, run.alphas, run.alpha_optimiser),
+    }[bad]
     before = bits([dict(kept), list(optimiser.state.values())])
-    (train if bad == "train" else valid)[0][0, 0, 0, 0] = math.nan
-    for _ in range(2):
-        run.take(train, valid)
+    batch[0][0, 0, 0, 0] = math.nan
+    run.take(train, valid)
     assert bits([dict(kept), list(optimiser.state.values())]) == before
-    values = (*run.weights.values(), *run.alphas.values())
-    assert all(torch.isfinite(value).all() for value in values)
-    with pytest.raises(FloatingPointError, match=r"in step \d of epoch 7 \(loss nan, "):
+    assert all(value.isfinite().all() for value in (*run.weights.values(), *run.alphas.values()))
+    with pytest.raises(FloatingPointError, match="the loss was no number in step"):
         run.guard.check(7, 0.5, "here")
 
 
@@ -249,7 +198,6 @@ def test_bfloat16_gives_nearly_the_same_step() -> None:
         total = run.step(train, valid)
         gradients = [value.grad.flatten() for value in run.alphas.values()]  # type: ignore[union-attr]
         steps.append((total[0] / total[2], torch.cat(gradients)))
-        assert all(weight.dtype == torch.float32 for weight in run.weights.values())
     (loss, gradient), (near_loss, near_gradient) = steps
     assert not torch.equal(gradient, near_gradient), "autocast had no effect"
     assert float(near_loss) == pytest.approx(float(loss), rel=0.02)
@@ -264,30 +212,6 @@ def test_the_perturbed_passes_stay_in_float32_under_amp() -> None:
     run.step(*batches)
     low, full = torch.bfloat16, torch.float32
     assert types == [low, low, full, full, low]  # unrolling, validation, plus, minus, weights
-
-
-@pytest.mark.parametrize(("order", "passes"), [(1, 1), (2, 3)])
-def test_weight_gradients_are_computed_only_where_weights_need_them(
-    order: int, passes: int
-) -> None:
-    """First order: in the weights' pass. Second: also the virtual step's and the validation's."""
-    run, train, valid = started(order=order)
-    with WeightGradients() as once:
-        both_gradients(run, train)
-    with WeightGradients() as whole:
-        run.step(train, valid)
-    assert whole.count == passes * once.count > 0
-
-
-class WeightGradients(TorchDispatchMode):
-    """Counts the convolutions' backward passes that compute a gradient by the weight."""
-
-    count = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is torch.ops.aten.convolution_backward.default:
-            self.count += args[-1][1]  # the mask of what is wanted: input, weight, bias
-        return func(*args, **kwargs or {})
 
 
 def test_casts_of_constant_weights_live_until_the_next_pass() -> None:
@@ -318,20 +242,16 @@ def test_recomputing_a_cell_changes_no_gradient(route: str) -> None:
 @pytest.mark.parametrize("kind", [Supernet, FusedSupernet])
 def test_evaluation_mode_is_the_same_function_of_a_supernet(kind: type[Supernet]) -> None:
     """Of automl/NASLib pull 92: running statistics of a mixture made evaluation useless."""
-    torch.manual_seed(0)
     net, weights, images = kind(4, 3, 2), mix(initial_alphas(2)), torch.randn(6, 3, 8, 8)
-    for _ in range(3):  # what would move running statistics
-        net(3 + 5 * torch.randn(6, 3, 8, 8), weights)
-    training = net.train()(images, weights)
-    assert torch.equal(net.eval()(images, weights), training)
-    assert not [name for name in net.state_dict() if "running" in name or "num_batches" in name]
+    training = net.train()(3 + 5 * images, weights)  # which would move running statistics
+    assert torch.equal(net.eval()(3 + 5 * images, weights), training)
 
 
 @pytest.mark.parametrize("route", ["finite_difference", "unrolled"])
 def test_second_order_steps_leave_no_tensor_behind(route: str) -> None:
     """Of dragen1860/DARTS-PyTorch#1: the copies of the virtual step piled up."""
-    run = Search(config(route=route))
-    batches, counts = next(run.batches(torch.Generator().manual_seed(0))), []
+    run, *batches = started(route=route)
+    counts = []
     for steps in (3, 5):
         for _ in range(steps):
             run.step(*batches)
@@ -351,10 +271,7 @@ def test_second_order_never_holds_the_graphs_of_two_passes() -> None:
     """Beyond a first-order step it needs copies of the weights, not a second net's activations."""
     (first, weights), (second, _) = peak(order=1), peak(order=2)
     assert 0 <= second - first < min(8 * weights, 0.5 * first)
-
-
-def test_recomputed_cells_hold_less() -> None:
-    assert peak(order=1, recompute=True)[0] < 0.6 * peak(order=1)[0]
+    assert peak(order=1, recompute=True)[0] < 0.6 * first, "recomputed cells hold less"
 
 
 def test_a_budget_adds_its_gradient_to_that_of_the_validation_loss() -> None:
@@ -369,16 +286,6 @@ def test_a_budget_adds_its_gradient_to_that_of_the_validation_loss() -> None:
         torch.testing.assert_close(added, 3.0 * value, rtol=1e-4, atol=1e-6)
 
 
-def test_a_heavy_budget_makes_the_cell_cheaper() -> None:
-    ends = []
-    for weight in (0.0, 1e4):
-        run, *batches = started(order=1, madds_weight=weight)
-        for _ in range(10):
-            run.step(*batches)
-        ends.append(float(run.madds(run.alphas).detach()))
-    assert ends[1] < 0.8 * ends[0]
-
-
 @pytest.fixture
 def own_operation() -> Iterator[str]:
     """Add an operation as a reader would, and take it out again."""
@@ -390,20 +297,17 @@ def own_operation() -> Iterator[str]:
     del OPERATIONS["relu_conv"]
 
 
-@pytest.mark.parametrize("place", [0, 1, None], ids=["none first", "none second", "without none"])
+@pytest.mark.parametrize("others", [["none", "skip_connect"], ["skip_connect"]], ids=" ".join)
 def test_an_operation_of_ones_own_is_searched_and_derived_and_its_search_goes_on(
-    place: int | None, own_operation: str, tmp_path: Path
+    others: list[str], own_operation: str, tmp_path: Path
 ) -> None:
     """Of automl/ConfigurableOptimizer#63: another list of primitives broke the derivation."""
-    names = [own_operation, "skip_connect"]
-    if place is not None:
-        names.insert(place, "none")
+    names = [own_operation, *others]
     given: dict[str, Any] = {"primitives": names, "max_skip": 0, "layers": 3, "epochs": 2}
     result = search(config(tmp_path / "straight", **given))
     assert result.alphas["normal"].shape == (3, 2, len(names))
     assert {name for name, _ in result.genotype.normal} == {own_operation}, "no skips are left"
     assert {name for name, _ in result.genotype.reduce} <= {own_operation, "skip_connect"}
-    assert find_genotype(str(result.path)) == result.genotype
     draw_genotype(result.genotype)
     derived = Network(result.genotype, 4, 3)
     assert derived(torch.randn(2, 3, 8, 8))[0].shape == (2, 10)
@@ -438,12 +342,8 @@ def test_an_edge_never_gets_what_it_may_not_have(supernet: str) -> None:
         assert torch.isfinite(run.step(*batches)).all()
     weights = {kind: mixed.detach() for kind, mixed in run.mixed(run.alphas).items()}
     assert torch.equal(weights["normal"] != 0, may), "exactly 0"
-    assert bool((weights["reduce"] > 0).all())
-    torch.testing.assert_close(weights["normal"].sum(1), torch.ones(2))
     assert float(run.alphas["normal"][place].detach()) != before, "what it may have is searched"
     assert set(run.derived().normal) == {("sep_conv_3x3", 0), ("skip_connect", 1)}
-    full = Search(config()).costs["normal"]
-    assert float(full.sum()) == float(run.costs["normal"].sum()), "the weights leave out the rest"
     row = run.begin(0, torch.Generator()) | run.end()
     expected = weights["normal"][place] * run.costs["normal"][place]
     reduce = (weights["reduce"] * run.costs["reduce"]).sum()
@@ -451,18 +351,8 @@ def test_an_edge_never_gets_what_it_may_not_have(supernet: str) -> None:
     assert 0 < row["entropy_normal"] < math.log(2)
 
 
-def test_the_plain_and_the_fused_supernet_are_searched_alike(tmp_path: Path) -> None:
-    """In float64 the same history to rounding; neither goes on as the other."""
-    torch.set_default_dtype(torch.float64)
-    histories = []
-    for supernet in ("fused", "plain"):
-        run = Search(config(supernet=supernet, layers=3, nodes=2))
-        assert isinstance(run.net, FusedSupernet) is (supernet == "fused")
-        histories.append({**run.epoch(0), "seconds": 0})
-    row, other = histories
-    assert row.pop("genotype") == other.pop("genotype")
-    assert row == pytest.approx(other, rel=1e-9)
-    torch.set_default_dtype(torch.float32)
+def test_a_search_on_the_plain_supernet_goes_on_on_no_other(tmp_path: Path) -> None:
     search(config(tmp_path, supernet="plain", epochs=1))
+    assert not isinstance(load_search(tmp_path).net, FusedSupernet)
     with pytest.raises(SettingsError, match="supernet 'plain' there, None here"):
         search(config(tmp_path, epochs=1))

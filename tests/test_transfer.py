@@ -10,7 +10,9 @@ from typing import Any
 
 import pytest
 import torch
-from kind_tools import IMAGENET, end_of, stop_after, write_pictures
+from fuzz_tools import Patch, Printed
+from kind_tools import IMAGENET, end_of, stop_after
+from picture_tools import make
 from PIL import Image
 from torch.nn import functional as F
 
@@ -19,13 +21,11 @@ from darts_lib.cost.complexity import count_parameters, multiply_adds
 from darts_lib.data.imagenet_data import PictureFiles, read_batches
 from darts_lib.derivation import random_genotype
 from darts_lib.engine import run as engine_run
-from darts_lib.engine.files import unpack
 from darts_lib.engine.folder import read_json
 from darts_lib.engine.opening import default_folder
 from darts_lib.engine.refusals import SettingsError
 from darts_lib.formats.network_files import load_network
 from darts_lib.genotype import PUBLISHED, Genotype
-from darts_lib.retrain import RetrainConfig
 from darts_lib.search import SearchConfig
 from darts_lib.tools.checkpoints import main
 from darts_lib.transfer import ImageNetRetrainConfig, ImageNetRetraining, retrain, with_defaults
@@ -34,7 +34,7 @@ from darts_lib.transfer import ImageNetRetrainConfig, ImageNetRetraining, retrai
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder of 12 training pictures and 6 test pictures in 3 classes."""
-    return write_pictures(tmp_path_factory.mktemp("pictures"))
+    return make(tmp_path_factory.mktemp("pictures"))
 
 
 def config(data: Path, path: Path | str = "", **given: object) -> ImageNetRetrainConfig:
@@ -57,21 +57,17 @@ def test_the_rate_falls_by_three_percent_an_epoch(data: Path) -> None:
     run = ImageNetRetraining(config(data, epochs=250, learning_rate=0.1, max_steps=1))
     assert run.epoch(249)["learning_rate"] == pytest.approx(0.1 * 0.97**249)
     assert float(run.optimiser.param_groups[0]["lr"]) == pytest.approx(0.1 * 0.97**249, rel=1e-6)
-    cosine = config(data, schedule="cosine", epochs=4, learning_rate=0.1)
-    assert [cosine.rate(epoch) for epoch in (0, 2)] == pytest.approx([0.1, 0.05])
-    small = RetrainConfig.create(schedule="exponential", rate_decay=0.5, learning_rate=0.1)
-    assert small.rate(3) == pytest.approx(0.0125)
 
 
 def test_the_network_is_the_papers() -> None:
     """Its further counts are those of tests/cost/test_published_counts.py."""
     with torch.device("meta"):
-        net = transfer.build_network(ImageNetRetrainConfig.create(scale="paper"), 1000)
+        net = ImageNetRetrainConfig.create(scale="paper").network(1000)
     assert (count_parameters(net), net.auxiliary_head is None) == (5_979_528, False)
     assert multiply_adds(net, (3, 224, 224)) == 529_911_552
 
 
-def test_the_projects_data_are_the_default(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_projects_data_are_the_default(monkeypatch: Patch, tmp_path: Path) -> None:
     monkeypatch.setenv("DARTS_LIB_DATA", str(tmp_path))
     assert ImageNetRetrainConfig.create().data_folder == tmp_path / "imagenet"
     with pytest.raises(SettingsError, match="imagenet is not there; expected: FOLDER/train"):
@@ -91,46 +87,31 @@ def test_the_test_is_of_every_val_picture_and_smooths_nothing(straight: Path, da
     assert figures["parameters"] == own < figures["parameters_with_auxiliary"]
 
 
-@pytest.mark.deep
-@pytest.mark.parametrize("workers", [0, 2])
-def test_the_number_of_workers_may_change_when_a_run_goes_on(
-    workers: int, tmp_path: Path, straight: Path, data: Path
-) -> None:
-    path = tmp_path / "run"
-    with pytest.raises(KeyboardInterrupt):
-        retrain(config(data, path, workers=workers), stop_after(2))
-    retrain(config(data, path, workers=2 - workers))
-    assert end_of(path) == end_of(straight)
+def test_workers_may_change_when_a_run_goes_on(data: Path) -> None:
+    """That they change no bit is in tests/engine/test_determinism.py."""
+    assert config(data, workers=2).settings_that_matter() == config(data).settings_that_matter()
 
 
-@pytest.mark.parametrize(("arguments", "words"), [
-    (["--dataset", "digits"], "which is not for --dataset digits"),
-    (["--data", "nowhere"], "--data-root nowhere is not there"),
-    (["--data", "two"], "3 classes apart in images of 3 channels, but two has 2 and 3"),
-    (["--data", "", "--size", "64"], ""),
-])  # fmt: skip
 def test_the_command_tests_the_weights_on_val_and_says_on_what_they_can_be(
-    arguments: list[str], words: str, straight: Path, data: Path, tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
-    monkeypatch.chdir(tmp_path)
-    for file in (Path("two", side, name, "1.png") for side in ("train", "val") for name in "ab"):
+    straight: Path, data: Path, tmp_path: Path, capsys: Printed
+) -> None:
+    for file in (tmp_path / side / name / "1.png" for side in ("train", "val") for name in "ab"):
         file.parent.mkdir(parents=True)
         Image.new("RGB", (70, 70)).save(file)
-    given = [argument or str(data) for argument in arguments]
-    failed = main(["evaluate", str(straight / "weights.safetensors"), *given])
-    shown = capsys.readouterr()
-    if words:
-        assert (failed, shown.err.count("\n"), words in shown.err) == (2, 1, True)
-    else:
-        accuracy = read_json(straight / "result.json")["test_accuracy"]
-        assert shown.out.endswith(f"top-1 error {100 * (1 - accuracy):.2f} %\n")
-        assert (failed, "top-5" in shown.out) == (0, False), "of three classes"
+    command = ["evaluate", str(straight / "weights.safetensors")]
+    for words, given in {
+        "which is not for --dataset digits": ["--dataset", "digits"],
+        "3 classes apart in images of 3 channels, but": ["--data", str(tmp_path)],
+    }.items():
+        assert main([*command, *given]) == 2
+        said = capsys.readouterr().err
+        assert (said.count("\n"), words in said) == (1, True), said
+    assert main([*command, "--data", str(data), "--size", "64"]) == 0
+    error = 100 * (1 - read_json(straight / "result.json")["test_accuracy"])
+    assert capsys.readouterr().out.endswith(f"top-1 error {error:.2f} %\n"), "of three classes"
 
 
-def test_the_val_pictures_are_read_once_and_only_after_the_last_epoch(
-    tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_val_pictures_are_read_once_and_last_of_all(data: Path, monkeypatch: Patch) -> None:
     seen: list[str] = []
 
     def spy(files: PictureFiles, *rest: Any) -> Iterator[Any]:
@@ -138,7 +119,7 @@ def test_the_val_pictures_are_read_once_and_only_after_the_last_epoch(
         return read_batches(files, *rest)
 
     monkeypatch.setattr(transfer, "read_batches", spy)
-    settings = config(data, tmp_path / "run")
+    settings = config(data)
     with pytest.raises(KeyboardInterrupt):
         retrain(settings, stop_after(2))
     assert seen == ["train"] * 3, "a batch for the trial, two epochs"
@@ -148,52 +129,32 @@ def test_the_val_pictures_are_read_once_and_only_after_the_last_epoch(
 
 
 @pytest.mark.deep
-def test_an_error_in_an_epoch_leaves_no_worker_and_keeps_the_checkpoint(
-    tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    settings = config(data, tmp_path / "run", workers=2)
-    with pytest.raises(KeyboardInterrupt):
-        retrain(settings, stop_after(1))
+def test_an_error_in_an_epoch_leaves_no_worker(data: Path, monkeypatch: Patch) -> None:
     monkeypatch.setattr(ImageNetRetraining, "loss", lambda _, logits, *__: logits.sum() * torch.nan)
     monkeypatch.setattr(engine_run, "EVERY", 1)
-    with pytest.raises(FloatingPointError, match="step 1 of epoch 2") as caught:
-        retrain(settings)
+    with pytest.raises(FloatingPointError, match="step 1 of epoch 1") as caught:
+        ImageNetRetraining(config(data, workers=2)).epoch(0)
     assert caught.traceback, "the frames are still held, and yet"
     assert not multiprocessing.active_children()
-    state: Any = unpack(tmp_path / "run" / "checkpoint.pt")
-    assert len(state["history"]) == 1
 
 
-def test_a_broken_picture_is_named_in_an_epoch(tmp_path: Path) -> None:
-    root = write_pictures(tmp_path / "data")
-    file = root / "train" / "n03" / "n03_2.png"
-    file.write_bytes(file.read_bytes()[:300])
-    with pytest.raises(SettingsError, match=r"n03_2\.png cannot be read as a picture"):
-        retrain(config(root, tmp_path / "run", max_steps=0))
-
-
-@pytest.mark.parametrize(
-    ("workers", "reading", "seconds"), [(0, 3.0, 5.0), (4, 4.0, 2.0), (4, 40.0, 10.0)]
-)
-def test_the_time_is_that_of_reading_too(
-    workers: int, reading: float, seconds: float, data: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_time_is_that_of_reading_too(data: Path, monkeypatch: Patch) -> None:
     """A step of two seconds; workers read meanwhile, each its share."""
-    run = ImageNetRetraining(config(data, workers=workers))
-    run.trial_batches()
-    assert run.reading > 0
-    run.reading = reading
     monkeypatch.setattr(engine_run.Run, "trial", lambda _: (2.0, 7))
-    assert run.trial() == (seconds, 7)
+    for workers, reading, seconds in ((0, 3.0, 5.0), (4, 4.0, 2.0), (4, 40.0, 10.0)):
+        run = ImageNetRetraining(config(data, workers=workers))
+        run.trial_batches()
+        assert run.reading > 0
+        run.reading = reading
+        assert run.trial() == (seconds, 7)
 
 
 def test_the_command_does_the_same_and_wrong_data_end_it_in_one_line(
-    tmp_path: Path, straight: Path, data: Path,
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
+    tmp_path: Path, straight: Path, data: Path, monkeypatch: Patch, capsys: Printed
+) -> None:
     file, run = tmp_path / "config.json", tmp_path / "run"
-    file.write_text(json.dumps({**IMAGENET, "data_root": str(data), "run_dir": str(run)}))
     monkeypatch.setattr(sys, "argv", ["imagenet_retrain", str(file)])
+    file.write_text(json.dumps({**IMAGENET, "data_root": str(data), "run_dir": str(run)}))
     runpy.run_module("darts_lib.imagenet_retrain", run_name="__main__")
     said = capsys.readouterr().out
     assert "12 training and 6 test pictures in 3 classes" in said
@@ -210,7 +171,7 @@ def unnamed(**given: object) -> ImageNetRetrainConfig:
     return ImageNetRetrainConfig.create(**{"scale": "laptop", "genotype": "", **given})
 
 
-def test_the_cell_of_the_last_finished_search_is_taken(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_cell_of_the_last_finished_search_is_taken(capsys: Printed) -> None:
     def cell(**given: object) -> Genotype:
         return with_defaults(unnamed(data_root="there", **given)).cell
 
@@ -226,9 +187,7 @@ def test_the_cell_of_the_last_finished_search_is_taken(capsys: pytest.CaptureFix
     assert cell(genotype="NASNet") == PUBLISHED["NASNet"]
 
 
-def test_without_pictures_a_laptop_makes_examples_and_the_papers_scale_none(
-    runs_root: Path,
-) -> None:
+def test_without_pictures_a_laptop_makes_examples_and_paper_scale_none(runs_root: Path) -> None:
     paper = with_defaults(unnamed(scale="paper", device="cpu"))
     assert (paper.data_root, paper.data_folder.name) == ("", "imagenet")
     assert not list(runs_root.iterdir())
@@ -244,18 +203,12 @@ def test_named_places_stay_and_other_pictures_have_run_folders_of_their_own() ->
     assert with_defaults(unnamed(data_root="there", run_dir="mine")).run_dir == "mine"
 
 
-CHANCE, MARGIN = 0.10, 0.08
-"""Of ten classes and 300 pictures: chance is within 0.05 of it in 99 of 100 runs."""
-
-
 @pytest.mark.deep
 @pytest.mark.real_data("imagenette224_subset")
 def test_the_published_cell_learns_from_real_pictures(real_data_root: Path, tmp_path: Path) -> None:
     given = {"scale": "laptop", "genotype": "DARTS_V2", "epochs": 5, "run_dir": str(tmp_path)}
     given["data_root"] = str(real_data_root / "imagenette224_subset")
     result = retrain(ImageNetRetrainConfig.create(**given))
-    figures = result.figures
-    print(f"test {figures['test_accuracy']:.3f}, top-5 {figures['test_top5']:.3f}")
-    assert figures["test_images"] == 300
+    assert result.figures["test_images"] == 300
     assert result.history[-1]["train_loss"] < result.history[0]["train_loss"]
-    assert figures["test_accuracy"] > CHANCE + MARGIN
+    assert result.figures["test_accuracy"] > 0.18, "chance is 0.10, within 0.05 in 99 of 100 runs"

@@ -1,8 +1,13 @@
 """A run of the engine that costs nothing: a linear model on random numbers, weighted by alphas."""
 
-from collections.abc import Callable, Generator, Mapping, Sequence
+import contextlib
+import multiprocessing
+import signal
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import AbstractContextManager
+from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 import torch
@@ -12,7 +17,7 @@ from torch.nn import functional as F
 
 from darts_lib.engine.files import unpack
 from darts_lib.engine.folder import Row
-from darts_lib.engine.optimisers import Part, cosine, momentum_sgd
+from darts_lib.engine.optimisers import cosine, momentum_sgd
 from darts_lib.engine.run import Batch, Result, Run, run_in_folder
 from darts_lib.engine.settings import RunConfig
 from darts_lib.genotype import PUBLISHED, Genotype
@@ -22,7 +27,7 @@ CELL = PUBLISHED["DARTS_V2"]
 
 class ToyConfig(RunConfig):
     KIND = "toy"
-    LAPTOP: ClassVar[dict[str, Any]] = {"dataset": "digits", "epochs": 4, "max_steps": 3}
+    LAPTOP = {"dataset": "digits", "epochs": 4, "max_steps": 3}
     learning_rate: float = 0.1
 
 
@@ -39,10 +44,6 @@ class ToyRun(Run):
         self.alphas = {"normal": torch.zeros(2, 8, requires_grad=True)}
         self.optimiser = momentum_sgd(self.net.parameters(), self.rate, 0.9, 1e-3)
         self.alpha_optimiser = torch.optim.Adam(self.alphas.values(), 0.1, fused=True)
-
-    def parts(self) -> Mapping[str, Part]:
-        optimisers = {"optimiser": self.optimiser, "alpha_optimiser": self.alpha_optimiser}
-        return {"weights": self.net, "alphas": self.alphas, **optimisers}
 
     def batches(self, generator: torch.Generator) -> Generator[tuple[Batch, ...]]:
         for _ in range(self.steps()):
@@ -71,9 +72,6 @@ class ToyRun(Run):
     def data_line(self, steps: str) -> str:
         return f"random numbers, {steps} an epoch"
 
-    def network_line(self) -> str:
-        return "a linear model"
-
     def steps(self) -> int:
         return int(self.config.max_steps)
 
@@ -99,6 +97,27 @@ def toy(config: ToyConfig, after: Callable[[int], object] = lambda epoch: None) 
 def end(path: Path) -> Any:
     """Return the bits of the state in the newest checkpoint."""
     return bits(unpack(path / "checkpoint.pt")["state"])
+
+
+@contextlib.contextmanager
+def held_elsewhere(enter: Callable[[], AbstractContextManager[Any]]) -> Iterator[BaseProcess]:
+    """Give another process, which is inside what `enter` opens until it is killed."""
+    context = multiprocessing.get_context("fork")
+    ready = context.Event()
+
+    def hold() -> None:
+        with enter():
+            ready.set()
+            signal.pause()
+
+    process = context.Process(target=hold, daemon=True)
+    process.start()
+    try:
+        assert ready.wait(60)
+        yield process
+    finally:
+        process.kill()
+        process.join(60)
 
 
 class Killed(BaseException):

@@ -42,46 +42,37 @@ def use_group_norm(net: nn.Module) -> None:
                 setattr(module, name, group)
 
 
-def retrained() -> dict[str, Tensor]:
-    """Retrain for three steps; two ranks have each half of a batch, in two parts."""
-    given = {"scale": "laptop", "channels": 4, "layers": 3, "batch_size": 12, "drop_path": 0.0}
-    given |= {"max_images": 240, "max_steps": 3, "accumulate": Ranks.current().count}
-    run = Retraining(RetrainConfig.create(**given, genotype="DARTS_V1", device="cpu"))
-    use_group_norm(run.net)
-    run.epoch(0)
-    return {f"retrained: {name}": weight.detach() for name, weight in run.net.named_parameters()}
-
-
 def steps(path: str) -> None:
     """Take three steps of a search of either order, and of a retraining; store where they ended."""
     torch.set_default_dtype(torch.float64)
-    given = {"scale": "laptop", "channels": 4, "layers": 3, "nodes": 2, "batch_size": 12}
-    given |= {"max_images": 240}  # of an uneven batch the ranks would leave some out
-    ended = retrained()
-    for order in (1, 2):
-        run = Search(SearchConfig.create(**given, order=order, max_steps=3, device="cpu"))
+    given = {"scale": "laptop", "channels": 4, "layers": 3, "batch_size": 12, "max_steps": 3}
+    given |= {"max_images": 240, "device": "cpu"}  # ranks leave out some of an uneven batch
+    # Of two ranks each takes its half of a batch in two parts.
+    parts = {"genotype": "DARTS_V1", "drop_path": 0.0, "accumulate": Ranks.current().count}
+    runs: dict[str, Search | Retraining] = {
+        "retrained": Retraining(RetrainConfig.create(**given, **parts)),
+        "order 1": Search(SearchConfig.create(**given, nodes=2, order=1)),
+        "order 2": Search(SearchConfig.create(**given, nodes=2, order=2)),
+    }
+    ended = {}
+    for name, run in runs.items():
         use_group_norm(run.net)
         run.epoch(0)
-        reached = {**run.weights, **run.alphas}
-        ended |= {f"order {order}: {name}": value.detach() for name, value in reached.items()}
+        reached = {**dict(run.net.named_parameters()), **run.alphas}
+        ended |= {f"{name}: {key}": value.detach() for key, value in reached.items()}
     if Ranks.current().first:
         torch.save(ended, path)
 
 
-def searches(path: str, dying: bool = False) -> None:
-    """Search; if `dying`, the second rank ends after the second epoch."""
-
-    def after_epoch(row: Row) -> None:
-        if dying and Ranks.current().rank == 1 and row["epoch"] == 2:
-            os._exit(9)
-
-    search(read_config(Path(path), SearchConfig), after_epoch)
-
-
-def dies(path: str) -> None:
-    searches(path, dying=True)
+def die(row: Row) -> None:
+    if Ranks.current().rank == 1 and row["epoch"] == 2:
+        os._exit(9)
 
 
 if __name__ == "__main__":
+    what, path = sys.argv[1:]
     with joined():
-        {"steps": steps, "search": searches, "dies": dies}[sys.argv[1]](*sys.argv[2:])
+        if what == "steps":
+            steps(path)
+        else:
+            search(read_config(Path(path), SearchConfig), die if what == "dies" else None)

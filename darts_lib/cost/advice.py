@@ -16,11 +16,6 @@ from darts_lib.operations import build_operation
 
 History = Sequence[Mapping[str, Any]]
 
-COLLAPSE = 3
-"""So many skip connections among a normal cell's eight edges are a sign of collapse."""
-LITTLE = 0.1
-"""Alphas that move less leave every softmax weight, 1/8 at the start, between 0.10 and 0.15."""
-
 
 def ignored_order(config: RunConfig) -> list[str]:
     """Warn if a route and an order are both given: the route wins."""
@@ -32,7 +27,7 @@ def ignored_order(config: RunConfig) -> list[str]:
 
 def short_reach(steps: int, rate: float) -> list[str]:
     """Warn if the alphas cannot get far in so many steps; Adam moves by about its rate."""
-    if steps * rate >= LITTLE:
+    if steps * rate >= 0.1:  # less leaves each softmax weight, 1/8 at first, between 0.10 and 0.15
         return []
     return [
         f"{steps} steps of about {rate:g} move each alpha by {steps * rate:.2g} at most, so the "
@@ -64,22 +59,17 @@ def chance_loss(history: History, classes: int, data: str = "data") -> list[str]
 def after_search(history: History, classes: int, data: str = "data") -> list[str]:
     """Warn of what looks wrong in a search: a loss at chance level, collapse, frozen alphas."""
     warnings = chance_loss(history, classes, data)
-    warnings += collapse(history[-1].get("skips", 0))  # a recurrent cell has none
+    skips = history[-1].get("skips", 0)  # a recurrent cell has none
+    if skips >= 3:  # of eight edges
+        warnings.append(
+            f"{skips} of the normal cell's edges are skip connections, a known weakness of DARTS, "
+            "not a fault of this run: search for fewer epochs, try other seeds, or set max_skip."
+        )
     if all(row["alpha_change"] < 1e-6 for row in history):
         warnings.append(
             "the alphas never moved, so the cell found is noise; check alpha_learning_rate."
         )
     return warnings
-
-
-def collapse(skips: int) -> list[str]:
-    """Warn if many edges of the normal cell are skip connections."""
-    if skips < COLLAPSE:
-        return []
-    return [
-        f"{skips} of the normal cell's edges are skip connections, a known weakness of DARTS, "
-        "not a fault of this run: search for fewer epochs, try other seeds, or set max_skip."
-    ]
 
 
 def poor_cell(genotype: Genotype) -> list[str]:

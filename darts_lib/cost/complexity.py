@@ -5,6 +5,7 @@ normalisation, ReLU, pooling and sums are left out. Floating-point operations ar
 Published FLOPs often follow a third rule, `published_flops`: compare like with like.
 """
 
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -14,8 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 from torch.utils.flop_counter import FlopCounterMode
 
-from darts_lib.cost.timing import seconds
-from darts_lib.engine.devices import step_memory
+from darts_lib.engine.devices import step_memory, wait
 
 
 def count_parameters(module: nn.Module, without: str = "") -> int:
@@ -63,10 +63,7 @@ def published_flops(module: nn.Module, image: Sequence[int], *arguments: object)
 
 
 class _ValueCounter(TorchDispatchMode):
-    """Counts what the published rule adds to multiply-adds.
-
-    It stands at torch's dispatcher, where a module and a function look alike.
-    """
+    """Counts what that rule adds, at torch's dispatcher: a module and a function look alike."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -82,10 +79,7 @@ class _ValueCounter(TorchDispatchMode):
 
 
 def saved_bytes(loss: Callable[[], Tensor]) -> int:
-    """Return the bytes that autograd keeps for the backward pass of `loss()`, weights included.
-
-    Storages are counted once, however many operations keep them.
-    """
+    """Return the bytes, weights included, that autograd keeps for `loss()`, each storage once."""
     with step_memory(torch.device("cpu"), ()) as memory:  # counted, on whatever device they are
         _kept = loss()
     return memory.peak
@@ -99,3 +93,11 @@ def seconds_per_pass(loss: Callable[[], Tensor], inputs: Sequence[Tensor]) -> fl
 
     seconds(step, inputs[0].device)
     return seconds(step, inputs[0].device)
+
+
+def seconds(step: Callable[[], object], device: torch.device) -> float:
+    """Time one step, to the end of what it has sent to the device."""
+    started = time.perf_counter()
+    step()
+    wait(device)
+    return time.perf_counter() - started

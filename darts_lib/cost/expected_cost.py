@@ -17,12 +17,8 @@ from darts_lib.operations import build_candidate
 from darts_lib.relaxation import Mix, mix
 from darts_lib.search_space import INPUTS, KINDS, PRIMITIVES, Stem, edges, plan_cells
 
-Size = tuple[int, int]
-"""(height, width) in pixels."""
 Image = tuple[int, int, int]
 """The shape of one input of an operation: (channels, height, width)."""
-Count = Callable[[nn.Module, Image], int]
-"""Counts what an operation costs on an input of this shape."""
 
 
 def expected_cost(
@@ -36,30 +32,28 @@ def expected_cost(
     and costs nothing. Raises ValueError where the shapes differ. Source: ProxylessNAS, section
     3.3.1.
     """
-    wide = {kind: _widened(kind, alphas[kind], cost) for kind, cost in costs.items()}
+    wide = {}
+    for kind, cost in costs.items():
+        alpha = alphas[kind]
+        if alpha.shape != cost.shape:
+            raise ValueError(
+                f"alphas[{kind!r}] has shape {tuple(alpha.shape)} and costs[{kind!r}] "
+                f"{tuple(cost.shape)}; give edge_costs the nodes and primitives of the alphas."
+            )
+        # float32 holds whole numbers up to 2**24 only, less than one network's multiply-adds.
+        # Apple's GPUs have nothing wider.
+        wide[kind] = alpha.to(torch.float32 if alpha.device.type == "mps" else cost.dtype)
     terms = [(weights * costs[kind].to(weights)).sum() for kind, weights in mix(wide).items()]
     return torch.stack(terms).sum()
-
-
-def _widened(kind: str, alpha: Tensor, cost: Tensor) -> Tensor:
-    """Return the alphas in the costs' type, in which the weights are then made."""
-    if alpha.shape != cost.shape:
-        raise ValueError(
-            f"alphas[{kind!r}] has shape {tuple(alpha.shape)} and costs[{kind!r}] "
-            f"{tuple(cost.shape)}; give edge_costs the nodes and primitives of the alphas."
-        )
-    # float32 holds whole numbers up to 2**24 only, less than one network's multiply-adds.
-    # Apple's GPUs have nothing wider.
-    return alpha.to(torch.float32 if alpha.device.type == "mps" else cost.dtype)
 
 
 def edge_costs(
     channels: int,
     layers: int,
     nodes: int,
-    image_size: Size,
+    image_size: tuple[int, int],
     primitives: Sequence[str] = PRIMITIVES,
-    count: Count = multiply_adds,
+    count: Callable[[nn.Module, Image], int] = multiply_adds,
 ) -> dict[str, Tensor]:
     """Return the cost of each operation on each edge, summed over the cells of a kind.
 

@@ -24,10 +24,9 @@ from torchvision.datasets import utils
 
 from darts_lib.engine.files import locked
 from darts_lib.engine.progress import TransferLines, watched
-from darts_lib.engine.refusals import SettingsError
+from darts_lib.engine.refusals import SettingsError, one_line
 
-TIMEOUT = 60
-"""Seconds without a byte after which a download counts as failed."""
+TIMEOUT = 60  # seconds without a byte after which a download counts as failed
 OTHER_WAYS = "name another folder as data_root, or take the data set 'digits', which needs no files"
 CANNOT_WRITE = {errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOSPC, errno.EDQUOT}
 
@@ -145,7 +144,7 @@ def _refuse_damaged(dataset: str, root: Path, archive: Archive, fault: str) -> N
     path, problems = root / archive.file.path, []
     way_out = "run again to download it"
     if path.exists():
-        problems.append(f"{fault} and is now {_set_aside(path).name}")
+        problems.append(f"{fault} and is now {path.replace(f'{path}.bad').name}")
     if any((root / member.path).exists() for member in archive.members):
         problems += [member.fault(root) for member in archive.faults(root)]
         way_out = "move its unpacked files away and run again to download them"
@@ -156,20 +155,12 @@ def _refuse_damaged(dataset: str, root: Path, archive: Archive, fault: str) -> N
         )
 
 
-def _set_aside(path: Path) -> Path:
-    """Rename a damaged file to `<name>.bad` and return its new path."""
-    return path.replace(path.with_name(f"{path.name}.bad"))
-
-
 def _download(dataset: str, root: Path, archive: Archive) -> None:
     """Fetch an archive under another name, check it and rename it: half of one is never taken."""
     path = root / archive.file.path
     part = path.with_name(f"{path.name}.part")
-    print(
-        f"Downloading {dataset}: {path.name}, about {archive.megabytes} MB, from {archive.url} "
-        f"to {path.parent}",
-        flush=True,
-    )
+    what = f"{path.name}, about {archive.megabytes} MB, from {archive.url} to {path.parent}"
+    print(f"Downloading {dataset}: {what}", flush=True)
     try:
         with _patient():
             utils.download_url(archive.url, str(part.parent), part.name, archive.file.md5)
@@ -178,7 +169,7 @@ def _download(dataset: str, root: Path, archive: Archive) -> None:
         if isinstance(error, OSError) and error.errno in CANNOT_WRITE:
             raise
         wrong = isinstance(error, RuntimeError) and part.exists()
-        got = f"; what came is now {_set_aside(part).name}" if wrong else ""
+        got = f"; what came is now {part.replace(f'{part}.bad').name}" if wrong else ""
         raise SettingsError(
             f"{dataset} is not in {root} and the download failed ({_reason(error)}{got}): "
             f"put {path.name} into {path.parent} by hand, {OTHER_WAYS}."
@@ -199,6 +190,5 @@ def _patient() -> Iterator[None]:
 
 
 def _reason(error: Exception) -> str:
-    """Return what went wrong, in one line."""
-    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    return " ".join(str(text).split()).rstrip(".")
+    """Return what went wrong, in one line, without the system's number and the path."""
+    return str(getattr(error, "strerror", None) or one_line(error)).rstrip(".")

@@ -19,14 +19,10 @@ from darts_lib.engine.refusals import SettingsError
 
 PHOTOGRAPHS = {"flower": "flower.jpg", "temple": "china.jpg"}
 """The classes, and the file of scikit-learn that each is cut from."""
-CROPS = {"train": 100, "val": 30}
-"""Pictures of each class."""
-SIDE = 96
-"""Height and width of a crop, in pixels."""
-TRAINING_SHARE = 0.55
-"""Share of a photograph's width, from the left, that training crops come from."""
-GREY = 10
-"""One picture in so many is stored in grey, as some of ImageNet's are."""
+CROPS = {"train": 100, "val": 30}  # pictures of each class
+SIDE = 96  # height and width of a crop, in pixels
+TRAINING_SHARE = 0.55  # of a photograph's width, from the left, that training crops come from
+GREY = 10  # one picture in so many is stored in grey, as some of ImageNet's are
 
 Pixels = npt.NDArray[np.uint8]
 

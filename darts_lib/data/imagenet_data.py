@@ -6,7 +6,7 @@ section 3.2, and its code.
 """
 
 import os
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,13 +15,12 @@ import numpy.typing as npt
 import torch
 from PIL import Image
 from scipy.io import loadmat
-from scipy.io.matlab import MatReadError
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from darts_lib.data import picture_folder
 from darts_lib.data.images import normalise
-from darts_lib.data.picture_folder import EXTENSIONS, Labelled, Pictures
+from darts_lib.data.picture_folder import EXTENSIONS, ClassFiles, Labelled, Pictures
 from darts_lib.engine.refusals import SettingsError
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -30,9 +29,6 @@ LAYOUT = (
     "FOLDER/train/<class>/*.JPEG with FOLDER/val/<class>/*.JPEG, or with ImageNet's flat FOLDER/val"
     " and its labels, where data_root is FOLDER"
 )
-
-Transform = Callable[[Image.Image], Tensor]
-"""From a picture of any size to uint8 `(3, size, size)`."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,12 +65,10 @@ def find_pictures(
     share. Raises SettingsError for an empty folder, classes that one side lacks, wrong labels.
     """
     root = Path(os.path.realpath(os.path.expanduser(root)))
-    if not os.path.isdir(root):
-        raise SettingsError(f"the folder of pictures {root} is not there; expected: {LAYOUT}.")
-    files = picture_folder.class_files(root / "train", LAYOUT)
+    files = picture_folder.class_files(root, "train", LAYOUT)
     classes = tuple(files)
     train = picture_folder.interleave(files, np.random.RandomState(0))[: max_images or None]
-    test, source = _held_out(root, classes)
+    test, source = _held_out(root, files)
     print(
         f"{root}: {len(train)} training and {len(test)} test pictures in {len(classes)} classes, "
         f"read at {size}x{size} pixels; labels of val from {source}.",
@@ -83,24 +77,26 @@ def find_pictures(
     return PictureFiles.of(train, classes, size), PictureFiles.of(test, classes, size)
 
 
-def _held_out(root: Path, classes: tuple[str, ...]) -> tuple[Labelled, str]:
+def _held_out(root: Path, train: ClassFiles) -> tuple[Labelled, str]:
     """Return the labelled files of `root/val`, in either form, and where their labels are from."""
     folder = root / "val"
-    if {each.name for each in picture_folder.subfolders(folder)} & set(classes):
-        files = picture_folder.class_files(folder, LAYOUT)
-        picture_folder.check_same_classes(root / "train", classes, folder, files)
+    if {each.name for each in picture_folder.subfolders(folder)} & set(train):
+        files = picture_folder.held_out_files(root, "val", train, LAYOUT)
         pairs = [(path, label) for label, name in enumerate(files) for path in files[name]]
         return pairs, "its class folders"
     if not (flat := picture_folder.pictures(folder)):
         raise SettingsError(f"{folder} has no pictures to test on; expected: {LAYOUT}.")
-    labels, source = find_labels(root)
-    return labelled(flat, labels, source, classes), str(source)
+    labels, source = _find_labels(root)
+    _check_labels(flat, labels, source, train)
+    place = {name: index for index, name in enumerate(train)}
+    return [(path, place[labels[_stem(path.name)]]) for path in flat], str(source)
 
 
-def transform(size: int, augmented: bool) -> Transform:
+def transform(size: int, augmented: bool) -> Callable[[Image.Image], Tensor]:
     """Return the published augmentation, or what test pictures go through.
 
-    For 224 pixels that is the smaller side resized to 256 and the centre cut out.
+    Both take a picture of any size to uint8 `(3, size, size)`. For 224 pixels the second resizes
+    the smaller side to 256 and cuts the centre out.
     """
     from torchvision.transforms import v2  # slow to load, and only needed for reading
 
@@ -109,7 +105,7 @@ def transform(size: int, augmented: bool) -> Transform:
         steps = [v2.RandomResizedCrop(size), v2.RandomHorizontalFlip(), jitter]
     else:
         steps = [v2.Resize(round(size * 256 / 224)), v2.CenterCrop(size)]
-    composed: Transform = v2.Compose([*steps, v2.PILToTensor()])
+    composed: Callable[[Image.Image], Tensor] = v2.Compose([*steps, v2.PILToTensor()])
     return composed
 
 
@@ -135,7 +131,7 @@ class Reader(Dataset[Pictures | SettingsError]):
 
     def _picture(self, index: int) -> Tensor:
         path = Path(os.fsdecode(self.files.paths[index]))
-        with picture_folder.naming(path), Image.open(path) as file:
+        with picture_folder.opened(path) as file:
             # Not turned by its EXIF: published figures are of pictures as they are stored.
             picture = picture_folder.in_channels(file, 3)
         if self.epoch_seed is None:
@@ -186,18 +182,15 @@ TRUTH = "ILSVRC2012_validation_ground_truth.txt"
 TEXTS = ("val_labels.txt", "LOC_val_solution.csv", "val_annotations.txt")
 """Our own plain form, Kaggle's and Tiny ImageNet's: a line a picture, its file and its class."""
 KIT = "ILSVRC2012_devkit_t12/data"
-UNREADABLE = (OSError, ValueError, LookupError, TypeError, NotImplementedError, MatReadError)
-"""What SciPy raises for a file that is no meta.mat."""
 
-Labels = dict[str, str]
-"""The class of each picture, by its file's name without the extension."""
+Labels = dict[str, str]  # the class of each picture, by its file's name without the extension
 
 
-def find_labels(root: Path) -> tuple[Labels, Path]:
+def _find_labels(root: Path) -> tuple[Labels, Path]:
     """Return the labels of `root/val`'s pictures, and the file that they come from.
 
-    It is looked for in `root`, `root/val` and the three folders above `root`, also in an unpacked
-    development kit there. Raises SettingsError if there is none.
+    It is looked for in `root/val`, `root` and the three folders above `root`, also in an unpacked
+    development kit there.
     """
     for place in (root / "val", root, *root.parents[:3]):
         for name in (*TEXTS, TRUTH, f"{KIT}/{TRUTH}"):
@@ -211,15 +204,9 @@ def find_labels(root: Path) -> tuple[Labels, Path]:
     )
 
 
-def labelled(
-    pictures: Sequence[Path], labels: Mapping[str, str], source: Path, classes: Sequence[str]
-) -> list[tuple[Path, int]]:
-    """Return each picture with its class's place in `classes`, after checking each against each.
-
-    Raises SettingsError for a picture without a label, a label without a picture, a class of only
-    one side.
-    """
-    names = {_stem(path.name) for path in pictures}
+def _check_labels(flat: list[Path], labels: Labels, source: Path, train: ClassFiles) -> None:
+    """Refuse a picture without a label, a label without a picture, a class of only one side."""
+    names = {_stem(path.name) for path in flat}
     bare, spare = sorted(names - set(labels)), sorted(set(labels) - names)
     if bare or spare:
         first = f"{bare[0]} has no label" if bare else f"{spare[0]} has no picture"
@@ -227,13 +214,11 @@ def labelled(
             f"{source} labels {len(labels)} pictures, but there are {len(names)} (for example, "
             f"{first}): add or remove pictures until both are the same."
         )
-    if odd := sorted(set(labels.values()) ^ set(classes)):
+    if odd := sorted(set(labels.values()) ^ set(train)):
         raise SettingsError(
             f"the classes of the training pictures and of {source} differ in {len(odd)}, "
             f"{', '.join(odd[:5])}: train/ needs a folder a class, named as the labels are."
         )
-    place = {name: index for index, name in enumerate(classes)}
-    return [(path, place[labels[_stem(path.name)]]) for path in pictures]
 
 
 def _stem(name: str) -> str:
@@ -259,7 +244,7 @@ def _kit_labels(truth: Path) -> Labels:
     try:  # the WNID of each ILSVRC2012_ID, which counts from 1
         synsets = np.atleast_1d(loadmat(meta, squeeze_me=True)["synsets"])
         classes = {str(int(each["ILSVRC2012_ID"])): str(each["WNID"]) for each in synsets}
-    except UNREADABLE as error:
+    except Exception as error:  # SciPy's are of all kinds for a file that is no meta.mat
         raise SettingsError(
             f"{meta}, which says what the numbers of {TRUTH} stand for, cannot be read "
             f"({type(error).__name__}: {error}); take it from the development kit."

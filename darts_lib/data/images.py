@@ -109,10 +109,9 @@ def _read(dataset: str, root: Path, size: int) -> Splits:
         return picture_folder.read(root, size)
     # Only here: scikit-learn and torchvision take as long to load as torch itself, and `--help`
     # or a refused setting needs neither.
-    from darts_lib.data import data_sets
+    from darts_lib.data.data_sets import read_digits, read_downloaded
 
-    digits = dataset == "digits"
-    return data_sets.read_digits() if digits else data_sets.read_downloaded(dataset, root)
+    return read_digits() if dataset == "digits" else read_downloaded(dataset, root)
 
 
 def statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:

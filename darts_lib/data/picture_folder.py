@@ -1,7 +1,7 @@
 """A folder of your own pictures as a data set: a subfolder a class, any size, grey or colour."""
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -13,27 +13,20 @@ from torch import Tensor
 from darts_lib.engine.progress import counted
 from darts_lib.engine.refusals import SettingsError, one_line
 
-LARGEST = 64
-"""Side in pixels above which pictures are made smaller unless a size is asked for."""
-TEST_SHARE = 5
-"""One picture in so many is a test picture where no test folder is given."""
+LARGEST = 64  # side in pixels above which pictures are made smaller unless a size is asked for
+TEST_SHARE = 5  # one picture in so many is a test picture where no test folder is given
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 """Endings of the files that are pictures, in small letters; torchvision takes the same."""
-GREY_MODES = ("1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L", "F")
 LAYOUT = (
     "one folder a class, FOLDER/<class>/*.jpg, or FOLDER/train/<class>/*.jpg with "
     "FOLDER/test/<class>/*.jpg or FOLDER/val/<class>/*.jpg, where data_root is FOLDER"
 )
-BROKEN = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
-"""What Pillow raises for a file that is cut off, is no picture, or is absurdly large."""
 
-ClassFiles = dict[str, list[Path]]
-"""The picture files of every class, by its name, in order of it."""
+ClassFiles = dict[str, list[Path]]  # of every class, by its name, in order of it
 Labelled = list[tuple[Path, int]]
 Pictures = tuple[Tensor, Tensor]
 """Images uint8 `(n, channels, height, width)` and labels int64 `(n,)`."""
-Splits = tuple[Pictures, Pictures, tuple[str, ...]]
-"""Training pictures, test pictures, names of the classes."""
+Splits = tuple[Pictures, Pictures, tuple[str, ...]]  # to train on, to test on, their classes
 
 
 def read(root: Path, size: int = 0) -> Splits:
@@ -59,30 +52,24 @@ def read(root: Path, size: int = 0) -> Splits:
 
 
 def count(root: Path) -> int:
-    """Return the number of training pictures in a folder, none of which is opened.
-
-    Raises SettingsError for a folder that `read` could not read either.
-    """
+    """Return the number of training pictures that `read` would take; none is opened."""
     return len(_find(root)[0])
 
 
 def _find(root: Path) -> tuple[Labelled, Labelled, tuple[str, ...]]:
     """Return training files, test files and classes, found in either layout."""
-    if not os.path.isdir(root):  # unlike its own is_dir, for a name of any length
-        raise SettingsError(f"the folder of pictures {root} is not there; expected: {LAYOUT}.")
     rng = np.random.RandomState(0)  # its numbers are the same in every version of NumPy
-    folder = root / "train" if subfolders(root / "train") else root
-    train, test = class_files(folder), {}
-    test_folders = [root / name for name in ("test", "val") if subfolders(root / name)]
-    if folder != root and test_folders:
-        test = class_files(test_folders[0])
-        check_same_classes(folder, train, test_folders[0], test)
+    split = "train" if subfolders(root / "train") else ""
+    train, test = class_files(root, split), {}
+    test_splits = [name for name in ("test", "val") if split and subfolders(root / name)]
+    if test_splits:
+        test = held_out_files(root, test_splits[0], train)
     else:  # a fixed random fifth of every class, at least one picture
         for name, files in train.items():
             if len(files) < 2:
                 raise SettingsError(
-                    f"class {name!r} in {folder} has one picture, too few to train and to test: "
-                    "add more or give a test folder."
+                    f"class {name!r} in {root / split} has one picture, too few to train and to "
+                    "test: add more or give a test folder."
                 )
             order = rng.permutation(len(files))
             held_out = max(1, round(len(files) / TEST_SHARE))
@@ -91,34 +78,37 @@ def _find(root: Path) -> tuple[Labelled, Labelled, tuple[str, ...]]:
     return interleave(train, rng), interleave(test, rng), tuple(train)
 
 
-def check_same_classes(
-    train: Path, classes: Iterable[str], held_out: Path, test_classes: Iterable[str]
-) -> None:
-    """Raise SettingsError if the pictures held out have other classes than those to train on."""
-    if odd := sorted(set(classes) ^ set(test_classes)):
-        raise SettingsError(
-            f"the classes of {train} and {held_out} differ in {', '.join(odd)}: "
-            "both need the same folders."
-        )
-
-
 def subfolders(folder: Path) -> list[Path]:
     """Return the folders in a folder in order of name, hidden ones left out."""
     folders = (path for path in folder.iterdir() if path.is_dir()) if os.path.isdir(folder) else ()
     return sorted(path for path in folders if not path.name.startswith((".", "__MACOSX")))
 
 
-def class_files(folder: Path, layout: str = LAYOUT) -> ClassFiles:
-    """Return the picture files of every class, by its name; every class must have one."""
+def class_files(root: Path, split: str, layout: str = LAYOUT) -> ClassFiles:
+    """Return the picture files of every class in `root/split`, by its name; each must have one."""
+    if not os.path.isdir(root):  # unlike its own is_dir, for a name of any length
+        raise SettingsError(f"the folder of pictures {root} is not there; expected: {layout}.")
+    folder = root / split
     files = {each.name: pictures(each) for each in subfolders(folder)}
     if not files:
         raise SettingsError(f"{folder} has no class folders; expected: {layout}.")
-    for name in files:
-        if not files[name]:
+    for name, paths in files.items():
+        if not paths:
             raise SettingsError(
                 f"the class folder {folder / name} has no pictures: add some "
                 f"({', '.join(EXTENSIONS)}) or remove it; expected: {layout}."
             )
+    return files
+
+
+def held_out_files(root: Path, split: str, train: ClassFiles, layout: str = LAYOUT) -> ClassFiles:
+    """Return `class_files`, which must be of the classes of `root/train`; else a SettingsError."""
+    files = class_files(root, split, layout)
+    if odd := sorted(set(train) ^ set(files)):
+        raise SettingsError(
+            f"the classes of {root / 'train'} and {root / split} differ in {', '.join(odd)}: "
+            "both need the same folders."
+        )
     return files
 
 
@@ -143,11 +133,13 @@ def interleave(classes: ClassFiles, rng: np.random.RandomState) -> Labelled:
 
 
 @contextmanager
-def naming(path: Path) -> Iterator[None]:
-    """Raise SettingsError, which names the file, where it cannot be read as a picture."""
+def opened(path: Path) -> Iterator[Image.Image]:
+    """Open a picture; raise SettingsError, which names the file, where it cannot be read as one."""
     try:
-        yield
-    except BROKEN as error:
+        with Image.open(path) as picture:
+            yield picture
+    # What Pillow raises for a file that is cut off, is no picture, or is absurdly large.
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise SettingsError(
             f"{path} cannot be read as a picture ({one_line(error)}): repair or remove it."
         ) from error
@@ -155,8 +147,9 @@ def naming(path: Path) -> Iterator[None]:
 
 def _shape(path: Path) -> tuple[int, int]:
     """Return (channels, smaller side) of a picture from its header."""
-    with naming(path), Image.open(path) as picture:
-        return (1 if picture.mode in GREY_MODES else 3), min(picture.size)
+    with opened(path) as picture:
+        grey = Image.getmodebase(picture.mode) == "L"
+        return (1 if grey else 3), min(picture.size)
 
 
 def _load(files: Labelled, channels: int, size: int) -> Pictures:
@@ -165,7 +158,7 @@ def _load(files: Labelled, channels: int, size: int) -> Pictures:
 
     images = torch.empty(len(files), channels, size, size, dtype=torch.uint8)
     for image, (path, _) in zip(images, files, strict=True):
-        with naming(path), Image.open(path) as file:
+        with opened(path) as file:
             upright = ImageOps.exif_transpose(file)  # as the camera was held
             resized = functional.resize(in_channels(upright, channels), [size])
             image.copy_(functional.pil_to_tensor(functional.center_crop(resized, [size, size])))

@@ -3,9 +3,6 @@
 A corpus is three long vectors of word numbers. `batchify` folds one into `batch` columns that are
 read side by side; a segment is some rows of them, and its targets are the rows one further down.
 Every random draw takes an explicit generator.
-
-`topics` needs no download: the help texts that come with Python (`pydoc_data.topics`). They differ
-between versions of Python, so only shapes may depend on them.
 """
 
 import re
@@ -21,7 +18,8 @@ from torch import Tensor
 from darts_lib.engine.refusals import SettingsError
 
 TEXTS = ("topics", "penn", "wikitext-2", "folder")
-"""The corpora: `topics` comes with Python, `folder` is a folder of your own three files."""
+"""The corpora: `topics` are Python's help texts, which differ between its versions, so that only
+shapes may depend on them; `folder` is a folder of your own three files."""
 
 SPLITS = ("train", "valid", "test")
 UNKNOWN, END = "<unk>", "<eos>"
@@ -30,9 +28,7 @@ TOPIC_TOKENS = (48_000, 6_000, 6_000)
 TOPIC_WORDS = 2_000
 """So many commonest words of the help texts have a number of their own; `<unk>` is one more."""
 
-Segment = tuple[int, int]
-"""First row and number of rows of a segment."""
-
+Segment = tuple[int, int]  # its first row and its number of rows
 
 KNOWN = {
     "penn": ((929_589, 73_760, 82_430), 10_000, "ptb.{}.txt"),

@@ -15,21 +15,3 @@ from darts_lib.drawing.cell_plots import (
 from darts_lib.drawing.plot_style import BLUE, GREY, SKY, VERMILION
 from darts_lib.drawing.plots import image_grid, path_on_contours
 from darts_lib.drawing.recurrent_plots import ACTIVATION_STROKES, draw_recurrent_cell
-
-__all__ = [
-    "ACTIVATION_STROKES",
-    "BLUE",
-    "GREY",
-    "SKY",
-    "VERMILION",
-    "cell_picture",
-    "compare_cells",
-    "describe_cell",
-    "draw_genotype",
-    "draw_recurrent_cell",
-    "draw_supercell",
-    "image_grid",
-    "path_on_contours",
-    "plots",
-    "search_gif",
-]

@@ -8,7 +8,7 @@ found by moving one item at a time for as long as wires get shorter or cross les
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import combinations, pairwise
+from itertools import chain, combinations, pairwise
 
 from darts_lib.genotype import Pair
 from darts_lib.search_space import INPUTS
@@ -82,19 +82,18 @@ class _Columns:
         self.wires += [(state, OUTPUT) for state in sorted(concat)]
         self.column = dict(enumerate(columns or depths(pairs)))
         self.last = self.column[OUTPUT] = max(self.column.values()) + 1
+        # A wire's lanes: one in each column between its two ends.
+        self.lanes = [
+            [(wire, place) for place in range(self.column[source] + 1, self.column[target])]
+            for wire, (source, target) in enumerate(self.wires)
+        ]
         self.anchored = columns is not None
         self.node_height, self.lane_height = node_height, TIGHT_LANE if self.anchored else LANE
         self.items: list[list[Item]] = [[] for _ in range(self.last + 1)]
         for state, place in self.column.items():
             self.items[place].append(state)
-        for wire in range(len(self.wires)):
-            for lane in self.lanes(wire):
-                self.items[lane[1]].append(lane)
-
-    def lanes(self, wire: int) -> list[tuple[int, int]]:
-        """Return a wire's lanes: one in each column between its two ends."""
-        source, target = self.wires[wire]
-        return [(wire, place) for place in range(self.column[source] + 1, self.column[target])]
+        for lane in chain(*self.lanes):
+            self.items[lane[1]].append(lane)
 
     def height(self, item: Item) -> float:
         """Return the height of a node with its two names, or of a lane."""
@@ -116,7 +115,7 @@ class _Columns:
     def stops(self, wire: int, middles: dict[Item, float]) -> list[float]:
         """Return the heights a wire passes, from its source to its target, one a column."""
         source, target = self.wires[wire]
-        passed: list[Item] = [source, *self.lanes(wire), target]
+        passed: list[Item] = [source, *self.lanes[wire], target]
         return [middles[item] for item in passed]
 
     def cost(self) -> float:
@@ -185,7 +184,7 @@ def layout_cell(
 
     def route(wire: int, end: Point) -> Route:
         points = [states[order.wires[wire][0]]]
-        for lane in order.lanes(wire):
+        for lane in order.lanes[wire]:
             x, y = xs[lane[1]], ys[lane]
             points += [(x - block, y), (x + NODE_RADIUS, y)]
         return (*points, end)

@@ -1,6 +1,6 @@
 """Pictures of cells in matplotlib, and as files. `describe_cell` is a picture's alternative text.
 
-A function that returns a Figure leaves none open in pyplot.
+A function that returns a Figure leaves none open in pyplot. Recurrent cells have the same parts.
 """
 
 import io
@@ -8,7 +8,7 @@ import math
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -20,33 +20,13 @@ from matplotlib.path import Path as Curve
 from matplotlib.typing import HashableList
 from PIL import Image
 
-from darts_lib.drawing.cell_layout import (
-    NODE_RADIUS,
-    OUTPUT_WIDTH,
-    Point,
-    depths,
-    layout_cell,
-    least_width,
-    one_a_column,
-    tall,
-)
-from darts_lib.drawing.plot_style import (
-    GREY,
-    HEIGHT,
-    OPERATION_STROKES,
-    STROKES,
-    WIDTH,
-    Stroke,
-    axes_or_new,
-    axes_size,
-    new_figure,
-    stroke_of,
-)
+from darts_lib.drawing import cell_layout, plot_style
+from darts_lib.drawing.cell_layout import NODE_RADIUS, OUTPUT_WIDTH, Point, depths, tall
+from darts_lib.drawing.plot_style import GREY, HEIGHT, STROKES, WIDTH, Stroke, cell_axes, new_figure
 from darts_lib.engine.files import check_target, write_whole
 from darts_lib.genotype import Genotype, Pair
 from darts_lib.search_space import INPUTS, KINDS, edges
 
-INPUT_NAMES = ("c_{k-2}", "c_{k-1}")
 HEADINGS = {"normal": "Normal cell", "reduce": "Reduction cell"}
 ONE_LINE, TWO_LINES = (1.10, 0.22), (0.74, 0.38)
 """Room for an operation's name in inches (width, height), on one line and on two."""
@@ -64,9 +44,6 @@ def describe_cell(pairs: Sequence[Pair]) -> str:
     return " ".join(sentences)
 
 
-# --- one cell ---------------------------------------------------------------------------------
-
-
 def draw_cell(
     pairs: Sequence[Pair],
     concat: Sequence[int],
@@ -76,26 +53,22 @@ def draw_cell(
 ) -> Axes:
     """Draw one cell: inputs left, output right, each edge with its operation's name on it.
 
-    `pairs` and `concat` as in a genotype. Grey lines lead to the output, which joins the channels
-    of the nodes in `concat`. `columns` gives each state's column, for an animation; without it a
-    node stands right after what it hears.
+    `pairs` and `concat` as in a genotype, `columns` as in `layout_cell`. Grey lines lead to the
+    output, which joins the channels of the nodes in `concat`.
     """
-    ax = axes_or_new(ax, WIDTH, HEIGHT)
-    ax.set_title(title)
-    ax.set_axis_off()
-    width, height = axes_size(ax)
+    ax, width, height = cell_axes(ax, WIDTH, HEIGHT, title)
     deepest = max(columns or depths(pairs))
     two_lines = width < 1.3 + 2.0 * deepest
     name_size = TWO_LINES if two_lines else ONE_LINE
-    width = max(width, least_width(deepest, name_size[0]))
-    layout = layout_cell(pairs, concat, (width, height), name_size, columns)
-    ax.set(xlim=(0, width), ylim=(0, height))
+    width = max(width, cell_layout.least_width(deepest, name_size[0]))
+    layout = cell_layout.layout_cell(pairs, concat, (width, height), name_size, columns)
+    ax.set_xlim(0, width)
     for state, route in layout.output_routes.items():
         draw_wire(ax, route, PLAIN, f"wire to output {state}")
         end = (layout.output[0] - OUTPUT_WIDTH / 2, layout.output[1])
         draw_arrow(ax, route[-1], end, PLAIN, gid=f"output {state}")
     for i, (name, _) in enumerate(pairs):
-        stroke, place = stroke_of(name), layout.names[i]
+        stroke, place = plot_style.stroke_of(name), layout.names[i]
         # The name hides the wire's last part, so names of any length meet their wire.
         draw_wire(ax, (*layout.routes[i], place), stroke, f"wire {i}")
         draw_arrow(ax, place, layout.states[i // 2 + INPUTS], stroke, gid=f"edge {i}")
@@ -108,13 +81,10 @@ def draw_cell(
 def _draw_states(ax: Axes, states: Mapping[int, Point], output: Point) -> None:
     for state, place in states.items():
         if state < INPUTS:
-            draw_box(ax, place, INPUT_NAMES[state], "input")
+            draw_box(ax, place, ("c_{k-2}", "c_{k-1}")[state], "input")
         else:
             draw_node(ax, place, str(state - INPUTS), "node")
     draw_box(ax, (output[0] - OUTPUT_WIDTH / 2 + 0.04, output[1]), "c_{k}", "output", "left")
-
-
-# --- its parts, for recurrent cells too -------------------------------------------------------
 
 
 def draw_wire(ax: Axes, route: Sequence[Point], stroke: Stroke, gid: str) -> None:
@@ -151,15 +121,10 @@ def draw_node(ax: Axes, place: Point, text: str, gid: str, face: str = "white") 
     ax.text(*place, text, ha="center", va="center", fontsize=11, zorder=4, gid=gid)
 
 
-def draw_box(
-    ax: Axes, place: Point, name: str, gid: str, align: Literal["left", "center"] = "center"
-) -> None:
+def draw_box(ax: Axes, place: Point, name: str, gid: str, align: str = "center") -> None:
     """Draw an input or the output: its name, in TeX's notation, in a grey box."""
     box = {"boxstyle": "round,pad=0.25", "fc": "#EEEEEE", "ec": GREY}
     ax.text(*place, f"${name}$", ha=align, va="center", fontsize=11, bbox=box, zorder=4, gid=gid)
-
-
-# --- several cells ----------------------------------------------------------------------------
 
 
 def draw_genotype(genotype: Genotype) -> Figure:
@@ -200,17 +165,13 @@ def draw_supercell(nodes: int = 4, by: str = "target", ax: Axes | None = None) -
     Edges are coloured by the node they reach (`target`) or the state they leave (`source`). The
     states stand on an ellipse, so a straight line between two of them meets no third.
     """
-    ax = axes_or_new(ax, WIDTH, HEIGHT)
-    ax.set_axis_off()
-    width, height = axes_size(ax)
+    ax, width, height = cell_axes(ax, WIDTH, HEIGHT)
     states, output = {}, (width - 0.3, height / 2)
     for state in range(INPUTS + nodes):  # nodes alternately above and below, from left to right
         along = -0.86 if state < INPUTS else -0.5 + 1.25 * (state - INPUTS) / max(nodes - 0.5, 1)
         up = math.copysign(math.sqrt(1 - along**2), -(state % 2) or 1)
-        states[state] = (
-            0.1 + (width - 0.4) * (along + 1) / 2,
-            height / 2 + up * (height / 2 - 0.2),
-        )
+        x = 0.1 + (width - 0.4) * (along + 1) / 2
+        states[state] = (x, height / 2 + up * (height / 2 - 0.2))
     style = {"mutation_scale": 11, "shrinkA": 72 * NODE_RADIUS, "shrinkB": 72 * NODE_RADIUS + 1}
     style |= {"lw": 1.5, "zorder": 1}
     for source, target in edges(nodes):
@@ -219,7 +180,6 @@ def draw_supercell(nodes: int = 4, by: str = "target", ax: Axes | None = None) -
         draw_arrow(ax, states[source], end, stroke, ls=stroke.line, gid=gid, **style)
     for state in range(INPUTS, INPUTS + nodes):
         draw_arrow(ax, states[state], output, PLAIN, ls=":", gid=f"output {state}", **style)
-    ax.set(xlim=(0, width), ylim=(0, height))
     _draw_states(ax, states, output)
     return ax
 
@@ -255,9 +215,7 @@ def search_gif(genotypes: Sequence[Genotype], path: Path, first: int = 0) -> Pat
         raise ValueError("search_gif needs at least one genotype; did the search run an epoch?")
     frames = [_frame(genotype, epoch) for epoch, genotype in enumerate(genotypes, first)]
     times = [700] * (len(frames) - 1) + [3000]
-    frames[0].save(
-        path, format="GIF", save_all=True, append_images=frames[1:], duration=times, loop=0
-    )
+    frames[0].save(path, "GIF", save_all=True, append_images=frames[1:], duration=times, loop=0)
     return path
 
 
@@ -267,7 +225,7 @@ def _frame(genotype: Genotype, epoch: int) -> Image.Image:
     grid = figure.subplots(2, 1)
     for kind, ax in zip(KINDS, grid, strict=True):
         pairs = genotype.pairs(kind)
-        columns = one_a_column(pairs)
+        columns = cell_layout.one_a_column(pairs)
         draw_cell(pairs, genotype.concat(kind), ax, HEADINGS[kind], columns=columns)
     target = io.BytesIO()
     figure.savefig(target, format="png", dpi=100)
@@ -277,7 +235,7 @@ def _frame(genotype: Genotype, epoch: int) -> Image.Image:
 
 def _palette() -> Image.Image:
     """Return the colours of all frames: each stroke's, in eight steps from white."""
-    colours = sorted({stroke.colour for stroke in OPERATION_STROKES.values()} | {GREY})
+    colours = sorted({stroke.colour for stroke in plot_style.OPERATION_STROKES.values()} | {GREY})
     steps = np.linspace(0, 1, 8)[:, None]
     tints = [steps * to_rgb(colour) + (1 - steps) for colour in colours]
     image = Image.new("P", (1, 1))

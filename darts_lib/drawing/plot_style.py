@@ -104,11 +104,21 @@ def new_figure(width: float, height: float) -> Figure:
     return figure
 
 
-def axes_size(ax: Axes) -> tuple[float, float]:
-    """Return width and height of the axes in inches, once its figure's layout has settled."""
+def cell_axes(
+    ax: Axes | None, width: float, height: float, title: str | None = None
+) -> tuple[Axes, float, float]:
+    """Return `ax`, or new axes of this size, without a frame; and their width and height.
+
+    All are in inches, and so are the coordinates in them. The figure's layout is settled for it.
+    """
+    ax = axes_or_new(ax, width, height)
+    if title is not None:
+        ax.set_title(title)
+    ax.set_axis_off()
     figure = ax.get_figure(root=True)
     assert figure is not None, "axes outside a figure have no size"
     if engine := figure.get_layout_engine():
         engine.execute(figure)
-    width, height = ax.get_position().size * figure.get_size_inches()
-    return float(width), float(height)
+    width, height = map(float, ax.get_position().size * figure.get_size_inches())
+    ax.set(xlim=(0, width), ylim=(0, height))
+    return ax, width, height

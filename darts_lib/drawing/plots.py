@@ -17,28 +17,14 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 from numpy.typing import NDArray
 from torch import Tensor
 
-from darts_lib.drawing.plot_style import (
-    BLACK,
-    BLUE,
-    GREY,
-    STROKES,
-    VERMILION,
-    WIDTH,
-    Stroke,
-    axes_or_new,
-    new_figure,
-    stroke_of,
-)
+from darts_lib.drawing import plot_style as style
 from darts_lib.drawing.plot_style import use_style as use_style
 from darts_lib.search_space import PRIMITIVES, edges, nodes_of
 
 History = Sequence[Mapping[str, Any]]
 """One mapping an epoch, as in a run's `history.jsonl`."""
 
-Values = Tensor | NDArray[np.floating]
-
-
-# --- curves over epochs -----------------------------------------------------------------------
+Values = Tensor | NDArray[np.floating] | NDArray[np.integer]
 
 
 def curves(history: History, keys: Sequence[str], ylabel: str, ax: Axes | None = None) -> Axes:
@@ -46,8 +32,8 @@ def curves(history: History, keys: Sequence[str], ylabel: str, ax: Axes | None =
 
     Raises ValueError for a key that no epoch has, and for a value that is no number.
     """
-    ax = axes_or_new(ax)
-    for key, stroke in zip(keys, itertools.cycle(STROKES), strict=False):
+    ax = style.axes_or_new(ax)
+    for key, stroke in zip(keys, itertools.cycle(style.STROKES), strict=False):
         rows = [(i, row) for i, row in enumerate(history) if row.get(key) is not None]
         if not rows:
             known = sorted({name for row in history for name in row})
@@ -62,7 +48,7 @@ def curves(history: History, keys: Sequence[str], ylabel: str, ax: Axes | None =
     return ax
 
 
-def _curve(ax: Axes, epochs: Sequence[int], values: Any, stroke: Stroke, label: str) -> None:
+def _curve(ax: Axes, epochs: Sequence[int], values: Any, stroke: style.Stroke, label: str) -> None:
     """Draw one curve over epochs, with some twenty markers on it."""
     every = max(1, len(epochs) // 20)
     ax.plot(epochs, values, ms=5, markevery=every, label=label, **stroke.style)
@@ -72,7 +58,7 @@ def _curve(ax: Axes, epochs: Sequence[int], values: Any, stroke: Stroke, label: 
 
 def _level(ax: Axes, height: float, label: str) -> None:
     """Draw a dashed line across, and name it in the legend."""
-    ax.axhline(height, color=GREY, ls=(0, (6, 4)), lw=1.2, label=label)
+    ax.axhline(height, color=style.GREY, ls=(0, (6, 4)), lw=1.2, label=label)
     ax.legend()
 
 
@@ -113,9 +99,6 @@ def learning_rates(history: History, ax: Axes | None = None) -> Axes:
     return ax
 
 
-# --- alphas -----------------------------------------------------------------------------------
-
-
 def edge_names(count: int) -> tuple[str, ...]:
     """Return the names of alpha's rows, `0→2` for the edge from state 0 to state 2."""
     return tuple(f"{source}→{target}" for source, target in edges(nodes_of(count)))
@@ -136,7 +119,7 @@ def alpha_heat_map(
     if values not in ("softmax", "raw"):
         raise ValueError(f"values must be 'softmax' or 'raw', not {values!r}.")
     data = _as_tensor(alphas, 2, primitives)
-    ax = axes_or_new(ax, 5.6, 1.7 + 0.17 * len(data))
+    ax = style.axes_or_new(ax, 5.6, 1.7 + 0.17 * len(data))
     if values == "softmax":
         shown, label = torch.softmax(data, dim=-1), "softmax weight"
         image = ax.imshow(shown.numpy(), cmap="cividis", vmin=0.0, aspect="auto")
@@ -174,9 +157,9 @@ def alpha_history(
     """
     weights = torch.softmax(_as_tensor(history, 3, primitives), dim=-1)
     shown = weights.mean(dim=1) if edge is None else weights[:, edge]
-    ax = axes_or_new(ax, WIDTH, 3.8)
+    ax = style.axes_or_new(ax, style.WIDTH, 3.8)
     for name, values in zip(primitives, shown.unbind(1), strict=True):
-        _curve(ax, range(len(values)), values.numpy(), stroke_of(name), name)
+        _curve(ax, range(len(values)), values.numpy(), style.stroke_of(name), name)
     where = "mean of all edges" if edge is None else f"edge {edge_names(history.shape[1])[edge]}"
     ax.set(ylabel="softmax weight", title=where, ylim=(0, None))
     ax.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
@@ -194,14 +177,13 @@ def bars(
     `ylabel` says what is measured and in which unit; it stands below, along the bars. A number of
     a thousand or more is written in full, a smaller one with the four digits that count.
     """
-    ax = axes_or_new(ax, 6.4, min(4.0, 0.9 + 0.36 * len(values)))
+    ax = style.axes_or_new(ax, 6.4, min(4.0, 0.9 + 0.36 * len(values)))
     names, sizes = list(values), list(values.values())
     spans = [errors.get(name, math.nan) for name in names] if errors else None
-    drawn = ax.barh(names, sizes, xerr=spans, color=BLUE, height=0.6, capsize=3, ecolor=BLACK)
+    drawn = ax.barh(names, sizes, 0.6, xerr=spans, color=style.BLUE, capsize=3, ecolor=style.BLACK)
     texts = [f"{size:,.0f}" if abs(size) >= 1000 else f"{size:.4g}" for size in sizes]
     # On a patch of its own, so that a line that a caller draws ends at the number.
-    patch = {"facecolor": "white", "edgecolor": "none", "pad": 1}
-    ax.bar_label(drawn, texts, padding=4, bbox=patch)
+    ax.bar_label(drawn, texts, padding=4, bbox={"fc": "white", "ec": "none", "pad": 1})
     if not ax.yaxis_inverted():  # axes that share theirs are turned once
         ax.invert_yaxis()
     ax.set_axisbelow(True)
@@ -211,10 +193,7 @@ def bars(
     return ax
 
 
-Pixels = Tensor | NDArray[np.floating] | NDArray[np.integer]
-
-
-def image_grid(images: Pixels, titles: Sequence[str] | None = None, columns: int = 8) -> Figure:
+def image_grid(images: Values, titles: Sequence[str] | None = None, columns: int = 8) -> Figure:
     """Draw images `(n, channels, height, width)`: uint8, or floats stretched to their own range.
 
     Three channels are a colour picture. One channel is a feature map in viridis, or grey if uint8.
@@ -227,10 +206,10 @@ def image_grid(images: Pixels, titles: Sequence[str] | None = None, columns: int
         )
     columns = min(columns, len(pictures))
     rows = math.ceil(len(pictures) / columns)
-    side, room = min(WIDTH / columns, 2.4), 0.25 if titles else 0.05
+    side, room = min(style.WIDTH / columns, 2.4), 0.25 if titles else 0.05
     ratio = pictures.shape[2] / pictures.shape[3]
-    figure = new_figure(side * columns, rows * (side * ratio + room))
-    axes = list(figure.subplots(rows, columns, squeeze=False).flat)
+    figure = style.new_figure(side * columns, rows * (side * ratio + room))
+    axes = figure.subplots(rows, columns, squeeze=False).flatten()
     for i, picture in enumerate(pictures):
         top, colours = 255, "gray"
         if picture.is_floating_point():
@@ -244,38 +223,33 @@ def image_grid(images: Pixels, titles: Sequence[str] | None = None, columns: int
     return figure
 
 
-def path_on_contours(paths: Mapping[str, Pixels], ax: Axes | None = None) -> Axes:
+def path_on_contours(paths: Mapping[str, Values], ax: Axes | None = None) -> Axes:
     """Draw paths of (alpha, w), each `(steps, 2)`, on the paper's bilevel toy (figure 2).
 
     The contours are the validation loss alpha·w - 2·alpha + 1. On the line w = alpha the weights
     are the best for the training loss; the bilevel optimum on it is (1, 1).
     """
-    ax = axes_or_new(ax, 6.4, 4.0)
+    ax = style.axes_or_new(ax, 6.4, 4.0)
     points = {name: torch.as_tensor(path).detach().cpu().double() for name, path in paths.items()}
     shown = torch.cat([*points.values(), torch.ones(1, 2).double()])
     low, high = shown.amin(dim=0), shown.amax(dim=0)
     margin = 0.12 * (high - low).clamp(min=0.5)
-    _draw_toy(ax, (low - margin).tolist(), (high + margin).tolist())
-    for (name, path), stroke in zip(points.items(), itertools.cycle(STROKES), strict=False):
-        # Markers are as far apart on the paper, not in steps.
-        ax.plot(*path.unbind(dim=1), ms=4, markevery=0.08, label=name, **stroke.style)
-    start = next(iter(points.values()))[0]
-    ax.plot(*start, "o", ms=9, mfc="white", mec=BLACK, label="start", zorder=5, ls="")
-    ax.plot(1, 1, "*", ms=15, mfc="white", mec=VERMILION, label="optimum", zorder=5, ls="")
-    ax.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
-    return ax
-
-
-def _draw_toy(ax: Axes, low: Sequence[float], high: Sequence[float]) -> None:
-    """Draw the contours, each with its number at the right of it, and the line of best weights."""
-    (left, bottom), (right, top) = low, high
+    (left, bottom), (right, top) = (low - margin).tolist(), (high + margin).tolist()
     alpha, weight = np.meshgrid(np.linspace(left, right, 80), np.linspace(bottom, top, 80))
     loss = alpha * weight - 2 * alpha + 1
     contours = ax.contour(alpha, weight, loss, 12, cmap="cividis", linewidths=0.8, alpha=0.7)
-    at, room = right - 0.06 * (right - left), 0.04 * (top - bottom)
+    at, room = right - 0.06 * (right - left), 0.04 * (top - bottom)  # each has its number there
     heights = [2 + (level - 1) / at for level in contours.levels]
     places = [(at, height) for height in heights if bottom + room < height < top - room]
-    ax.clabel(contours, fontsize=10, colors=GREY, manual=places)
-    ends = [min(low), max(high)]
-    ax.plot(ends, ends, color=GREY, ls=(0, (6, 4)), lw=1.4, label="w*(α) = α")
+    ax.clabel(contours, fontsize=10, colors=style.GREY, manual=places)
+    ends = [min(left, bottom), max(right, top)]
+    ax.plot(ends, ends, color=style.GREY, ls=(0, (6, 4)), lw=1.4, label="w*(α) = α")
     ax.set(xlabel="α", ylabel="w", xlim=(left, right), ylim=(bottom, top))
+    for (name, path), stroke in zip(points.items(), itertools.cycle(style.STROKES), strict=False):
+        # Markers are as far apart on the paper, not in steps.
+        ax.plot(*path.unbind(dim=1), ms=4, markevery=0.08, label=name, **stroke.style)
+    start = next(iter(points.values()))[0]
+    ax.plot(*start, "o", ms=9, mfc="white", mec=style.BLACK, label="start", zorder=5, ls="")
+    ax.plot(1, 1, "*", ms=15, mfc="white", mec=style.VERMILION, label="optimum", zorder=5, ls="")
+    ax.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+    return ax

@@ -6,26 +6,18 @@ has a row of its own or that of its first child: no line can meet a name or anot
 
 from matplotlib.axes import Axes
 
+from darts_lib.drawing import plot_style as style
 from darts_lib.drawing.cell_layout import ARROW, NODE_RADIUS, Point
 from darts_lib.drawing.cell_plots import draw_arrow, draw_box, draw_name, draw_node, draw_wire
-from darts_lib.drawing.plot_style import (
-    BLACK,
-    BLUE,
-    GREEN,
-    GREY,
-    VERMILION,
-    Stroke,
-    axes_or_new,
-    axes_size,
-)
+from darts_lib.drawing.plot_style import Stroke
 from darts_lib.recurrent.genotype import RecurrentGenotype
 
 ACTIVATION_STROKES = {
-    "none": Stroke(GREY, ":", "x"),
-    "tanh": Stroke(BLUE, "-", "o"),
-    "relu": Stroke(VERMILION, "--", "s"),
-    "sigmoid": Stroke(GREEN, "-.", "^"),
-    "identity": Stroke(BLACK, ":", "D"),
+    "none": Stroke(style.GREY, ":", "x"),
+    "tanh": Stroke(style.BLUE, "-", "o"),
+    "relu": Stroke(style.VERMILION, "--", "s"),
+    "sigmoid": Stroke(style.GREEN, "-.", "^"),
+    "identity": Stroke(style.BLACK, ":", "D"),
 }
 """An activation looks the same in every figure: by colour, by line and by marker."""
 
@@ -89,16 +81,13 @@ def draw_recurrent_cell(
     cell needs; raises ValueError for axes that are smaller.
     """
     least = least_size(genotype)
-    ax = axes_or_new(ax, least[0] + 0.3, least[1] + (0.5 if title else 0.2))
-    ax.set_title(title)
-    ax.set_axis_off()
-    width, height = axes_size(ax)
+    size = least[0] + 0.3, least[1] + (0.5 if title else 0.2)
+    ax, width, height = style.cell_axes(ax, *size, title)
     if width < least[0] - 0.01 or height < least[1] - 0.01:
         raise ValueError(
             f"the axes measure {width:.1f} x {height:.1f} inches, and this cell needs "
             f"{least[0]:.1f} x {least[1]:.1f}; give a larger figure, or no axes."
         )
-    ax.set(xlim=(0, width), ylim=(0, height))
     column, row = depths(genotype), rows(genotype)
     wide = min((width - FIRST - NODE_RADIUS - MARGIN) / max(column), 1.5 * COLUMN)
     tall = (height - NOTE) / (max(row) + 1)
@@ -110,7 +99,7 @@ def draw_recurrent_cell(
     middle = min(max(states[0][1], NOTE + ROW), height - ROW)
     for name, y in (("x_t", middle + ROW / 2), ("h_{t-1}", middle - ROW / 2)):
         draw_box(ax, (INPUT, y), name, "input")
-        draw_arrow(ax, (INPUT, y), states[0], Stroke(GREY))
+        draw_arrow(ax, (INPUT, y), states[0], Stroke(style.GREY))
     for state, place in enumerate(states):
         face = "#DDDDDD" if state in genotype.concat else "white"
         draw_node(ax, place, str(state), "state", face)

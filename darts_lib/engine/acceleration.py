@@ -99,8 +99,7 @@ class Captured:
     def __call__(self, *batches: Batch) -> Tensor:
         """Take the step; the first of a shape is eager, so that the optimisers make their state."""
         shapes = tuple(tuple(x.shape for x in batch) for batch in batches)
-        known = shapes in self.recordings
-        if not known and shapes in self.seen and len(self.recordings) < RECORDINGS:
+        if shapes in self.seen - self.recordings.keys() and len(self.recordings) < RECORDINGS:
             self.recordings[shapes] = self._recorded(batches)
         if shapes in self.recordings:
             graph, buffers, output = self.recordings[shapes]

@@ -9,9 +9,8 @@ from darts_lib.engine.refusals import SettingsError
 def seed_epoch(seed: int, epoch: int, device: torch.device, attempt: int = 0) -> torch.Generator:
     """Seed all randomness of one epoch and return the generator for the device.
 
-    The randomness of an epoch is a function of (seed, epoch, attempt) alone, `attempt` being how
-    often the epoch was given up before. A run that was killed and continued therefore draws what
-    it would have drawn, and no random state needs to be stored.
+    It is a function of (seed, epoch, attempt) alone, `attempt` being how often the epoch was given
+    up before: a run that goes on draws what it would have drawn, and stores no random state.
     """
     mixed = (seed * 1_000_003 + epoch * 7919 + attempt * 15_485_863 + 1) % 2**31
     torch.manual_seed(mixed)
@@ -31,8 +30,7 @@ def epoch_batches(count: int, batch_size: int, generator: torch.Generator | None
     """Return the index batches (int64, on the CPU) of one pass over `count` pictures.
 
     Shuffled with a generator (training), in order without (evaluation). A last batch of one is
-    merged into the batch before it: batch statistics need two. Raises SettingsError in training for
-    fewer pictures than one batch.
+    merged into the batch before it: batch statistics need two. Training needs a whole batch.
     """
     if generator is None:
         order = torch.arange(count)

@@ -11,7 +11,7 @@ from typing import TypeVar
 
 from darts_lib.engine.folder import read_json
 from darts_lib.engine.opening import check_kind, run_path, stored_config
-from darts_lib.engine.ranks import Ranks, joined
+from darts_lib.engine.ranks import joined
 from darts_lib.engine.refusals import SettingsError, show
 from darts_lib.engine.settings import RunConfig
 
@@ -24,8 +24,6 @@ def read_config(path: Path, kind: type[Config], data_root: str = "") -> Config:
 
     Such a run is named by its folder or by the config.json in it; the folder is then its `run_dir`.
     It does not say where its data are: `data_root` does, where that is not the usual place.
-    Raises SettingsError for a file that cannot be read, for a run of another kind, and for a wrong
-    name or value.
     """
     here = {"data_root": data_root} if data_root else {}
     if path.is_dir() or (path.name == "config.json" and "format" in read_json(path)):
@@ -43,30 +41,28 @@ def read_config(path: Path, kind: type[Config], data_root: str = "") -> Config:
 def run_from_file(
     kind: type[Config], run: Callable[[Config], Result], summary: Callable[[Result], str]
 ) -> None:
-    """Run what the command line's one argument describes; settings that are wrong end it with 2.
+    """Run what the command line's one argument describes, and say by `summary` what came of it.
 
-    `summary` says what came of it and what may follow. Under torchrun every rank calls this, and
-    all of them work on the one run.
+    Under torchrun every rank calls this, and all of them work on the one run.
     """
     given = _parser(kind).parse_args()
     with refused_in_one_line():
         config = read_config(given.config, kind, given.data_root)
-        with joined():
-            first = Ranks.current().first
-            if first:
+        with joined() as ranks:
+            if ranks.first:
                 print(f"run folder: {run_path(config)}", flush=True)
             result = run(config)
-            if first:
+            if ranks.first:
                 print(summary(result))
 
 
 def _parser(kind: type[RunConfig]) -> argparse.ArgumentParser:
     """Return the reader of the command line, whose help names every setting."""
-    values = {name: json.dumps(field.default) for name, field in kind.model_fields.items()}
-    smaller = ", ".join(f'"{name}": {json.dumps(v)}' for name, v in kind.LAPTOP.items())
+    defaults = {name: field.default for name, field in kind.model_fields.items()}
+    smaller = json.dumps(kind.LAPTOP)[1:-1]
     paragraphs = (
         "settings, with the values that they have when left out:",
-        ", ".join(f'"{name}": {value}' for name, value in values.items()),
+        json.dumps(defaults)[1:-1],
         f'with "scale": "laptop", which "auto" is where no CUDA is found: {smaller}',
     )
     module = sys.modules["__main__"].__spec__

@@ -50,11 +50,7 @@ def auto_scale() -> str:
 
 
 def machine() -> dict[str, str | int]:
-    """Describe where a figure was measured: device, threads and versions.
-
-    `OMP_WAIT_POLICY` is named where it is set: a step takes about twice as long on the CPU where
-    threads sleep while they wait (`PASSIVE`) in place of spinning, as torch has them.
-    """
+    """Describe where a figure was measured: device, threads and versions."""
     cuda = torch.cuda.is_available()
     found: dict[str, str | int] = {
         "device": torch.cuda.get_device_name() if cuda else f"CPU ({os.cpu_count()} cores)",
@@ -62,7 +58,7 @@ def machine() -> dict[str, str | int]:
         "torch": torch.__version__,
         "python": sys.version.split()[0],
     }
-    if POLICY in os.environ:
+    if POLICY in os.environ:  # a step takes twice as long where threads sleep while they wait
         found[POLICY] = os.environ[POLICY]
     return found
 
@@ -158,8 +154,7 @@ def step_memory(device: torch.device, known: Iterable[Tensor]) -> Iterator[StepM
 def deterministic_algorithms(wanted: bool, device: torch.device) -> Iterator[None]:
     """Let torch use only algorithms that give the same bits each time inside, if `wanted`.
 
-    The switches of torch and cuDNN are put back, also after an error. The variable of cuBLAS stays:
-    it is read once, when CUDA starts. Raises SettingsError where CUDA has started without it.
+    The variable of cuBLAS stays: it is read once, when CUDA starts, which may have been too early.
     """
     if not wanted:
         yield

@@ -12,6 +12,7 @@ import time
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -40,7 +41,7 @@ def write_whole(path: Path, content: bytes) -> None:
 
 
 def check_target(path: Path) -> None:
-    """Raise SettingsError if no file can be written there: for before the work, not after it."""
+    """Raise SettingsError if no file can be written there: before the work, not after it."""
     if not path.parent.is_dir():
         raise SettingsError(f"{path} cannot be written: there is no folder {path.parent}; make it.")
     if path.is_dir():
@@ -73,7 +74,7 @@ def pack(state: object) -> bytes:
     return buffer.getvalue()
 
 
-def unpack(path: Path) -> dict[str, object]:
+def unpack(path: Path) -> dict[str, Any]:
     """Read what `pack` wrote, after checking every checksum; only plain data are ever loaded."""
     try:
         content = path.read_bytes()

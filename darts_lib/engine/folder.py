@@ -117,7 +117,7 @@ class RunFolder:
     def _load(self) -> tuple[dict[str, Any], Progress] | None:
         for file in filter(Path.exists, (self.path / name for name in CHECKPOINTS)):
             try:
-                content: Any = unpack(file)
+                content = unpack(file)
             except DamagedFileError as error:
                 file.replace(f"{file}.damaged")
                 print(f"{error}; it is now {file.name}.damaged.")

@@ -11,12 +11,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from darts_lib.engine.devices import (
-    deterministic_algorithms,
-    give_back_memory,
-    resolve_device,
-    warn_of_unused_gpu,
-)
+from darts_lib.engine import devices
 from darts_lib.engine.files import locked, sweep, write_whole
 from darts_lib.engine.folder import CHECKPOINTS, Row, RunFolder, check_format, read_json
 from darts_lib.engine.ranks import Ranks
@@ -30,15 +25,14 @@ Config = TypeVar("Config", bound=RunConfig)
 def opened(config: RunConfig) -> Iterator[RunFolder]:
     """Open the run folder of `config` for one process; make it, or check that it is the same run.
 
-    Raises `SettingsError` if the folder is in use, of another kind or format, or was made with
-    other settings. `resume=False` moves an earlier run aside, never deletes it. Of several ranks
-    the first opens it for all. With `deterministic` torch is so while the folder is open.
+    `resume=False` moves an earlier run aside, never deletes it. Of several ranks the first opens it
+    for all. Raises `SettingsError` if the folder is in use or holds another run.
     """
     path, ranks = run_path(config), Ranks.current()
     with contextlib.ExitStack() as stack:
         stack.enter_context(tidy_end(path))
-        device = resolve_device(config.device)
-        stack.enter_context(deterministic_algorithms(config.deterministic, device))
+        device = devices.resolve_device(config.device)
+        stack.enter_context(devices.deterministic_algorithms(config.deterministic, device))
         if not ranks.first:
             ranks.wait()
             yield RunFolder(path)
@@ -59,7 +53,7 @@ def opened(config: RunConfig) -> Iterator[RunFolder]:
         sweep(path)
         settings = {"kind": config.KIND, **config.settings_that_matter()}
         _check(path, settings)
-        warn_of_unused_gpu(config.device)
+        devices.warn_of_unused_gpu(config.device)
         ranks.wait()
         yield RunFolder(path, settings)
 
@@ -85,7 +79,7 @@ def tidy_end(path: Path) -> Iterator[None]:
         stop._render_traceback_ = lambda: [f"KeyboardInterrupt: {said}"]  # IPython's one line
         raise stop from None
     finally:
-        give_back_memory()
+        devices.give_back_memory()
     if torch.cuda.is_available():  # elsewhere Python's own collections come soon enough
         gc.collect()
 
@@ -100,10 +94,7 @@ def _empty_frames(error: BaseException) -> None:
 
 
 def run_path(config: RunConfig) -> Path:
-    """Return the run folder of `config`, wherever it is named: one folder, and so one lock.
-
-    Raises SettingsError where a file is in its place.
-    """
+    """Return the run folder of `config`, wherever it is named: one folder, and so one lock."""
     given = Path(config.run_dir).expanduser() if config.run_dir else default_folder(config)
     if given.is_file():
         raise SettingsError(f"run_dir {given} is a file; give another run_dir.")
@@ -162,10 +153,7 @@ def _move_aside(path: Path) -> None:
 
 
 def stored_settings(path: Path) -> Row:
-    """Return the settings in a run folder's config.json as they stand there, with their `kind`.
-
-    Raises SettingsError for a folder that is none, or whose file no run of this version wrote.
-    """
+    """Return the settings in a run folder's config.json as they stand there, with their `kind`."""
     file = path / "config.json"
     if not file.is_file():
         raise SettingsError(f"{path} is no run folder: it has no config.json; name another.")
@@ -180,9 +168,7 @@ def stored_settings(path: Path) -> Row:
 def stored_config(path: Path, kind: type[Config], **here: object) -> Config:
     """Return the settings that a run folder was made with, for use on this machine.
 
-    The folder itself names no place: neither one to read or write, nor a file with its cell.
-    `here` are the settings that it cannot know, such as `data_root` and `device`. Raises
-    SettingsError as `stored_settings` does, and for a run of another kind.
+    The folder names no place: `here` are the settings that it cannot know, such as `data_root`.
     """
     stored, left_out = stored_settings(path), {"kind", *kind.NO_EFFECT_ON_RESULT}
     check_kind(path, stored, kind)

@@ -12,15 +12,13 @@ from torch.optim import Optimizer
 class FiniteGuard:
     """Leaves an update out where its gradient is no number, and tells the run later.
 
-    Asking the device after each step whether all went well would make it wait. So the update is
-    dropped there, (step, loss, norm) of the first bad one is noted there, in `state`, and the host
-    reads the note now and then.
+    Asking the device after each step would make it wait. So the update is dropped there, (step,
+    loss, norm) of the first bad one is noted there, and the host reads the note now and then.
     """
 
     def __init__(self, device: torch.device) -> None:
         self.steps = torch.zeros((), device=device)
         self.first = torch.zeros(3, device=device)
-
         self.state = [self.steps, self.first]
 
     def begin(self) -> None:
@@ -82,8 +80,7 @@ def momentum_sgd(
 def laid_out_like(gradient: Tensor, weight: Tensor) -> Tensor:
     """Return a gradient that lies in memory as its weight does.
 
-    torch's fused SGD reads both in the order in which they lie, and says nothing where the orders
-    differ (torch 2.14 on the CPU).
+    torch's fused SGD reads both as they lie, and says nothing where the orders differ (torch 2.14).
     """
     strides = zip(gradient.shape, gradient.stride(), weight.stride(), strict=True)
     if all(size == 1 or ours == its for size, ours, its in strides):  # in size one is no step
@@ -101,9 +98,8 @@ def stored(part: Part) -> dict[str, Any]:
 def load(part: Part, state: Mapping[str, Any]) -> None:
     """Put back what `stored` returned, bit for bit.
 
-    In an optimiser a rate that is a tensor takes the stored value, and stays the tensor that the
-    schedule changes. Whether a graph may hold the step is this run's matter: one that began on a
-    CPU may go on where its steps are recorded.
+    An optimiser's rate stays the tensor that the schedule changes. Whether a graph may hold the
+    step is this run's matter: one that began on a CPU may go on where its steps are recorded.
     """
     if isinstance(part, nn.Module):
         part.load_state_dict(state)
@@ -112,16 +108,13 @@ def load(part: Part, state: Mapping[str, Any]) -> None:
             for name, tensor in part.items():
                 tensor.copy_(state[name])
     else:
-        group = part.param_groups[0]
-        names = ("lr", "capturable")
-        ours: dict[str, Any] = {name: group[name] for name in names if name in group}
+        ours = part.param_groups[0]
         part.load_state_dict(dict(state))
         group = part.param_groups[0]
         if isinstance(ours["lr"], Tensor):
-            ours["lr"].copy_(torch.as_tensor(group["lr"]))
-        else:
-            del ours["lr"]
-        group |= ours
+            group["lr"] = ours["lr"].copy_(torch.as_tensor(group["lr"]))
+        if "capturable" in ours:
+            group["capturable"] = ours["capturable"]
 
 
 def tensors_of(part: Part) -> list[Tensor]:

@@ -47,17 +47,16 @@ class EpochLine:
 
 
 def live(steps: Sequence[Item]) -> Iterable[Item]:
-    """Yield an epoch's steps under a bar, on a terminal or in JupyterLab only.
-
-    The Jupyter server sets JPY_SESSION_NAME; papermill, nbval and nbconvert do not, so no bar gets
-    into a log or a stored output. The bar is gone when the epoch's line is printed.
-    """
+    """Yield an epoch's steps under a bar, which is gone when the epoch's line is printed."""
     bar: Iterable[Item] = tqdm(steps, "step", leave=False, disable=not watched())
     return bar
 
 
 def watched() -> bool:
-    """Say whether a person looks on, for whom a bar may move."""
+    """Say whether a person looks on, for whom a bar may move: on a terminal or in JupyterLab.
+
+    The Jupyter server sets JPY_SESSION_NAME; papermill, nbval, nbconvert do not: no log has bars.
+    """
     return sys.stderr.isatty() or "JPY_SESSION_NAME" in os.environ
 
 

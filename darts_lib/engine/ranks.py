@@ -2,8 +2,7 @@
 
 `torchrun --nproc-per-node N` starts the processes; `joined` makes them one group. Every rank holds
 the whole state and draws the same batches; it computes on its own part of each and takes the mean
-of the gradients, so that all ranks stay equal. Without torchrun there is one rank, and nothing is
-sent.
+of the gradients, so that all ranks stay equal. Without torchrun there is one rank.
 """
 
 import contextlib
@@ -103,8 +102,7 @@ class Ranks:
 def joined() -> Iterator[Ranks]:
     """Join the group that torchrun describes in the environment; alone, do nothing.
 
-    On CUDA each rank takes the GPU of its local number, and nccl carries their messages; gloo
-    those of the CPU. All ranks but the first print nothing.
+    On CUDA each rank takes the GPU of its local number. All ranks but the first print nothing.
     """
     if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
         yield Ranks()
@@ -114,11 +112,10 @@ def joined() -> Iterator[Ranks]:
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
     distributed.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo")
     ranks = Ranks.current()
-    quiet = contextlib.ExitStack()
-    if not ranks.first:
-        quiet.enter_context(contextlib.redirect_stdout(open(os.devnull, "w")))  # noqa: SIM115
     try:
-        with quiet:
+        with contextlib.ExitStack() as quiet:
+            if not ranks.first:
+                quiet.enter_context(contextlib.redirect_stdout(open(os.devnull, "w")))  # noqa: SIM115
             yield ranks
     finally:
         if sys.exc_info()[0] is None:  # a rank that failed must not wait for the others

@@ -10,7 +10,7 @@ import contextlib
 import copy
 import math
 import time
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from darts_lib.engine.acceleration import Acceleration, Batch
-from darts_lib.engine.batches import seed_epoch
+from darts_lib.engine.batches import epoch_batches, seed_epoch
 from darts_lib.engine.devices import step_memory, wait
 from darts_lib.engine.files import unpack
 from darts_lib.engine.folder import Progress, Row, RunFolder, read_alphas, read_history, read_json
@@ -33,6 +33,10 @@ from darts_lib.engine.settings import RunConfig
 
 EVERY = 50
 """Steps between two looks at what the guard has noted."""
+OnEpoch = Callable[[Row], None] | None
+"""What is called with the row of each finished epoch, if anything is."""
+UNNAMED = "the run folder"
+"""What messages call the folder of a run that has none."""
 NO_MEMORY = ("out of memory", "DefaultCPUAllocator")
 """What torch says, on any device, where memory is not enough."""
 
@@ -49,12 +53,17 @@ class Run:
     """The figures of a row that its line shows."""
     LESS_MEMORY: str
     """What to change where a step does not fit into memory, as words that follow `less with`."""
+    figures: Callable[[str, Sequence[float]], Row]
+    """Returns the figures of a row from the name of a split and sums such as `step` returns."""
 
     net: nn.Module
+    train: Sized
+    optimiser: torch.optim.Optimizer
+    alpha_optimiser: torch.optim.Optimizer
     alphas: Mapping[str, Tensor] = {}
     """What a search records before its first epoch and after each; empty for a retraining."""
 
-    def __init__(self, config: Any, folder: object = "the run folder") -> None:
+    def __init__(self, config: Any, folder: object = UNNAMED) -> None:
         self.config, self.folder = config, folder
         self.device, self.ranks = config.open_device(), Ranks.current()
         self.fast = Acceleration.of(config, self.device)
@@ -68,8 +77,9 @@ class Run:
     # What a kind of run says of itself -----------------------------------------------------------
 
     def parts(self) -> Mapping[str, Part]:
-        """Return, by the names in a checkpoint, all that the next epoch depends on."""
-        raise NotImplementedError
+        """Return, by the names in a checkpoint, all that the next epoch of a search depends on."""
+        optimisers = {"optimiser": self.optimiser, "alpha_optimiser": self.alpha_optimiser}
+        return {"weights": self.net, "alphas": self.alphas, **optimisers}
 
     def batches(self, generator: torch.Generator) -> Generator[tuple[Batch, ...]]:
         """Yield what each step of an epoch is given; `generator` is the epoch's own."""
@@ -81,10 +91,6 @@ class Run:
 
     def begin(self, epoch: int, generator: torch.Generator) -> Row:
         """Set what an epoch's schedules give; return them for its row, `learning_rate` first."""
-        raise NotImplementedError
-
-    def figures(self, split: str, sums: Sequence[float]) -> Row:
-        """Return the figures of a row from sums such as `step` returns."""
         raise NotImplementedError
 
     def end(self) -> Row:
@@ -101,8 +107,9 @@ class Run:
         return f"{'supernet' if self.alphas else 'network'}: {weights:,} weights"
 
     def steps(self) -> int:
-        """Return the number of steps of an epoch."""
-        raise NotImplementedError
+        """Return the number of steps of an epoch, which goes through `train` once."""
+        batches = epoch_batches(len(self.train), self.config.batch_size, None)
+        return len(batches[: self.config.max_steps or None])
 
     def advice(self) -> list[str]:
         """Return what looks wrong before the first step."""
@@ -125,10 +132,7 @@ class Run:
     # The epoch -----------------------------------------------------------------------------------
 
     def epoch(self, epoch: int) -> Row:
-        """Run epoch number `epoch`, from 0, and return its row of the history.
-
-        Raises FloatingPointError when a gradient was no number.
-        """
+        """Run epoch `epoch`, from 0; return its row, or raise FloatingPointError."""
         started = time.perf_counter()
         generator = seed_epoch(self.config.seed, epoch, self.device, self.attempt)
         row: Row = {"epoch": epoch + 1, **self.begin(epoch, generator)}
@@ -157,7 +161,7 @@ class Run:
     ) -> None:
         """Take an optimiser's step along `gradients`, or along those its variables have already.
 
-        `clip` limits their norm. A gradient that is no number is left out, and told by the guard.
+        `clip` limits their norm. One that is no number is left out, and told by the guard.
         """
         variables = optimiser.param_groups[0]["params"]
         for variable, gradient in zip(variables, gradients or (), strict=gradients is not None):
@@ -210,11 +214,10 @@ class Run:
     def trial(self) -> tuple[float, int]:
         """Return the (seconds, bytes) of a step: two are taken, and everything is put back.
 
-        The first chooses kernels and shows the memory, the second is timed. Neither is recorded as
-        a CUDA graph, which is quicker.
+        The first chooses kernels and shows the memory, the second is timed; neither is recorded.
         """
         state = copy.deepcopy(self.state())
-        with self._memory_error_told("a step", "finished epochs", self.folder):
+        with self._memory_error_told("a step", "finished epochs"):
             given = self.trial_batches()
             with step_memory(self.device, self.changed()) as memory:
                 self.step(*given)
@@ -226,12 +229,8 @@ class Run:
         self.restore(state)
         return seconds, memory.peak
 
-    def run(self, folder: RunFolder, on_epoch: Callable[[Row], None] | None = None) -> None:
-        """Describe the run, make the epochs that are still to do, and finish its folder.
-
-        `on_epoch` is called with each new row. Raises SettingsError where a step does not fit into
-        memory.
-        """
+    def run(self, folder: RunFolder, on_epoch: OnEpoch = None) -> None:
+        """Make the epochs still to do, giving each row to `on_epoch`; finish the folder."""
         self.describe()
         if checkpoint := folder.load():
             state, progress = checkpoint
@@ -242,9 +241,7 @@ class Run:
         line = EpochLine(self.config.epochs, progress.epochs)
         while progress.epochs < self.config.epochs:
             done = progress.epochs
-            with self._memory_error_told(
-                f"a step of epoch {done + 1}", f"{done} finished epochs", folder.path
-            ):
+            with self._memory_error_told(f"a step of epoch {done + 1}", f"{done} finished epochs"):
                 row = self.epoch(done)
             progress.history.append(row)
             progress.record_alphas(self.alphas)
@@ -258,7 +255,7 @@ class Run:
         folder.finish({**self.result(progress.history), "hours": hours})
 
     @contextlib.contextmanager
-    def _memory_error_told(self, step: str, kept: str, path: object) -> Generator[None]:
+    def _memory_error_told(self, step: str, kept: str) -> Generator[None]:
         try:
             yield
         except RuntimeError as error:  # only CUDA has a type of its own for this
@@ -267,22 +264,20 @@ class Run:
             first = str(error).partition("\n")[0]
             raise SettingsError(
                 f"{step} does not fit into memory ({first}); less with {self.LESS_MEMORY}. "
-                f"{kept.capitalize()} are kept in {path}."
+                f"{kept.capitalize()} are kept in {self.folder}."
             ) from error
 
     @classmethod
     def loaded(cls, path: Path, config: RunConfig | None = None, missing: str = "") -> Self:
-        """Rebuild a run as it stood after its last finished epoch.
+        """Rebuild a run as it stood after its last finished epoch, from its folder alone.
 
-        `config` may give another `data_root` or `device`; the rest comes from the run folder.
-        `missing` says what to do where there is no checkpoint.
+        `config` may give another `data_root` or `device`; `missing` is for where no checkpoint is.
         """
         file = path / "checkpoint.pt"
         if not file.is_file():
             raise SettingsError(f"{path} holds no checkpoint.pt; {missing}")
         run = cls(stored_config(path, cls.CONFIG, **this_machine(config)), path)
-        content: Any = unpack(file)
-        run.restore(content["state"])
+        run.restore(unpack(file)["state"])
         return run
 
 
@@ -318,21 +313,17 @@ class Result(Generic[AnyCell]):
         figures = read_json(file) if file.is_file() else {}
         if not history:
             raise SettingsError(f"{path} has no finished epoch: run it again.")
-        return Result(
-            path, cell.from_dict({**history[-1], **figures}.get("genotype")), history, figures
-        )
+        genotype = cell.from_dict({**history[-1], **figures}.get("genotype"))
+        return Result(path, genotype, history, figures)
 
 
 def run_in_folder(
-    config: RunConfig,
-    start: Callable[[Any, Path], Run],
-    cell: type[AnyCell],
-    on_epoch: Callable[[Row], None] | None = None,
+    config: RunConfig, kind: type[Run], cell: type[AnyCell], on_epoch: OnEpoch = None
 ) -> Result[AnyCell]:
-    """Make the run that `start` builds, or go on with one that was stopped, or read it back."""
+    """Make a run, or go on with one that was stopped, or read it back."""
     with opened(config) as folder:
         if folder.result() is None:
-            start(config, folder.path).run(folder, on_epoch)  # no name keeps an ended run
+            kind(config, folder.path).run(folder, on_epoch)  # no name keeps an ended run
         else:
             print(f"finished already; read back from {folder.path}")
         return Result.read(folder.path, cell)

@@ -15,8 +15,8 @@ from darts_lib.engine.refusals import StrictModel, is_unset, unknown
 def project_root() -> Path:
     """Return the nearest parent of the current folder with this project's `pyproject.toml`.
 
-    Jupyter runs a notebook in its own folder and papermill in the caller's; both find the same
-    root, and so does an installed library's source tree. Elsewhere it is the current folder.
+    Jupyter runs a notebook in its own folder and papermill in the caller's: both find the same
+    root. Elsewhere it is the source tree of the library, or else the current folder.
     """
     here = Path.cwd()
     for folder in (here, *here.parents, *Path(__file__).resolve().parents):
@@ -53,9 +53,7 @@ Switch = Literal["auto", "on", "off"]
 
 
 class RunConfig(StrictModel):
-    """Settings that searching and retraining share. The field defaults are the paper's.
-
-    Only `epochs` is one, so that hours are spent where they are asked for.
+    """Settings that searching and retraining share.
 
     `scale` chooses the defaults of everything that is not given: `paper`, `laptop`, or `auto`,
     which is `paper` where CUDA is found. An unknown name or a wrong value is refused before any
@@ -66,8 +64,7 @@ class RunConfig(StrictModel):
     On the CPU the same seed gives the same bits each time. On a GPU sums are added up in any order;
     `deterministic` allows only algorithms that keep to one, which are slower, during the run. Even
     so the bits are those of one machine: another model of GPU or CPU, another number of threads or
-    ranks and another version of torch give others. An operation without such an algorithm raises
-    torch's error, which names it.
+    ranks and another version of torch give others.
     """
 
     KIND: ClassVar[str] = "run"  # how its folders are named and told apart
@@ -90,7 +87,7 @@ class RunConfig(StrictModel):
     seed: int = Field(0, ge=0, lt=2**31)
     deterministic: bool = False
     resume: bool = True
-    epochs: int = Field(1, ge=1)
+    epochs: int = Field(1, ge=1)  # not the paper's: hours are spent only where they are asked for
     batch_size: int = Field(64, ge=2)
     max_steps: int = Field(0, ge=0)
     amp: Switch = "auto"
@@ -158,8 +155,7 @@ class RunConfig(StrictModel):
     def settings_that_matter(self) -> dict[str, Any]:
         """Return the settings that change the result; two runs with equal ones are the same run.
 
-        Those of `NAMED_WHERE_CHANGED` are among them only where they are not the default: so runs
-        from before such a setting go on.
+        Those of `NAMED_WHERE_CHANGED` are left out at their default: runs from before them go on.
         """
         fields = type(self).model_fields
         usual = {n for n in self.NAMED_WHERE_CHANGED if getattr(self, n) == fields[n].default}

@@ -15,19 +15,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from darts_lib.kernels.branches import side_by_side
-from darts_lib.kernels.depthwise import convolve, depthwise, join_phases, split_phases
+from darts_lib.kernels.depthwise import Depthwise, convolve, depthwise, join_phases, split_phases
 from darts_lib.kernels.pointwise import fast_form, pointwise
-from darts_lib.operations import every_second_pixel, normalise
+from darts_lib.operations import DilatedConv, SeparableConv, every_second_pixel, normalise
 from darts_lib.relaxation import MixedOp
-
-SEPARABLE = {
-    "sep_conv_3x3": (3, 1, 2),
-    "sep_conv_5x5": (5, 1, 2),
-    "sep_conv_7x7": (7, 1, 2),
-    "dil_conv_3x3": (3, 2, 1),
-    "dil_conv_5x5": (5, 2, 1),
-}
-"""How the depthwise-separable candidates are built: (kernel, dilation, number of rounds)."""
+from darts_lib.search_space import INPUTS, CellPlan
 
 
 class Round(nn.Module):
@@ -37,36 +29,31 @@ class Round(nn.Module):
     much dilation as stride reads every `step`-th row and column only, and no others need to come.
     """
 
-    def __init__(self, kernel: int, dilation: int, channels: int, edges: int, stride: int) -> None:
+    def __init__(self, plain: Depthwise, edges: int) -> None:
         super().__init__()
+        (stride, _), (dilation, _), channels = plain.stride, plain.dilation, plain.in_channels
         self.step = stride if stride == dilation else 1
         self.stride, self.dilation = stride // self.step, dilation // self.step
-        width = edges * channels
-        self.depthwise = nn.Parameter(torch.empty(width, 1, kernel, kernel))
-        self.pointwise = nn.Parameter(torch.empty(width, channels, 1, 1))
+        self.depthwise = nn.Parameter(torch.empty(edges * channels, 1, *plain.kernel_size))
+        self.pointwise = nn.Parameter(torch.empty(edges * channels, channels, 1, 1))
 
     def forward(self, x: Tensor, mixing: Tensor, dilation: int) -> Tensor:
-        """Convolve each channel by itself, then mix the channels of each edge.
-
-        `mixing` is the pointwise weight or a `fast_form` of it.
-        """
+        """Convolve each channel by itself, then mix: by the pointwise weight or its `fast_form`."""
         if self.stride == 1:
             return pointwise(depthwise(x, self.depthwise, dilation), mixing)
         return pointwise(convolve(x, self.depthwise, dilation, self.stride), mixing)
 
 
 class Separables(nn.ModuleDict):
-    """The candidates by name, each a list of rounds."""
+    """The depthwise-separable candidates by name, each a list of rounds."""
 
-    def __init__(
-        self, channels: int, sources: int, targets: int, stride: int, names: Sequence[str]
-    ) -> None:
+    def __init__(self, candidates: Mapping[str, nn.Module], sources: int, targets: int) -> None:
         super().__init__()
-        self.sources, self.targets, edges = sources, targets, sources * targets
-        for name in names:
-            kernel, dilation, count = SEPARABLE[name]
-            rounds = (Round(kernel, dilation, channels, edges, s) for s in (stride, 1)[:count])
-            self[name] = nn.ModuleList(rounds)
+        self.sources, self.targets = sources, targets
+        for name, plain in candidates.items():
+            if isinstance(plain, SeparableConv | DilatedConv):
+                layers = [layer for layer in plain.op if isinstance(layer, Depthwise)]
+                self[name] = nn.ModuleList(Round(layer, sources * targets) for layer in layers)
 
     def rounds(self, name: str) -> list[Round]:
         """Return the rounds of a candidate."""
@@ -85,13 +72,12 @@ class Separables(nn.ModuleDict):
         inputs = {step: self._repeated(rectified, step) for step in steps}
         weights = [each.pointwise for name in self for each in self.rounds(name)]
         forms = fast_form(weights, self.sources * self.targets)
-        left = iter(forms)
-        mixings = {name: [next(left) for _ in self.rounds(name)] for name in self}
-        shared = [*inputs.values(), *forms]
+        left, shared = iter(forms), [*inputs.values(), *forms]
         parts: dict[int, list[Callable[[Tensor, int], Tensor]]] = {}
         branches: list[Callable[[], Tensor]] = []
         for name, first in firsts.items():
-            part = partial(self._candidate, name, mixings[name], gains[name])
+            mixings = [next(left) for _ in self.rounds(name)]
+            part = partial(self._candidate, name, mixings, gains[name])
             if fast_in_phases(rectified, first.dilation):
                 parts.setdefault(first.dilation, []).append(part)
             else:
@@ -118,10 +104,7 @@ class Separables(nn.ModuleDict):
 
 
 def fast_in_phases(x: Tensor, dilation: int) -> bool:
-    """Say whether dilated candidates are better computed over phases.
-
-    On the CPU it is not faster, and the phases would be kept for the backward pass.
-    """
+    """Say whether phases pay: on the CPU they are no faster, and kept for the backward pass."""
     return x.is_cuda and has_whole_phases(x, dilation)
 
 
@@ -160,8 +143,6 @@ def summed(parts: Sequence[Tensor]) -> Tensor:
 
 
 POOLED = ("max_pool_3x3", "avg_pool_3x3")
-JOINED = (*SEPARABLE, *POOLED, "skip_connect", "none")
-"""Candidates with a joined form; any other is computed edge by edge inside the fan."""
 
 
 class _Contiguous(torch.autograd.Function):
@@ -184,40 +165,35 @@ class Fan(nn.Module):
     """The mixed operations of all edges from some states of equal shape to the same targets.
 
     It is made of the plain `edges`, by alpha's row, ordered by state, then by target. The
-    states come side by side.
+    states come side by side. A candidate without a joined form (`other`) goes edge by edge.
     """
 
     same_channel: Tensor
 
     def __init__(
-        self,
-        channels: int,
-        sources: int,
-        stride: int,
-        primitives: Sequence[str],
-        edges: Mapping[int, MixedOp],
+        self, plan: CellPlan, sources: int, primitives: Sequence[str], edges: Mapping[int, MixedOp]
     ) -> None:
         super().__init__()
-        self.channels, self.stride, self.sources = channels, stride, sources
+        self.channels, self.sources = plan.channels, sources
+        self.stride = 2 if plan.reduces and sources == INPUTS else 1
         self.rows, self.targets = list(edges), len(edges) // sources
         self.column = {name: column for column, name in enumerate(primitives)}
-        separable = [name for name in primitives if name in SEPARABLE]
-        self.separable = Separables(channels, sources, self.targets, stride, separable)
-        self.pools = [name for name in POOLED if name in self.column]
-        self.skips = "skip_connect" in self.column
-        if self.skips and stride == 2:
-            shape = (len(edges) * channels // 2, channels, 1, 1)
+        first, *_ = edges.values()
+        plain = dict(zip(primitives, first.operations, strict=True))
+        self.separable = Separables(plain, sources, self.targets)
+        pools = {name: cast("nn.Sequential", plain[name])[0] for name in POOLED if name in plain}
+        self.pools = nn.ModuleDict(pools)  # without the normalisation, which joins them
+        self.skips = "skip_connect" in plain
+        if self.skips and self.stride == 2:
+            shape = (len(edges) * self.channels // 2, self.channels, 1, 1)
             self.conv_1, self.conv_2 = (nn.Parameter(torch.empty(shape)) for _ in range(2))
-        # 1 where a channel of an edge is the state's
-        same = torch.eye(channels).repeat(len(edges), 1)
+        same = torch.eye(self.channels).repeat(len(edges), 1)  # 1: an edge's channel is the state's
         self.register_buffer("same_channel", same, persistent=False)
-        self.other = nn.ModuleDict(
-            {
-                name: nn.ModuleList(edge.operations[column] for edge in edges.values())
-                for name, column in self.column.items()
-                if name not in JOINED
-            }
-        )
+        joined = {*self.separable, *pools, "skip_connect", "none"}
+        self.other = nn.ModuleDict()
+        for name, column in self.column.items():
+            if name not in joined:
+                self.other[name] = nn.ModuleList(edge.operations[column] for edge in edges.values())
 
     def forward(self, state: Tensor, gains: Mapping[str, Tensor]) -> Tensor:
         """Return what each target hears, side by side: `(batch, targets * channels, h', w')`.
@@ -244,7 +220,7 @@ class Fan(nn.Module):
         parts: list[Tensor] = []
         names = list(self.pools)
         if self.pools:
-            pooled = torch.cat([self._pool(name, state) for name in self.pools], dim=1)
+            pooled = torch.cat([pool(state) for pool in self.pools.values()], dim=1)
             parts.append(_Contiguous.apply(normalise(pooled)))
         if self.skips and self.stride == 1:
             parts.append(state)
@@ -267,16 +243,10 @@ class Fan(nn.Module):
         pairs = zip(operations.children(), states, strict=True)
         return torch.cat([operation(one) for operation, one in pairs], dim=1) * gain[:, None, None]
 
-    def _pool(self, name: str, state: Tensor) -> Tensor:
-        if name == "max_pool_3x3":
-            return F.max_pool2d(state, 3, self.stride, 1)
-        return F.avg_pool2d(state, 3, self.stride, 1, count_include_pad=False)
-
     def _reduced(self, rectified: Tensor, gain: Tensor) -> Tensor:
         """Return every edge's FactorizedReduce, its two halves next to each other."""
         even, odd = every_second_pixel(rectified)
-        mixings = fast_form([self.conv_1, self.conv_2], self.sources)
-        halves = map(pointwise, (even, odd), mixings)
+        halves = map(pointwise, (even, odd), fast_form([self.conv_1, self.conv_2], self.sources))
         split = [torch.unflatten(half, 1, (len(self.rows), self.channels // 2)) for half in halves]
         joined = torch.stack(split, dim=2).flatten(1, 3)
         return normalise(joined.contiguous(memory_format=torch.channels_last), gain)

@@ -36,8 +36,7 @@ class FusedCell(nn.Module):
             targets = range(INPUTS + fan, INPUTS + self.nodes)
             rows = [row_offset(target) + source for source in sources for target in targets]
             edges = {row: cast("MixedOp", cell.edges[row]) for row in rows}
-            stride = 2 if plan.reduces and not fan else 1
-            self.fans.append(Fan(plan.channels, len(sources), stride, primitives, edges))
+            self.fans.append(Fan(plan, len(sources), primitives, edges))
             by_source += rows
         self.widths = [len(cast("Fan", fan).rows) * plan.channels for fan in self.fans]
         # On the device: indexing must not wait.
@@ -99,8 +98,7 @@ class FusedSupernet(Supernet):
 
     def build_cell(self, plan: CellPlan) -> nn.Module:
         """Return one cell: the plain one, its edges made into fans."""
-        cell = cast("SearchCell", super().build_cell(plan))
-        return FusedCell(cell, plan, self.primitives)
+        return FusedCell(cast("SearchCell", super().build_cell(plan)), plan, self.primitives)
 
     def run_cell(self, cell: nn.Module, *states_and_weights: Tensor) -> Tensor:
         """Run one cell; with `recompute`, keep only what it is given."""
@@ -113,10 +111,9 @@ class FusedSupernet(Supernet):
             with in_turn():
                 return functional_call(cell, weights, states_and_weights)  # type: ignore[no-any-return]
 
-        out: Tensor = checkpoint(
+        return checkpoint(
             compute, *states_and_weights, use_reentrant=False, preserve_rng_state=False
         )
-        return out
 
     def forward(self, images: Tensor, weights: Mapping[str, Tensor]) -> Tensor:
         """Return logits `(batch, classes)` for images `(batch, in_channels, height, width)`."""

@@ -73,8 +73,6 @@ class Cells(Generic[AnyCell]):
 
 
 CELLS = Cells(Genotype.title, PUBLISHED, random_genotype, read)
-"""Convolutional cells."""
-
 find_genotype = CELLS.find
 """Return the convolutional genotype that a name stands for; see `Cells.find`."""
 

@@ -16,10 +16,7 @@ from darts_lib.genotype import GenotypeError
 
 
 def load_json(text: str) -> dict[str, object]:
-    """Return the object of a JSON text.
-
-    Raises GenotypeError, which names the line, or the field that is there twice.
-    """
+    """Return the object of a JSON text; a GenotypeError names the line, or the repeated field."""
     try:
         content = json.loads(text, object_pairs_hook=_without_repeats)
     except GenotypeError:
@@ -59,10 +56,7 @@ class _PlainLoader(yaml.SafeLoader):
 
 
 def load_yaml(text: str) -> dict[object, object]:
-    """Return the mapping of a yaml text.
-
-    Raises GenotypeError, which names the line, also for tags, anchors and names given twice.
-    """
+    """Return the mapping of a yaml text; a GenotypeError names the line, of a tag or anchor too."""
     _check_lines(text)
     try:
         content = yaml.load(text, _PlainLoader)

@@ -7,8 +7,6 @@ mmrazor     MMRazor's yaml; two different sources a node, all nodes joined, the 
 nni         NNI's dictionary as JSON, which is read but not written
 json        this library's own `genotype.json`; holds any cell
 
-    python -m darts_lib.dialects convert genotype.json --to mmrazor
-
 Nothing in a text is ever run. MMRazor, as in `configs/nas/mmcls/darts` of its release 1.0: node
 `normal_n3` chooses two edges, edge `normal_n3_p0` (from state 0 into node 3) an operation. NNI's
 hub (3.0: `nni/nas/hub/pytorch/nasnet.py`, 2.x: `nni/retiarii/hub/pytorch`): `normal/op_3_0` and
@@ -17,28 +15,24 @@ or a list of one. NNI's older examples (`examples/nas/darts`, `examples/nas/ones
 names like MMRazor's, nodes as `normal_n3_switch`, and choices by name or by number.
 """
 
-import argparse
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
-from functools import partial
+from itertools import product
 from typing import Any
 
 import yaml
 
-from darts_lib.engine.refusals import show
+from darts_lib.engine.refusals import one_line, show
 from darts_lib.formats.dialect_texts import load_json, load_yaml
 from darts_lib.genotype import LIMIT, Genotype, GenotypeError, Pair, literal_fields
 from darts_lib.search_space import INPUTS, KINDS, PRIMITIVES
 
 OPERATIONS = PRIMITIVES[1:]
 
-MESSAGE_LIMIT = 400
-"""The most characters of a message; a file's values may be of any length."""
+MESSAGE_LIMIT = 400  # characters; a file's values may be of any length
 
-Choices = Mapping[object, Sequence[object]]
-"""What is chosen under each name; a name in a file may be anything."""
+Choices = Mapping[object, Sequence[object]]  # by name; a name in a file may be anything
 
 
 def read(text: str, dialect: str = "") -> Genotype:
@@ -56,7 +50,9 @@ def read(text: str, dialect: str = "") -> Genotype:
     try:
         return _READERS[name](text)
     except (ValueError, RecursionError) as error:
-        raise GenotypeError(_short(f"{name}: {error}")) from None
+        line = f"{name}: {one_line(error)}"
+        more = "..." if len(line) > MESSAGE_LIMIT else ""
+        raise GenotypeError(line[:MESSAGE_LIMIT] + more) from None
 
 
 def write(genotype: Genotype, dialect: str) -> str:
@@ -73,10 +69,7 @@ def write(genotype: Genotype, dialect: str) -> str:
 
 
 def recognise(text: str) -> str:
-    """Return the dialect that a text looks like; the text may still be malformed.
-
-    Raises GenotypeError where it looks like none.
-    """
+    """Return the dialect that a text, perhaps malformed, looks like; GenotypeError for none."""
     start = text.lstrip()
     if start.startswith("Genotype"):
         nested = re.search(r"[\[(]\s*[\[(]\s*[\[(]", text)
@@ -89,12 +82,6 @@ def recognise(text: str) -> str:
         f"line 1: {show(start)} is the start of no known dialect; name one of "
         f"{', '.join(DIALECTS)}."
     )
-
-
-def _short(message: str) -> str:
-    """Return the message on one line; a file's values may bring line breaks and great length."""
-    line = " ".join(message.split())
-    return line if len(line) <= MESSAGE_LIMIT else line[:MESSAGE_LIMIT] + "..."
 
 
 # --- lists in lists: pt.darts -----------------------------------------------------------------
@@ -151,13 +138,11 @@ def _read_mmrazor(text: str) -> Genotype:
 
 def _follow(choices: Choices, switch: str) -> Genotype:
     """Go from each node to its two chosen edges and from these to their operations."""
-    last = _last_node(choices, switch)
     cells: dict[str, list[Pair]] = {kind: [] for kind in KINDS}
-    for kind in KINDS:
-        for node in range(INPUTS, last + 1):
-            edges = {f"{kind}_n{node}_p{source}": source for source in range(node)}
-            for edge in _chosen_edges(choices, f"{kind}_n{node}{switch}", list(edges)):
-                cells[kind].append((_operation(edge, choices[edge]), edges[edge]))
+    for kind, node in product(KINDS, range(INPUTS, _last_node(choices, switch) + 1)):
+        edges = {f"{kind}_n{node}_p{source}": source for source in range(node)}
+        for edge in _chosen_edges(choices, f"{kind}_n{node}{switch}", list(edges)):
+            cells[kind].append((_operation(edge, choices[edge]), edges[edge]))
     return Genotype.joining_all(*cells.values())
 
 
@@ -233,18 +218,12 @@ def _no_place(genotype: Genotype) -> str:
 
 # --- NNI --------------------------------------------------------------------------------------
 
-OLDER_NAMES = {
-    **{"maxpool": "max_pool_3x3", "avgpool": "avg_pool_3x3", "skipconnect": "skip_connect"},
-    **{"sepconv3x3": "sep_conv_3x3", "sepconv5x5": "sep_conv_5x5"},
-    **{"dilconv3x3": "dil_conv_3x3", "dilconv5x5": "dil_conv_5x5"},
-}
-"""The operations of NNI's older examples, in the order of our own."""
+OLDER_NAMES = {name.replace("_", "").replace("pool3x3", "pool"): name for name in OPERATIONS}
+"""The operations by what NNI's older examples call them: `maxpool`, `skipconnect`, `sepconv3x3`."""
 
 HUB_FIELDS = [
     (f"{kind}/op_{node}_{k}", f"{kind}/input_{node}_{k}")
-    for kind in KINDS
-    for node in range(INPUTS, INPUTS + 4)
-    for k in range(2)
+    for kind, node, k in product(KINDS, range(INPUTS, INPUTS + 4), range(2))
 ]
 """What the hub calls operation and source of each pair; its cells have four nodes."""
 
@@ -255,10 +234,7 @@ def _read_nni(text: str) -> Genotype:
     if any("/" in name for name in table):
         return _read_hub(table)
     # By short name, or by number in their order.
-    operations: dict[Any, str] = {
-        **OLDER_NAMES,
-        **dict(enumerate(OPERATIONS)),
-    }
+    operations: dict[Any, str] = {**OLDER_NAMES, **dict(enumerate(OPERATIONS))}
     choices: dict[object, list[object]] = {}
     for name, value in table.items():
         values, stem = value if isinstance(value, list) else [value], name.removesuffix("_switch")
@@ -304,25 +280,3 @@ _WRITERS: dict[str, Callable[[Genotype], str]] = {
 
 DIALECTS, WRITTEN = tuple(_READERS), tuple(_WRITERS)
 """The names of the dialects that are read, and of those that are written."""
-
-
-def main(arguments: Sequence[str]) -> None:
-    """Print a cell in another dialect; a bad file gives one line on stderr and exit status 1."""
-    from darts_lib.formats.cell_choice import CELLS  # which reads cells through this module
-
-    parser = argparse.ArgumentParser(prog="python -m darts_lib.dialects", description=main.__doc__)
-    commands = parser.add_subparsers(required=True)
-    convert = commands.add_parser("convert", help="read CELL and print it in another dialect")
-    convert.add_argument(
-        "cell", metavar="CELL", help="a file, a search's run folder, a published name or random"
-    )
-    convert.add_argument("--to", required=True, help=f"one of {', '.join(WRITTEN)}")
-    convert.add_argument(
-        "--from", dest="source", default="", choices=DIALECTS, help="default: recognised"
-    )
-    given = parser.parse_args(arguments)
-    cells = replace(CELLS, read=partial(read, dialect=given.source))
-    try:
-        print(write(cells.find(given.cell), given.to))
-    except GenotypeError as error:
-        parser.exit(1, _short(str(error)) + "\n")

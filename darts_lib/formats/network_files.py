@@ -19,8 +19,7 @@ from darts_lib.genotype import Genotype
 from darts_lib.network import CellStack, ImageNetNetwork, Network
 from darts_lib.search_space import INPUTS, reductions
 
-IMAGENET_STEM = "stem0.0.weight"
-"""The first weight of the ImageNet form."""
+IMAGENET_STEM = "stem0.0.weight"  # the first weight of the ImageNet form
 
 
 def load_network(
@@ -77,9 +76,7 @@ def _shape_of(path: Path, tensors: Mapping[str, Tensor], mmrazor: bool) -> dict[
 
 # --- what MMRazor calls the weights -----------------------------------------------------------
 
-PREFIXES = ("architecture.model.", "architecture.", "module.")
-"""What checkpoints put before all names."""
-
+PREFIXES = ("architecture.model.", "architecture.", "module.")  # of all names of a checkpoint
 WHOLE = (
     (r"stem\.(.+)", r"backbone.stem.\1"),
     (r"classifier\.(.+)", r"head.fc.\1"),
@@ -88,7 +85,7 @@ WHOLE = (
     (r"auxiliary_head\.features\.(.+)", r"backbone.auxliary_module.net.\1"),
     (r"(cells\.\d+)\.preprocess(\d)\.op\.(.+)", r"backbone.\1.preproc\2.net.\3"),
     (r"(cells\.\d+)\.preprocess(\d)\.conv_(\d)\.(.+)", r"backbone.\1.preproc\2.conv\3.\4"),
-    (r"(cells\.\d+)\.preprocess(\d)\.bn\.(.+)", r"backbone.\1.preproc\2.bn.\3"),
+    (r"(cells\.\d+)\.preprocess(\d)\.(bn\..+)", r"backbone.\1.preproc\2.\3"),
 )
 INSIDE = (
     (r"op\.([123])\.(.+)", r"conv1.\1.\2"),
@@ -96,8 +93,7 @@ INSIDE = (
     (r"op\.6\.(.+)", r"conv2.2.\1"),
     (r"op\.7\.(.+)", r"conv2.3.\1"),
     (r"conv_(\d)\.(.+)", r"conv\1.\2"),
-    (r"bn\.(.+)", r"bn.\1"),
-    (r"1\.(.+)", r"bn.\1"),  # the normalisation after a pool
+    (r"(?:bn|1)\.(.+)", r"bn.\1"),  # 1 is the normalisation after a pool
 )
 OPERATION = re.compile(r"cells\.(\d+)\._ops\.(\d+)\.(.+)")
 
@@ -130,6 +126,5 @@ def as_main(name: str) -> str:
     """Bring a name of a checkpoint to the form of the main branch: no prefix, no older layout."""
     for prefix in PREFIXES:
         name = name.removeprefix(prefix)
-    return name.replace(".edges.choices.", ".route._candidates.").replace(
-        ".0.choices.", "._candidates."
-    )
+    name = name.replace(".edges.choices.", ".route._candidates.")
+    return name.replace(".0.choices.", "._candidates.")

@@ -23,11 +23,7 @@ WEIGHTS = "weights.safetensors"
 TEXTS = (".txt", ".json", ".yaml", ".yml", ".jsonl")
 """Files that people name in place of the weights beside them."""
 
-SHOWN = 5
-"""So many names of each kind stand in a message; a network has over a thousand."""
-
-COUNTER = "num_batches_tracked"
-"""A buffer of batch normalisation that files of torch 0.3 lack; nothing here depends on it."""
+SHOWN = 5  # names of each kind in a message; a network has over a thousand
 
 
 class WeightFile(NamedTuple):
@@ -41,7 +37,6 @@ def read_weights(path: Path) -> WeightFile:
     """Read a `.safetensors` file, or a `torch.save` file: a bare state dict or a checkpoint.
 
     A folder stands for the `weights.safetensors` in it.
-
     Raises SettingsError for a file that is missing, damaged, holds code or holds no weights.
     """
     if path.is_dir():
@@ -103,11 +98,12 @@ def _tensors(path: Path, content: Any) -> dict[str, Tensor]:
 def load_weights(net: nn.Module, tensors: Mapping[str, Tensor], source: object) -> None:
     """Put weights into a network; say which names and shapes differ if they do not fit.
 
-    Counters of batches, which old files lack, are taken as zero.
+    Batch normalisation's counters, which files of torch 0.3 lack and nothing here depends on, are
+    taken as zero.
     """
     wanted = net.state_dict()
-    counters = {n: torch.zeros_like(t) for n, t in wanted.items() if n.endswith(COUNTER)}
-    given = {**counters, **tensors}
+    counters = [name for name in wanted if name.endswith("num_batches_tracked")]
+    given = {**{name: torch.zeros_like(wanted[name]) for name in counters}, **tensors}
     problems = {
         "missing": [name for name in wanted if name not in given],
         "unknown": [name for name in given if name not in wanted],

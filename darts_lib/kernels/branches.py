@@ -22,8 +22,7 @@ _apart: ContextVar[bool] = ContextVar("apart", default=True)
 def in_turn() -> Iterator[None]:
     """Run branches one after the other inside, also while recording.
 
-    For what is computed again in the backward pass: it would be made on other streams than those of
-    the nodes that wait for it.
+    What the backward pass computes again would be on other streams than the nodes that wait for it.
     """
     token = _apart.set(False)
     try:

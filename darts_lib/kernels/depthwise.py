@@ -6,12 +6,10 @@ of their own, its phases, and the window on them is not dilated.
 On CUDA a dilated convolution in channels_last takes 13 times as long as one that is not (cuDNN, on
 an H200), so it is taken over the phases. On the CPU the value is fast and the gradients are not: a
 depthwise convolution has a fast one only if its window is not dilated and at most three pixels wide
-(torch 2.14, oneDNN); any other takes 5 to 50 times as long as the convolution itself. Both
-gradients are easily said in convolutions that are fast:
-
-- for the input: the gradient, convolved with the kernel turned by half a turn;
-- for the weight: a wide window is cut into windows three columns wide, each over the input moved by
-  as much; a dilated one is taken over the phases.
+(torch 2.14, oneDNN); any other takes 5 to 50 times as long as the convolution itself. Both are said
+in convolutions that are fast. The input's is the gradient, convolved with the kernel turned by half
+a turn. For the weight's a wide window is cut into windows three columns wide, each over the input
+moved by as much, and a dilated one is taken over the phases.
 """
 
 from typing import Any
@@ -37,8 +35,7 @@ def depthwise(x: Tensor, weight: Tensor, dilation: int = 1) -> Tensor:
         if torch.is_autocast_enabled("cpu"):  # one type for values and gradients
             kind = torch.get_autocast_dtype("cpu")
             x, weight = x.to(kind), weight.to(kind)
-        out: Tensor = _Convolution.apply(x, weight, dilation)
-        return out
+        return _Convolution.apply(x, weight, dilation)  # type: ignore[no-any-return]
     return convolve(x, weight, dilation)
 
 
@@ -53,17 +50,14 @@ class Depthwise(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """Convolve each channel by itself."""
-        if not x.is_cuda:
-            return super().forward(x)
-        return without_dilation(x, self.weight, self.stride[0], self.dilation[0])
+        if x.is_cuda:
+            return without_dilation(x, self.weight, self.stride[0], self.dilation[0])
+        return super().forward(x)
 
 
 def without_dilation(x: Tensor, weight: Tensor, stride: int, dilation: int) -> Tensor:
-    """Return the same without a dilated window, where one is not needed.
-
-    A window with as much stride as dilation reads every so many rows and columns and no others.
-    """
-    if stride == dilation:
+    """Return the same without a dilated window, where one is not needed."""
+    if stride == dilation:  # it reads every so many rows and columns and no others
         return convolve(x[:, :, ::stride, ::stride], weight, 1)
     if stride == 1:
         return over_phases(x, weight, dilation)
@@ -89,9 +83,9 @@ class _Convolution(torch.autograd.Function):
         x, weight = ctx.saved_tensors
         wants_x, wants_weight, _ = ctx.needs_input_grad
         grad_x = depthwise(grad, weight.flip(2, 3), ctx.dilation) if wants_x else None
-        side = weight.shape[-1]
-        grad_weight = _weight_gradient(x, grad, side, ctx.dilation) if wants_weight else None
-        return grad_x, grad_weight, None
+        if not wants_weight:
+            return grad_x, None, None
+        return grad_x, _weight_gradient(x, grad, weight.shape[-1], ctx.dilation), None
 
 
 def convolve(x: Tensor, weight: Tensor, dilation: int, stride: int = 1) -> Tensor:
@@ -116,9 +110,8 @@ def _weight_gradient(x: Tensor, grad: Tensor, side: int, dilation: int) -> Tenso
 
 
 def _strip(x: Tensor, grad: Tensor, rows: int, columns: int, padding: int) -> Tensor:
-    channels = x.shape[1]
-    shape = (channels, 1, rows, columns)
-    strip: Tensor = conv2d_weight(x, shape, grad, padding=padding, groups=channels)  # type: ignore[no-untyped-call]
+    shape = (x.shape[1], 1, rows, columns)
+    strip: Tensor = conv2d_weight(x, shape, grad, padding=padding, groups=x.shape[1])  # type: ignore[no-untyped-call]
     return strip
 
 

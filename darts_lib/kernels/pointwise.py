@@ -27,7 +27,8 @@ def as_matrices(weights: Sequence[Tensor], edges: int) -> Sequence[Tensor]:
     """Return the matrices; of a single edge the weight is the matrix."""
     if edges == 1:
         return [weight.flatten(1) for weight in weights]
-    return on_diagonal(torch.stack(list(weights)), edges).unbind()
+    matrices: Tensor = _OnDiagonal.apply(torch.stack(list(weights)), edges)
+    return matrices.unbind()
 
 
 def pointwise(x: Tensor, weight: Tensor) -> Tensor:
@@ -35,12 +36,6 @@ def pointwise(x: Tensor, weight: Tensor) -> Tensor:
     if weight.dim() > 2:
         return F.conv2d(x, weight, groups=x.shape[1] // weight.shape[1])
     return F.linear(x.permute(0, 2, 3, 1), weight).permute(0, 3, 1, 2)
-
-
-def on_diagonal(weights: Tensor, edges: int) -> Tensor:
-    """Return matrices that do the same as grouped weights; both have a row for each of these."""
-    matrices: Tensor = _OnDiagonal.apply(weights, edges)
-    return matrices
 
 
 class _OnDiagonal(torch.autograd.Function):

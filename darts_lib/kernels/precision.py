@@ -12,8 +12,7 @@ from torch import Tensor
 def full_precision() -> Iterator[None]:
     """IEEE float32 inside: no autocast, no TF32, no bfloat16 in place of float32.
 
-    The finite difference moves each weight by about 1e-5 of itself; in bfloat16 or TF32 that
-    drowns in rounding.
+    The finite difference moves each weight by about 1e-5 of itself; bfloat16 or TF32 drown that.
     """
     backends: Any = torch.backends
     places = [backends.cuda.matmul, backends.cudnn.conv, backends.cudnn.rnn]

@@ -11,13 +11,14 @@ the second-order gradient needs: it subtracts two passes that differ by 1e-2 in 
 Source: paper, sections 2.1, 3.2.2 and A.1.2.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.types import Device
 
+from darts_lib.bilevel import Tensors
 from darts_lib.recurrent.fused import FusedSearchCell
 from darts_lib.recurrent.genotype import RecurrentGenotype
 from darts_lib.recurrent.relaxation import FUNCTIONS, SPREAD, GatedCell, Mask, highway, masked
@@ -25,11 +26,9 @@ from darts_lib.recurrent.search_space import NODES
 
 
 class DerivedCell(GatedCell):
-    """The cell of a genotype: node i has one source p and one activation f.
+    """The cell of a genotype: node i has one source p and one activation f. Paper, section 3.1.2.
 
-        [c, h] = (s_p * m_h) W_i        s_i = s_p + sigmoid(c) (f(h) - s_p)
-
-    Paper, section 3.1.2.
+    [c, h] = (s_p * m_h) W_i        s_i = s_p + sigmoid(c) (f(h) - s_p)
     """
 
     def __init__(self, width: int, genotype: RecurrentGenotype) -> None:
@@ -39,10 +38,9 @@ class DerivedCell(GatedCell):
     def forward(
         self, inputs: Tensor, hidden: Tensor, input_mask: Mask = None, hidden_mask: Mask = None
     ) -> tuple[Tensor, Tensor]:
-        """Step through time; return outputs `(time, batch, width)` and the last hidden state.
+        """Step through time; shapes as `SearchCell.forward`.
 
-        Inputs are `(time, batch, width)`, the hidden state and the masks `(batch, width)`. The
-        input half of W_0 is applied to all steps in one product.
+        The input half of W_0 is applied to all steps in one product.
         """
         from_input, from_hidden = self._W0.chunk(2)
         outputs = []
@@ -57,16 +55,12 @@ class DerivedCell(GatedCell):
         return torch.stack(outputs), hidden
 
 
-# Dropout -----------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class Dropout:
     """Probabilities of dropping, each from 0 to below 1. The defaults are those of the search.
 
-    `words` drops whole words of the vocabulary; `embedding` and `output` drop features of what
-    enters and leaves the recurrent layer; `cell_input` and `hidden` drop features of what the
-    cell's matrices multiply.
+    `words` drops whole words of the vocabulary; `embedding` and `output` features of what enters
+    and leaves the recurrent layer; `cell_input` and `hidden` those of what its matrices multiply.
     """
 
     words: float = 0.0
@@ -90,12 +84,7 @@ class Masks:
     output: Mask
 
     def __init__(
-        self,
-        dropout: Dropout,
-        batch: int,
-        width: int,
-        vocabulary: int,
-        device: torch.device | str = "cpu",
+        self, dropout: Dropout, batch: int, width: int, vocabulary: int, device: Device = "cpu"
     ) -> None:
         self.dropout = dropout
         for name, probability in vars(dropout).items():
@@ -117,14 +106,10 @@ NO_MASKS = Masks(Dropout(0.0, 0.0, 0.0, 0.0, 0.0), 1, 1, 1)
 """Nothing is dropped: for evaluation."""
 
 
-# The language model ------------------------------------------------------------------------------
-
-
 class Output(NamedTuple):
     """What one pass gives: logits `(time, batch, vocabulary)`, the cell's outputs, the last state.
 
-    `outputs` and `dropped`, before and after the output mask, are `(time, batch, width)`;
-    `hidden` is `(batch, width)`.
+    `outputs` and, masked, `dropped` are `(time, batch, width)`, `hidden` is `(batch, width)`.
     """
 
     logits: Tensor
@@ -153,12 +138,16 @@ class LanguageModel(nn.Module):
         """Return the hidden state before the first word: zeros `(batch, width)`."""
         return self.encoder.weight.new_zeros(batch, self.width)
 
+    def masks(self, dropout: Dropout, batch: int) -> Masks:
+        """Return the masks of a batch, still to be drawn."""
+        return Masks(dropout, batch, self.width, self.vocabulary, self.encoder.weight.device)
+
     def forward(
         self,
         tokens: Tensor,
         hidden: Tensor,
         masks: Masks = NO_MASKS,
-        weights: Mapping[str, Tensor] | None = None,
+        weights: Tensors | None = None,
     ) -> Output:
         """Run over tokens `(time, batch)` from the hidden state `(batch, width)`.
 

@@ -1,8 +1,7 @@
 """The steps of a recurrent search as the original code takes them, for comparison only.
 
-Node by node; all gradients are kept in each step, and second order copies the module. Two things
-are ours: the masks are drawn by the caller, not anew in every pass, and the softmax is taken once a
-pass, not at every step of time.
+Node by node; all gradients are kept in each step, and second order copies the module. Ours is that
+the caller draws the masks, and that the softmax is taken once a pass, not at every step of time.
 """
 
 import torch
@@ -10,32 +9,10 @@ from torch import Tensor, nn
 
 from darts_lib.data.images import Batch
 from darts_lib.plain import OriginalSteps
-from darts_lib.recurrent.network import LanguageModel, Masks
-from darts_lib.recurrent.relaxation import FUNCTIONS, Mask, SearchCell, initial_alphas, masked
+from darts_lib.recurrent.network import LanguageModel
+from darts_lib.recurrent.relaxation import SearchCell, initial_alphas
 from darts_lib.recurrent.search import RecurrentSearchConfig, activation_terms, cross_entropy
-from darts_lib.recurrent.search_space import INPUTS, PRIMITIVES
 from darts_lib.relaxation import mix
-from darts_lib.search_space import row_offset
-
-
-class OriginalCell(SearchCell):
-    """`SearchCell` as the original computes it: one sigmoid for all activations of a node."""
-
-    def step(self, x: Tensor, hidden: Tensor, weights: Tensor, mask: Mask) -> Tensor:
-        """Take one step of time; shapes as `SearchCell.step`."""
-        states: Tensor = self.bn(self.first_state(x, hidden, mask))[None]
-        for target, matrix in enumerate(self._Ws, INPUTS):
-            product = masked(states, mask).view(-1, self.width) @ matrix
-            gate, h = product.view(target, -1, 2 * self.width).chunk(2, dim=-1)
-            gate, total = torch.sigmoid(gate), torch.zeros_like(hidden)
-            first = row_offset(target, INPUTS)
-            rows = weights[first : first + target]
-            for column, name in enumerate(PRIMITIVES):
-                if name != "none":
-                    mixed = states + gate * (FUNCTIONS[name](h) - states)
-                    total = total + (rows[:, column, None, None] * mixed).sum(dim=0)
-            states = torch.cat([states, self.bn(total)[None]])
-        return states[1:].mean(dim=0)
 
 
 class RecurrentOriginalSteps(OriginalSteps):
@@ -45,20 +22,17 @@ class RecurrentOriginalSteps(OriginalSteps):
     """
 
     net: LanguageModel  # type: ignore[assignment]
-    momentum = 0.0  # paper, A.1.2
 
     def __init__(self, config: RecurrentSearchConfig, words: int, device: torch.device) -> None:
         self.config, self.rate, self.decay = config, config.learning_rate, config.weight_decay
-        cell = OriginalCell(config.width, config.nodes)
-        self.net = LanguageModel(cell, words).to(device)
+        self.momentum = 0.0  # paper, A.1.2
+        self.net = LanguageModel(SearchCell(config.width, config.nodes), words).to(device)
         self.alphas = initial_alphas(config.nodes, config.seed, device)
         self.optimiser = torch.optim.SGD(self.net.parameters(), self.rate, weight_decay=self.decay)
         self.alpha_optimiser = torch.optim.Adam(
-            self.alphas.values(),
-            config.alpha_learning_rate,
-            weight_decay=config.alpha_weight_decay,
+            self.alphas.values(), config.alpha_learning_rate, weight_decay=config.alpha_weight_decay
         )
-        self.masks = Masks(config.dropout, config.batch_size, config.width, words, device)
+        self.masks = self.net.masks(config.dropout, config.batch_size)
         self.hidden = self.net.first_hidden(config.batch_size)
 
     def loss(self, net: nn.Module, batch: Batch) -> Tensor:

@@ -88,22 +88,21 @@ def highway(state: Tensor, product: Tensor, function: Callable[[Tensor], Tensor]
 def mixed(states: Tensor, product: Tensor, weights: Tensor) -> Tensor:
     """Return what a node hears on all its edges together, `(batch, width)`: the sum s_i above.
 
-    The states are `(sources, batch, width)`, their product with the node's matrix as wide again,
-    the weights `(sources, primitives)`.
+    The states are `(sources, batch, width)`, their product with W_i as wide again, the weights
+    `(sources, primitives)`.
     """
-    total = torch.zeros_like(states[0])
+    gate, candidate = product.chunk(2, dim=-1)
+    gate, total = torch.sigmoid(gate), torch.zeros_like(states[0])
     for name, share in zip(ACTIVATIONS, weights.t()[1:], strict=True):
-        terms = share[:, None, None] * highway(states, product, FUNCTIONS[name])
-        total = total + terms.sum(dim=0)
+        terms = states + gate * (FUNCTIONS[name](candidate) - states)
+        total = total + (share[:, None, None] * terms).sum(dim=0)
     return total
 
 
 class SearchCell(GatedCell):
-    """The cell that holds every recurrent cell of the space at once, node by node.
+    """The cell that holds every recurrent cell of the space, node by node. Paper, equation 2.
 
-        s_i = BN( sum_{j < i} sum_{o != none} p_jo (s_j + sigmoid(c_j) (o(h_j) - s_j)) )
-
-    Paper, equation 2.
+    s_i = BN( sum_{j < i} sum_{o != none} p_jo (s_j + sigmoid(c_j) (o(h_j) - s_j)) )
     """
 
     def __init__(self, width: int, nodes: int = NODES) -> None:

@@ -8,14 +8,13 @@ is what is evaluated:
     average     a_n = a_{n-1} + (w_n - a_{n-1}) / n
 
 SGD itself goes on from its own weights. With so high a learning rate a gradient is now and then no
-number; the epoch is then given up, everything goes back to how it stood before it, and it is tried
-again with other masks and other cuts. Source: paper, A.2.2; Merity et al., 2017; the original code
-goes back too, to its best checkpoint.
+number; all then goes back to how it stood before the epoch, which is tried again with other masks
+and cuts; the original code goes back to its best checkpoint. Source: paper, A.2.2; Merity, 2017.
 """
 
 import copy
 import time
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -24,31 +23,17 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from darts_lib.cost.complexity import count_parameters
-from darts_lib.data.text import (
-    Corpus,
-    batchify,
-    inputs_and_targets,
-    load_text,
-    segments,
-    unigram_perplexity,
-)
+from darts_lib.data.text import Corpus, batchify, segments, unigram_perplexity
 from darts_lib.engine.folder import Row, read_json
 from darts_lib.engine.optimisers import Part
 from darts_lib.engine.progress import live
 from darts_lib.engine.refusals import SettingsError
-from darts_lib.engine.run import Result, Run, run_in_folder
+from darts_lib.engine.run import UNNAMED, OnEpoch, Result, run_in_folder
 from darts_lib.formats.cell_choice import CellSettings
 from darts_lib.formats.weight_files import WEIGHTS, load_weights, read_run, save_weights
 from darts_lib.recurrent.genotype import CELLS, RecurrentGenotype
-from darts_lib.recurrent.network import LanguageModel, Masks, derived_network
-from darts_lib.recurrent.search import (
-    Words,
-    activation_terms,
-    cross_entropy,
-    evaluate_columns,
-    figures,
-    summed,
-)
+from darts_lib.recurrent.network import LanguageModel, derived_network
+from darts_lib.recurrent.search import TextRun, Words, evaluate_columns
 from darts_lib.recurrent.settings import TextConfig
 
 RecurrentRetrainResult = Result[RecurrentGenotype]
@@ -97,46 +82,30 @@ class RecurrentRetrainConfig(CellSettings, TextConfig):
         return self
 
 
-class RecurrentRetraining(Run):
+class RecurrentRetraining(TextRun):
     """A retraining between two epochs: network, its average, text, and one step."""
 
     CONFIG = RecurrentRetrainConfig
     PRINTED = ("train_perplexity", "valid_perplexity", "averaged", "seconds")
-    LESS_MEMORY = "a smaller batch_size, width or bptt"
-    figures = staticmethod(figures)
     config: RecurrentRetrainConfig
-    net: LanguageModel
 
     def __init__(
-        self,
-        config: RecurrentRetrainConfig,
-        folder: object = "the run folder",
-        data: Corpus | None = None,
+        self, config: RecurrentRetrainConfig, folder: object = UNNAMED, data: Corpus | None = None
     ) -> None:
-        """Start a retraining. `data` is the text, if not the configuration's."""
-        super().__init__(config, folder)
-        self.corpus = data or load_text(config.dataset, config.data_folder).first(config.max_tokens)
-        self.train = batchify(self.corpus.train, config.batch_size).to(self.device)
+        super().__init__(config, folder, data)
         valid = batchify(self.corpus.valid, config.valid_batch_size, "valid_batch_size")
         self.valid = valid.to(self.device)
-        words = len(self.corpus.words)
-        self.net = self.build(words).to(self.device)
-        self.optimiser = torch.optim.SGD(
-            self.net.parameters(), self.rate, weight_decay=config.weight_decay, fused=True
-        )
         self.average = copy.deepcopy(self.net)
         self.averaging, self.averaged_steps = False, 0
         self.valid_losses: list[float] = []
         self.best = self._weights()
-        self.masks = Masks(config.dropout, config.batch_size, config.width, words, self.device)
-        self.hidden = self.net.first_hidden(config.batch_size)
 
     def build(self, words: int) -> LanguageModel:
         """Return the untrained network for so many words."""
         return derived_network(self.config.cell, self.config.width, words)
 
     def parts(self) -> Mapping[str, Part]:
-        """Return what a checkpoint keeps; an epoch begins with a hidden state of 0."""
+        """Return what a checkpoint keeps."""
         networks: dict[str, Part] = {"network": self.net, "average": self.average}
         return {**networks, "best": self.best, "optimiser": self.optimiser}
 
@@ -151,42 +120,22 @@ class RecurrentRetraining(Run):
         self.averaging, self.averaged_steps = state["averaging"], state["averaged_steps"]
         self.valid_losses = list(state["valid_losses"])
 
-    def changed(self) -> list[Tensor]:
-        """Return every tensor that a step changes in place."""
-        return [*super().changed(), self.hidden]
-
     def step(self, words: Words) -> Tensor:
         """Take one step; return (summed cross-entropy, words) of the segment, on the device."""
-        self.optimiser.zero_grad()
-        out = self.net(words[0], self.hidden, self.masks)
-        cost = cross_entropy(out, words[1])
-        loss = cost + activation_terms(out, self.config.ar, self.config.tar)
-        torch.autograd.backward(loss)
-        self.descend(self.optimiser, loss, clip=self.config.clip)
-        self.hidden.copy_(out.hidden.detach())
-        if self.averaging:
-            self._take_into_average()
-        return summed(cost, words[1])
-
-    @torch.no_grad()
-    def _take_into_average(self) -> None:
-        """Take the weights as they are now into their average.
-
-        Torch's `AveragedModel` asks the device for its count, which a GPU would have to wait for.
-        """
-        self.averaged_steps += 1
-        averages: list[Tensor] = list(self.average.parameters())
-        weights: list[Tensor] = list(self.net.parameters())
-        torch._foreach_lerp_(averages, weights, 1 / self.averaged_steps)
-
-    # An epoch ------------------------------------------------------------------------------------
+        self.optimiser.zero_grad()  # frees the gradients of the last step before this one's
+        total = self.weight_step(words)
+        if self.averaging:  # by hand: torch's `AveragedModel` asks the device for its count
+            self.averaged_steps += 1
+            averages, weights = tuple(self.average.parameters()), tuple(self.net.parameters())
+            with torch.no_grad():
+                torch._foreach_lerp_(averages, weights, 1 / self.averaged_steps)
+        return total
 
     def epoch(self, epoch: int) -> Row:
         """Run epoch number `epoch` (from 0) and return its row of the history.
 
         `rollbacks` of the row are the attempts that were given up, whose seconds count. Raises
-        FloatingPointError when a gradient was no number in each of `ATTEMPTS`; the checkpoint of
-        the epoch before is then the run's last.
+        FloatingPointError when a gradient was no number in each of `ATTEMPTS`.
         """
         started, before = time.perf_counter(), copy.deepcopy(self.state())
         for self.attempt in range(ATTEMPTS):
@@ -207,36 +156,23 @@ class RecurrentRetraining(Run):
                 self.attempt = 0
         raise AssertionError("an epoch has at least one attempt")
 
-    def steps(self) -> int:
-        """Return about the number of steps of an epoch: its segments have drawn lengths."""
-        return len(segments(len(self.train), self.config.bptt)[: self.config.max_steps or None])
-
-    def begin(self, epoch: int, generator: torch.Generator) -> Row:
-        """Begin with a hidden state of 0; the rate is set for each segment."""
-        self.hidden.zero_()
-        self._averaged = self.averaging
-        return {"learning_rate": self.config.learning_rate}
-
     def batches(self, generator: torch.Generator) -> Generator[tuple[Words]]:
         """Yield segments of drawn lengths, their masks and rate set."""
         config, order = self.config, torch.Generator().manual_seed(generator.initial_seed())
         cut = segments(len(self.train), config.bptt, order, config.spread)
         for segment in live(cut[: config.max_steps or None]):
-            words = inputs_and_targets(self.train, segment)
-            self.rate.fill_(config.learning_rate * len(words[0]) / config.bptt)
-            self.masks.draw(generator)
-            yield (words,)
+            yield (self.training_segment(segment, generator),)
 
     def end(self) -> Row:
         """Measure the validation text, keep the best weights, and say whether to average now."""
         sums = evaluate_columns(self._evaluated, self.valid, self.config.bptt)
-        row = figures("valid", sums.tolist())
+        row = self.figures("valid", sums.tolist())
         if all(row["valid_loss"] < loss for loss in self.valid_losses):
             self.best = self._weights()
         if stalled(self.valid_losses, row["valid_loss"], self.config.patience):
             self.averaging = True
         self.valid_losses.append(row["valid_loss"])
-        return row | {"averaged": self._averaged}
+        return row | {"averaged": self.averaged_steps > 0}
 
     @property
     def _evaluated(self) -> LanguageModel:
@@ -247,13 +183,11 @@ class RecurrentRetraining(Run):
         """Return a copy of the weights that are evaluated now."""
         return {n: value.detach().clone() for n, value in self._evaluated.named_parameters()}
 
-    # What is said of it --------------------------------------------------------------------------
-
     def data_line(self, steps: str) -> str:
         """Say what is learnt from."""
         return (
             f"{self.train.numel():,} training words, {self.valid.numel():,} for validation, "
-            f"vocabulary of {len(self.corpus.words):,}, about {steps} an epoch on {self.device}"
+            f"vocabulary of {self.net.vocabulary:,}, about {steps} an epoch on {self.device}"
         )
 
     def take_best(self) -> None:
@@ -267,7 +201,7 @@ class RecurrentRetraining(Run):
         save_weights(self.net, self.config.cell, Path(str(self.folder)) / WEIGHTS)
         columns = batchify(corpus.test, 1).to(self.device)
         sums = evaluate_columns(self.net, columns, self.config.bptt).tolist()
-        row: Row = {"genotype": self.config.cell.to_dict(), **figures("test", sums)}
+        row: Row = {"genotype": self.config.cell.to_dict(), **self.figures("test", sums)}
         return row | {
             "best_valid_perplexity": min(row["valid_perplexity"] for row in history),
             "unigram_test_perplexity": unigram_perplexity(corpus.train, corpus.test[1:], words),
@@ -276,23 +210,17 @@ class RecurrentRetraining(Run):
         }
 
 
-def retrain(
-    config: RecurrentRetrainConfig, on_epoch: Callable[[Row], None] | None = None
-) -> RecurrentRetrainResult:
-    """Train and test, or go on with a run that was stopped, or read a finished one back.
+def retrain(config: RecurrentRetrainConfig, on_epoch: OnEpoch = None) -> RecurrentRetrainResult:
+    """Train and test as `darts_lib.retrain.retrain` does, on text.
 
     The weights with the lowest validation loss are tested, once, after the last epoch, in one
-    column: each word is predicted from all before it. Raises `SettingsError` for settings or text
-    that cannot be used, and `FloatingPointError` when the loss is no longer a number.
+    column: each word is predicted from all before it.
     """
     return run_in_folder(config, RecurrentRetraining, RecurrentGenotype, on_epoch)
 
 
 def load_network(path: Path) -> LanguageModel:
-    """Return the trained language model of a finished run's folder, on the CPU.
-
-    Raises `SettingsError` for a folder without weights, and for damaged ones.
-    """
+    """Return the trained language model of a finished run's folder, on the CPU."""
     file, tensors = path / WEIGHTS, read_run(path)
     encoder = tensors.get("encoder.weight")
     if encoder is None or encoder.dim() != 2:

@@ -1,13 +1,12 @@
-"""Searching recurrent cells: Algorithm 1 on text, in the folders and epochs of every run.
+"""Searching recurrent cells: Algorithm 1 on text.
 
 One turn of it takes a segment of the training text and one of the validation text. The alphas step
 on the validation loss, then the weights on the same training segment, with
 
     L_train  +  ar mean(dropped^2)  +  tar mean((h_t - h_{t-1})^2)
 
-whose last two terms are the weights' alone. Masks are drawn once for each of the two segments, and
-every pass over a segment sees the same ones. The hidden state at the end of a segment is the next
-one's first, cut from its graph.
+whose last two terms are the weights' alone. Every pass over a segment sees the same masks. The
+hidden state at the end of a segment is the next one's first, cut from its graph.
 """
 
 import math
@@ -23,11 +22,10 @@ from torch.func import functional_call
 from darts_lib.bilevel import InnerStep, Loss, architecture_gradient, gradients, held
 from darts_lib.cost import advice
 from darts_lib.cost.complexity import count_parameters
-from darts_lib.data.text import Corpus, batchify, inputs_and_targets, load_text, segments
+from darts_lib.data.text import Corpus, Segment, batchify, inputs_and_targets, load_text, segments
 from darts_lib.engine.folder import Row, read_alphas
-from darts_lib.engine.optimisers import Part
 from darts_lib.engine.progress import live
-from darts_lib.engine.run import Result, Run, run_in_folder
+from darts_lib.engine.run import UNNAMED, OnEpoch, Result, Run, run_in_folder
 from darts_lib.engine.settings import RunConfig
 from darts_lib.recurrent.genotype import RecurrentGenotype, derive
 from darts_lib.recurrent.network import LanguageModel, Masks, Output, supernet
@@ -72,12 +70,9 @@ def cross_entropy(out: Output, targets: Tensor) -> Tensor:
 
 
 def activation_terms(out: Output, ar: float, tar: float) -> Tensor:
-    """Return the penalty on large and on quickly changing hidden states (Merity et al., 2017).
-
-    A segment of one word has no change, and no term for it.
-    """
+    """Return the penalty on large and on quickly changing hidden states (Merity et al., 2017)."""
     loss = ar * out.dropped.square().mean()
-    if len(out.outputs) > 1:
+    if len(out.outputs) > 1:  # one word has no change
         loss = loss + tar * (out.outputs[1:] - out.outputs[:-1]).square().mean()
     return loss
 
@@ -98,6 +93,71 @@ def figures(split: str, sums: Sequence[float]) -> Row:
 def perplexity(loss: float) -> float:
     """Return exp(loss): among how many equally likely words the model is undecided."""
     return math.exp(loss) if loss < 700 else math.inf
+
+
+class TextRun(Run):
+    """What searching and retraining share: text, network, hidden state, a step of the weights."""
+
+    LESS_MEMORY = "a smaller batch_size, width or bptt"
+    figures = staticmethod(figures)
+    config: TextConfig
+    net: LanguageModel
+    train: Tensor
+    build: Callable[[int], LanguageModel]
+    """Returns the untrained network for so many words."""
+
+    def __init__(
+        self, config: TextConfig, folder: object = UNNAMED, data: Corpus | None = None
+    ) -> None:
+        """Start a run. `data` is the text, if not the configuration's."""
+        super().__init__(config, folder)
+        self.corpus = data or load_text(config.dataset, config.data_folder).first(config.max_tokens)
+        self.train = batchify(self.corpus.train, config.batch_size).to(self.device)
+        self.net = self.build(len(self.corpus.words)).to(self.device)
+        self.optimiser = torch.optim.SGD(
+            self.net.parameters(), self.rate, weight_decay=config.weight_decay, fused=True
+        )
+        self.train_masks = self.net.masks(config.dropout, config.batch_size)
+        self.train_hidden = self.net.first_hidden(config.batch_size)
+        self.hidden_states = [self.train_hidden]  # in no checkpoint: an epoch begins with zeros
+
+    def changed(self) -> list[Tensor]:
+        """Return every tensor that a step changes in place."""
+        return [*super().changed(), *self.hidden_states]
+
+    def steps(self) -> int:
+        """Return the number of steps of an epoch; about, where lengths are drawn."""
+        return len(segments(len(self.train), self.config.bptt)[: self.config.max_steps or None])
+
+    def begin(self, epoch: int, generator: torch.Generator) -> Row:
+        """Begin with hidden states of 0; the rate is set for each segment."""
+        torch._foreach_zero_(self.hidden_states)
+        self.before = {kind: alpha.detach().clone() for kind, alpha in self.alphas.items()}
+        return {"learning_rate": self.config.learning_rate}
+
+    def training_segment(self, segment: Segment, generator: torch.Generator) -> Words:
+        """Return a segment of the training text, its share of the rate set and its masks drawn."""
+        words = inputs_and_targets(self.train, segment)
+        self.rate.fill_(self.config.learning_rate * len(words[0]) / self.config.bptt)
+        self.train_masks.draw(generator)
+        return words
+
+    def weight_step(self, words: Words, mixed: Mapping[str, Tensor] | None = None) -> Tensor:
+        """Take a step of the weights; `mixed` are the weights of a relaxed cell's activations.
+
+        Returns (summed cross-entropy, words) of the training segment, on the device.
+        """
+        out = self.net(words[0], self.train_hidden, self.train_masks, mixed)
+        cost = cross_entropy(out, words[1])
+        loss = cost + activation_terms(out, self.config.ar, self.config.tar)
+        if mixed is None:  # a node that nothing reads gets no gradient: its matrix stays as it is
+            torch.autograd.backward(loss)
+            by_weights = None
+        else:
+            by_weights = gradients(loss, list(self.net.parameters()))
+        self.descend(self.optimiser, loss, by_weights, self.config.clip)
+        self.train_hidden.copy_(out.hidden.detach())
+        return summed(cost, words[1])
 
 
 class RecurrentSearchConfig(RouteSettings, TextConfig):
@@ -128,7 +188,7 @@ class RecurrentSearchConfig(RouteSettings, TextConfig):
     alpha_weight_decay: float = Field(1e-3, ge=0)
 
 
-class RecurrentSearch(Run):
+class RecurrentSearch(TextRun):
     """A search between two epochs: supernet, alphas, optimisers, hidden states; and one step.
 
     The alphas learn from the validation text, as in the original; the test text is never read.
@@ -139,49 +199,26 @@ class RecurrentSearch(Run):
         *("train_perplexity", "valid_perplexity", "entropy_recurrent"),
         *("alpha_change", "seconds"),
     )
-    LESS_MEMORY = "a smaller batch_size, width or bptt"
-    figures = staticmethod(figures)
     config: RecurrentSearchConfig
-    net: LanguageModel
 
     def __init__(
-        self,
-        config: RecurrentSearchConfig,
-        folder: object = "the run folder",
-        data: Corpus | None = None,
+        self, config: RecurrentSearchConfig, folder: object = UNNAMED, data: Corpus | None = None
     ) -> None:
-        """Start a search. `data` is the text, if not the configuration's."""
-        super().__init__(config, folder)
-        corpus = data or load_text(config.dataset, config.data_folder).first(config.max_tokens)
-        self.train = batchify(corpus.train, config.batch_size).to(self.device)
-        self.valid = batchify(corpus.valid, config.batch_size).to(self.device)
-        self.words = corpus.words
-        self.net = supernet(config.width, len(self.words), config.nodes).to(self.device)
+        super().__init__(config, folder, data)
+        self.valid = batchify(self.corpus.valid, config.batch_size).to(self.device)
         self.weights = dict(self.net.named_parameters())
         self.alphas = initial_alphas(config.nodes, config.seed, self.device)
-        self.optimiser = torch.optim.SGD(
-            self.weights.values(), self.rate, weight_decay=config.weight_decay, fused=True
-        )
+        rate, decay, graph = config.alpha_learning_rate, config.alpha_weight_decay, self.fast.graph
         self.alpha_optimiser = torch.optim.Adam(
-            self.alphas.values(),
-            config.alpha_learning_rate,
-            weight_decay=config.alpha_weight_decay,
-            fused=True,
-            capturable=self.fast.graph,
+            self.alphas.values(), rate, weight_decay=decay, fused=True, capturable=graph
         )
-        sizes = (config.batch_size, config.width, len(self.words), self.device)
-        self.train_masks, self.valid_masks = (Masks(config.dropout, *sizes) for _ in range(2))
-        self.train_hidden = self.net.first_hidden(config.batch_size)
+        self.valid_masks = self.net.masks(config.dropout, config.batch_size)
         self.valid_hidden = self.net.first_hidden(config.batch_size)
+        self.hidden_states.append(self.valid_hidden)
 
-    def parts(self) -> Mapping[str, Part]:
-        """Return what a checkpoint keeps; an epoch begins with hidden states of 0."""
-        optimisers = {"optimiser": self.optimiser, "alpha_optimiser": self.alpha_optimiser}
-        return {"weights": self.net, "alphas": self.alphas, **optimisers}
-
-    def changed(self) -> list[Tensor]:
-        """Return every tensor that a step changes in place."""
-        return [*super().changed(), self.train_hidden, self.valid_hidden]
+    def build(self, words: int) -> LanguageModel:
+        """Return the supernet for so many words."""
+        return supernet(self.config.width, words, self.config.nodes)
 
     # Algorithm 1 ---------------------------------------------------------------------------------
 
@@ -191,30 +228,18 @@ class RecurrentSearch(Run):
         return (self.recorded if usual else self.step)(*batches)
 
     def step(self, train: Words, valid: Words) -> Tensor:
-        """Take one step of the alphas, then one of the weights on the same training segment.
-
-        Returns (summed cross-entropy, words) of the training segment, on the device.
-        """
+        """Take one step of the alphas, then `weight_step` on the same training segment."""
         ends = [self.valid_hidden]
+        train_loss = self.loss(train, self.train_hidden, self.train_masks)
+        valid_loss = self.loss(valid, self.valid_hidden, self.valid_masks, ends)
+        inner, route = self.inner_step(self.rate), self.config.chosen_route
         gradient = architecture_gradient(
-            self.loss(train, self.train_hidden, self.train_masks),
-            self.loss(valid, self.valid_hidden, self.valid_masks, ends),
-            self.weights,
-            self.alphas,
-            self.inner_step(self.rate),
-            self.config.chosen_route,
+            train_loss, valid_loss, self.weights, self.alphas, inner, route
         )
         self.valid_hidden.copy_(ends[-1])
         self.descend(self.alpha_optimiser, gradient.valid_loss, list(gradient.total.values()))
 
-        weights = mix(held(self.alphas))
-        out = self.net(train[0], self.train_hidden, self.train_masks, weights)
-        cost = cross_entropy(out, train[1])
-        loss = cost + activation_terms(out, self.config.ar, self.config.tar)
-        by_weights = gradients(loss, list(self.weights.values()))
-        self.descend(self.optimiser, loss, by_weights, self.config.clip)
-        self.train_hidden.copy_(out.hidden.detach())
-        return summed(cost, train[1])
+        return self.weight_step(train, mix(held(self.alphas)))
 
     def inner_step(self, learning_rate: float | Tensor) -> InnerStep:
         """Return the step that stands for the inner optimum: the weight step, clip and all.
@@ -243,17 +268,6 @@ class RecurrentSearch(Run):
 
     # An epoch ------------------------------------------------------------------------------------
 
-    def steps(self) -> int:
-        """Return the number of steps of an epoch, which is once the training text."""
-        return len(segments(len(self.train), self.config.bptt)[: self.config.max_steps or None])
-
-    def begin(self, epoch: int, generator: torch.Generator) -> Row:
-        """Begin with hidden states of 0; the rate is set for each segment."""
-        self._before = self.alphas[KIND].detach().clone()
-        for hidden in (self.train_hidden, self.valid_hidden):
-            hidden.zero_()
-        return {"learning_rate": self.config.learning_rate}
-
     def batches(self, generator: torch.Generator) -> Generator[tuple[Words, Words]]:
         """Yield (training, validation) segments of one length, their masks and rate set.
 
@@ -267,17 +281,15 @@ class RecurrentSearch(Run):
             if place + length > len(self.valid) - 1:
                 place = 0
                 self.valid_hidden.zero_()
-            train = inputs_and_targets(self.train, (start, length))
+            train = self.training_segment((start, length), generator)
             valid = inputs_and_targets(self.valid, (place, min(length, len(self.valid) - 1)))
             place += length
-            self.rate.fill_(config.learning_rate * len(train[0]) / config.bptt)
-            self.train_masks.draw(generator)
             self.valid_masks.draw(generator)
             yield train, valid
 
     def end(self) -> Row:
         """Return the supernet's figures on the validation text, and what the alphas have become."""
-        moved = self.alphas[KIND].detach() - self._before
+        moved = self.alphas[KIND].detach() - self.before[KIND]
         return figures("valid", self.evaluate().tolist()) | {
             "entropy_recurrent": entropy(mix(held(self.alphas))[KIND]),
             "alpha_change": float(moved.norm()),
@@ -287,12 +299,11 @@ class RecurrentSearch(Run):
     def evaluate(self) -> Tensor:
         """Return (summed cross-entropy, words) of the supernet on the validation text.
 
-        Nothing is dropped. The batch is that of the search: each batch is normalised by its own
-        statistics, so a batch of another size would be another function.
+        The batch is the search's: another size, with other statistics, would be another function.
         """
-        limit = self.config.max_steps or None
-        weights = mix(held(self.alphas))
-        return evaluate_columns(self.net, self.valid, self.config.bptt, weights, limit)
+        config, weights = self.config, mix(held(self.alphas))
+        limit = config.max_steps or None
+        return evaluate_columns(self.net, self.valid, config.bptt, weights, limit)
 
     # What is said of it --------------------------------------------------------------------------
 
@@ -300,7 +311,7 @@ class RecurrentSearch(Run):
         """Say what weights and alphas learn from."""
         return (
             f"{self.train.numel():,} words for the weights, {self.valid.numel():,} for the alphas, "
-            f"vocabulary of {len(self.words):,}, {steps} an epoch on {self.device}"
+            f"vocabulary of {self.net.vocabulary:,}, {steps} an epoch on {self.device}"
         )
 
     def advice(self) -> list[str]:
@@ -309,7 +320,7 @@ class RecurrentSearch(Run):
 
     def warnings(self, history: Sequence[Row]) -> list[str]:
         """Say what looks wrong in a history: frozen alphas, a loss at that of guessing."""
-        return advice.after_search(history, len(self.words), "text")
+        return advice.after_search(history, self.net.vocabulary, "text")
 
     def result(self, history: Sequence[Row]) -> Row:
         """Return the final figures."""
@@ -321,14 +332,8 @@ class RecurrentSearch(Run):
         }
 
 
-def search(
-    config: RecurrentSearchConfig, on_epoch: Callable[[Row], None] | None = None
-) -> RecurrentSearchResult:
-    """Search, or go on with a search that was stopped, or read a finished one back.
-
-    Raises `SettingsError` for settings or text that cannot be used, and `FloatingPointError` when
-    the loss is no longer a number. `on_epoch` is called with the row of each finished epoch.
-    """
+def search(config: RecurrentSearchConfig, on_epoch: OnEpoch = None) -> RecurrentSearchResult:
+    """Search as `darts_lib.search.search` does, on text."""
     return run_in_folder(config, RecurrentSearch, RecurrentGenotype, on_epoch)
 
 
@@ -339,8 +344,5 @@ def read_search(path: Path) -> RecurrentSearchResult:
 
 
 def load_search(path: Path, config: RunConfig | None = None) -> RecurrentSearch:
-    """Rebuild a search as it stood after its last finished epoch: text, supernet and alphas.
-
-    `config` may give another `data_root` or `device`; the rest comes from the run folder.
-    """
+    """Rebuild a search as it stood after its last finished epoch; see `Run.loaded`."""
     return RecurrentSearch.loaded(path, config, "run chapter 06's search there first.")

@@ -9,8 +9,6 @@ from darts_lib.engine.refusals import unknown
 from darts_lib.engine.settings import RunConfig
 from darts_lib.recurrent.network import Dropout
 
-OF_IMAGES = ("image_size", "max_images")
-
 
 class TextConfig(RunConfig):
     """Settings of a run on text. `width` is that of the embedding and of the hidden state alike.
@@ -19,8 +17,7 @@ class TextConfig(RunConfig):
     after so many steps; 0 is all. `bptt` is the number of words through which gradients flow. The
     learning rate belongs to a segment of `bptt` words: a shorter one gets its share of it.
     `clip` limits the gradient's norm. `tar` weighs the squared change of the hidden state between
-    two steps, `ar` its squared size after dropout (Merity et al., 2017). `graph` records the step
-    as a CUDA graph; here `auto` is off.
+    two steps, `ar` its squared size after dropout (Merity et al., 2017). `auto` is no graph here.
     """
 
     AUTOMATIC = ()
@@ -46,7 +43,7 @@ class TextConfig(RunConfig):
         """Stand in for the check of image data sets: a text is wanted here."""
         if self.dataset not in TEXTS:
             raise ValueError(f"dataset: {unknown('text', self.dataset, TEXTS)}")
-        for name in OF_IMAGES:
+        for name in ("image_size", "max_images"):
             if getattr(self, name):
                 raise ValueError(f"{name} is for images; for text use max_tokens")
         for switch in ("amp", "compile"):

@@ -20,20 +20,3 @@ from darts_lib.teaching.smooth_problem import (
     smooth_problem,
     smoothed,
 )
-
-__all__ = [
-    "BUGS",
-    "SMOOTH_PRIMITIVES",
-    "check",
-    "check_architecture_gradient",
-    "read_parameters",
-    "relative_error",
-    "resolve_device",
-    "right",
-    "search_before",
-    "set_seed",
-    "slope",
-    "smooth_problem",
-    "smoothed",
-    "with_searched_cell",
-]

@@ -7,32 +7,18 @@ Each is the library's computation with one of its steps replaced.
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import wraps
+from typing import Any
 
 from torch import Tensor, nn
 
-from darts_lib.bilevel import (
-    RADIUS,
-    ArchitectureGradient,
-    InnerStep,
-    Loss,
-    Problem,
-    Tensors,
-    finite_difference,
-    gradient_at,
-    gradients,
-    held,
-    second_order,
-    shifted,
-    virtual_weights,
-)
-
-Candidate = Callable[[Loss, Loss, Tensors, Tensors, InnerStep], ArchitectureGradient]
-"""What the check takes: (train_loss, valid_loss, weights, alphas, inner) -> the gradient."""
+from darts_lib import bilevel
+from darts_lib.bilevel import ArchitectureGradient, Problem, finite_difference, second_order
+from darts_lib.teaching.smooth_problem import Candidate
 
 BUGS: dict[str, Candidate] = {}
 """Every wrong gradient by name."""
 
-CHECK_RADIUS = 0.1 * RADIUS
+CHECK_RADIUS = 0.1 * bilevel.RADIUS
 """At R = 1e-3 the finite difference of a smooth float64 net is exact to about 1e-5."""
 
 
@@ -40,21 +26,18 @@ def _candidate(formula: Callable[[Problem], ArchitectureGradient]) -> Candidate:
     """Give a formula the arguments that the check calls it with."""
 
     @wraps(formula)
-    def candidate(
-        train_loss: Loss, valid_loss: Loss, weights: Tensors, alphas: Tensors, inner: InnerStep
-    ) -> ArchitectureGradient:
-        return formula(Problem(train_loss, valid_loss, weights, alphas, inner, CHECK_RADIUS))
+    def candidate(*arguments: Any) -> ArchitectureGradient:
+        return formula(replace(Problem(*arguments), radius=CHECK_RADIUS))
 
     return candidate
 
 
 def _bug(formula: Callable[[Problem], ArchitectureGradient]) -> Candidate:
-    BUGS[formula.__name__] = _candidate(formula)
-    return BUGS[formula.__name__]
+    return BUGS.setdefault(formula.__name__, _candidate(formula))
 
 
-def _leaves(tensors: Tensors) -> dict[str, Tensor]:
-    return {name: tensor.requires_grad_() for name, tensor in held(tensors).items()}
+def _leaves(tensors: bilevel.Tensors) -> dict[str, Tensor]:
+    return {name: tensor.requires_grad_() for name, tensor in bilevel.held(tensors).items()}
 
 
 @_candidate
@@ -89,7 +72,7 @@ def wrong_sign(problem: Problem) -> ArchitectureGradient:
 @_bug
 def virtual_step_does_nothing(problem: Problem) -> ArchitectureGradient:
     """The step's result is bound to a variable and thrown away: w' is w."""
-    return gradient_at(problem, _leaves(problem.weights), 1.0, finite_difference)
+    return bilevel.gradient_at(problem, _leaves(problem.weights), 1.0, finite_difference)
 
 
 @_bug
@@ -109,7 +92,8 @@ def weight_decay_left_out(problem: Problem) -> ArchitectureGradient:
 @_bug
 def alphas_among_the_weights(problem: Problem) -> ArchitectureGradient:
     """Alphas registered as parameters: the virtual step moves them too."""
-    moved = shifted(problem.alphas, _training_gradient(problem), -problem.inner.learning_rate)
+    gradient, rate = _training_gradient(problem), problem.inner.learning_rate
+    moved = bilevel.shifted(problem.alphas, gradient, -rate)
     return second_order(replace(problem, alphas=_leaves(moved)), finite_difference)
 
 
@@ -124,11 +108,11 @@ def gradients_left_over(problem: Problem) -> ArchitectureGradient:
 @_bug
 def expanded_around_virtual_weights(problem: Problem) -> ArchitectureGradient:
     """The difference is taken around w' where the formula says w."""
-    virtual, factor = virtual_weights(problem)
-    elsewhere = replace(problem, weights=virtual)
-    return gradient_at(problem, virtual, factor, lambda _, v: finite_difference(elsewhere, v))
+    virtual, factor = bilevel.virtual_weights(problem)
+    there = replace(problem, weights=virtual)
+    return bilevel.gradient_at(problem, virtual, factor, lambda _, v: finite_difference(there, v))
 
 
 def _training_gradient(problem: Problem) -> list[Tensor]:
     loss = problem.train_loss(problem.weights, problem.alphas)
-    return gradients(loss, list(problem.alphas.values()))
+    return bilevel.gradients(loss, list(problem.alphas.values()))

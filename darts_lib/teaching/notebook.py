@@ -35,18 +35,14 @@ def read_parameters(
     names = _written(namespace.get("In", ())) or set(namespace.get("__annotations__", ()))
     if not names and "__annotate__" in namespace:  # no cells are told, and it is Python 3.14
         names = set(namespace["__annotate__"](1))
-    given = {name: namespace[name] for name in sorted(names) if name in namespace}
-    found = config.create(**given)
+    found = config.create(**{name: namespace[name] for name in sorted(names) if name in namespace})
     if trains and isinstance(found, SearchConfig | RetrainConfig):
         check_pictures(found)
     return found
 
 
 def check_pictures(config: SearchConfig | RetrainConfig) -> None:
-    """Refuse pictures of one's own that are not there or too few: before a lesson, not after it.
-
-    Raises SettingsError as the run itself would; other data sets are left to it.
-    """
+    """Raise SettingsError for too few pictures of one's own: before a lesson, not after it."""
     if config.dataset != "folder":
         return
     found = picture_folder.count(config.data_folder)
@@ -82,8 +78,7 @@ def _written(sources: Sequence[str]) -> set[str]:
 def check(attempt: object, test: Callable[[Any], None]) -> None:
     """Run an exercise's test, or say that it waits for the reader's attempt.
 
-    A wrong attempt is not an error of the notebook: the hint is printed, and all else still runs.
-    An attempt that raises is told with the line of it that was running.
+    A wrong attempt is no error of the notebook: its hint is printed; if it raises, also the line.
     """
     if attempt is None:
         print("Not attempted yet: replace None with your own answer, then run again.")
@@ -109,10 +104,7 @@ def set_seed(seed: int) -> None:
 
 
 def search_before(config: RunConfig, folder: str = "") -> SearchResult:
-    """Return chapter 03's search: from `folder`, else the default one, else made here if small.
-
-    At paper scale a missing search stops the chapter with the command that makes it.
-    """
+    """Return chapter 03's search: from `folder`, else the default one, else made here if small."""
     shared = {"scale", "dataset", "data_root", "image_size", "max_images", "seed", "device"}
     wanted = SearchConfig.create(**config.model_dump(include={*shared, "deterministic"}))
     path = Path(folder).expanduser() if folder else default_folder(wanted)

@@ -12,14 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from darts_lib.bilevel import (
-    ArchitectureGradient,
-    InnerStep,
-    Loss,
-    Tensors,
-    architecture_gradient,
-    held,
-)
+from darts_lib import bilevel
+from darts_lib.bilevel import ArchitectureGradient, InnerStep, Loss, Problem, Tensors
 from darts_lib.relaxation import Supernet, mix
 from darts_lib.search_space import KINDS, PRIMITIVES, edges
 
@@ -29,16 +23,13 @@ TOLERANCE = 1e-4
 CHECK_RATE = 0.5
 """The inner learning rate of the check; at the paper's 0.025 some bugs are less than 1 % off."""
 
+Candidate = Callable[[Loss, Loss, Tensors, Tensors, InnerStep], ArchitectureGradient]
+"""What the check takes: (train_loss, valid_loss, weights, alphas, inner) -> the gradient."""
+
 
 @dataclass(frozen=True)
-class SmoothProblem:
+class SmoothProblem(Problem):
     """Losses, weights, alphas and inner step of a small smooth supernet in float64."""
-
-    train_loss: Loss
-    valid_loss: Loss
-    weights: dict[str, Tensor]
-    alphas: dict[str, Tensor]
-    inner: InnerStep
 
     @property
     def arguments(self) -> tuple[Loss, Loss, Tensors, Tensors, InnerStep]:
@@ -48,16 +39,14 @@ class SmoothProblem:
 
 def smoothed(net: nn.Module) -> nn.Module:
     """Replace every ReLU of a network by a GELU, in place, and return it."""
-    for module in list(net.modules()):
-        for name, child in module.named_children():
-            if isinstance(child, nn.ReLU):
-                setattr(module, name, nn.GELU())
+    for name, module in list(net.named_modules()):
+        if isinstance(module, nn.ReLU):
+            net.set_submodule(name, nn.GELU())
     return net
 
 
 def smooth_problem(
     learning_rate: float = 0.5,
-    seed: int = 0,
     dtype: torch.dtype = torch.float64,
     device: torch.device | str = "cpu",
 ) -> SmoothProblem:
@@ -65,14 +54,14 @@ def smooth_problem(
 
     The numbers are drawn in float64 on the CPU, so they are the same for every type and device.
     """
-    draw = torch.Generator().manual_seed(seed)
+    draw = torch.Generator().manual_seed(0)
 
     def normal(*shape: int) -> Tensor:
         return torch.randn(*shape, generator=draw, dtype=torch.float64).to(device, dtype)
 
     net = Supernet(2, 3, 2, 3, 1, SMOOTH_PRIMITIVES).to(device, dtype)
-    weights = {name: 0.5 * normal(*weight.shape) for name, weight in net.named_parameters()}
-    smoothed(net)
+    shapes = {name: weight.shape for name, weight in smoothed(net).named_parameters()}
+    weights = {name: (0.5 * normal(*shape)).requires_grad_() for name, shape in shapes.items()}
 
     def loss_on(images: Tensor, labels: Tensor) -> Loss:
         def loss(weights: Tensors, alphas: Tensors) -> Tensor:
@@ -83,26 +72,22 @@ def smooth_problem(
 
     labels = torch.arange(6, device=device) % 3
     train_loss, valid_loss = (loss_on(normal(6, 1, 6, 6), labels) for _ in range(2))
-    weights = {name: weight.requires_grad_() for name, weight in weights.items()}
-    shape = (len(edges(2)), len(SMOOTH_PRIMITIVES))
-    alphas = {kind: normal(*shape).requires_grad_() for kind in KINDS}
-    buffers = {name: 0.1 * normal(*weight.shape) for name, weight in weights.items()}
+    rows, columns = len(edges(2)), len(SMOOTH_PRIMITIVES)
+    alphas = {kind: normal(rows, columns).requires_grad_() for kind in KINDS}
+    buffers = {name: 0.1 * normal(*shape) for name, shape in shapes.items()}
     inner = InnerStep(learning_rate, 0.9, 3e-2, buffers)
     return SmoothProblem(train_loss, valid_loss, weights, alphas, inner)
 
 
 def slope(problem: SmoothProblem, kind: str, row: int, column: int, step: float = 1e-5) -> float:
-    """Return a central difference over one single alpha of the one-step objective.
-
-    That is L_val(w'(alphas), alphas): the function whose slope all routes compute.
-    """
+    """Return a central difference over one alpha of what all routes derive: L_val(w'(a), a)."""
     values = []
-    for sign in (1, -1):
-        alphas = {name: value.detach().clone() for name, value in problem.alphas.items()}
-        alphas[kind][row, column] += sign * step
+    for move in (step, -step):
+        alphas = {name: value.clone() for name, value in bilevel.held(problem.alphas).items()}
+        alphas[kind][row, column] += move
         loss = problem.train_loss(problem.weights, alphas)
         moves = torch.autograd.grad(loss, list(problem.weights.values()))
-        virtual = problem.inner.moved(held(problem.weights), moves)
+        virtual = problem.inner.moved(bilevel.held(problem.weights), moves)
         values.append(problem.valid_loss(virtual, alphas).detach())
     return float((values[0] - values[1]) / (2 * step))
 
@@ -115,18 +100,16 @@ def relative_error(found: Tensors, expected: Tensors) -> float:
 
 @cache
 def _exact_gradient() -> ArchitectureGradient:
-    return architecture_gradient(*smooth_problem(CHECK_RATE).arguments, route="exact")
+    return bilevel.architecture_gradient(*smooth_problem(CHECK_RATE).arguments, route="exact")
 
 
-def check_architecture_gradient(
-    candidate: Callable[[Loss, Loss, Tensors, Tensors, InnerStep], ArchitectureGradient],
-) -> None:
+def check_architecture_gradient(candidate: Candidate) -> None:
     """Raise AssertionError unless a second-order gradient is right, in its terms and its total.
 
     The reference is the exact product, itself tested against central differences of the objective.
     """
     problem, expected = smooth_problem(CHECK_RATE), _exact_gradient()
-    before = {name: weight.detach().clone() for name, weight in problem.weights.items()}
+    before = {name: weight.clone() for name, weight in bilevel.held(problem.weights).items()}
     found = candidate(*problem.arguments)
     for term in ("direct", "implicit", "total"):
         error = relative_error(getattr(found, term), getattr(expected, term))

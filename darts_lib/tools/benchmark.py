@@ -7,8 +7,9 @@ step, so that a busy minute strikes all of them; figures are medians.
 """
 
 import argparse
+import statistics
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,8 +18,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from darts_lib.cost.complexity import saved_bytes
-from darts_lib.cost.timing import Kinds, Step, medians
+from darts_lib.cost.complexity import saved_bytes, seconds
 from darts_lib.data.images import Batch, ImageSet
 from darts_lib.data.text import Corpus
 from darts_lib.engine.command_line import refused_in_one_line
@@ -32,6 +32,10 @@ from darts_lib.recurrent.search import RecurrentSearch, RecurrentSearchConfig
 from darts_lib.retrain import RetrainConfig, Retraining
 from darts_lib.search import Search, SearchConfig
 from darts_lib.tools.markdown import table
+
+Step = Callable[[], object]
+Kinds = Mapping[str, Mapping[str, Step]]
+"""For each kind of step, by its name in the table, the variants of it."""
 
 
 def at_laptop_scale() -> dict[str, Any]:
@@ -73,49 +77,40 @@ class Size:
         return images, torch.randint(10, (self.batch,), device=device)
 
 
-SMALL = (Size(4, 3, 8, 16),)
-ROOM = 24 * 2**30
-"""Bytes for the benchmark with the paper's batch: on the CPU it held up to 21 GiB."""
-
-
 def sizes(device: torch.device, batch: int = 0) -> tuple[Size, ...]:
     """Return the sizes to compare: the laptop's, and the paper's with so many pictures a batch.
 
     0 is the paper's batch where a GPU has the memory, and 16 elsewhere: over 64 pictures the plain
     side takes 19 s for a forward and a backward pass on two cores.
     """
-    room = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else 0
-    return Size(8, 4, 16, 64), Size(16, 8, 32, batch or (64 if room > ROOM else 16))
+    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else 0
+    paper = 64 if free > 24 * 2**30 else 16  # on the CPU the benchmark held up to 21 GiB with 64
+    return Size(8, 4, 16, 64), Size(16, 8, 32, batch or paper)
 
 
 def compare(size: Size, repeats: int, device: torch.device) -> list[Row]:
     """Compare the plain, the fused and the recomputed supernet in time and memory."""
-    batches = (size.batch_of(device), size.batch_of(device))
-    images, labels = batch = batches[0]
+    batch, _ = batches = (size.batch_of(device), size.batch_of(device))
     plain, laid = (OriginalSteps(size.config(), device) for _ in range(2))
     laid.net.to(memory_format=torch.channels_last)  # as the fused: the structure still differs
+    channels_last = (batch[0].to(memory_format=torch.channels_last), batch[1])
+    passes: dict[str, Step] = {"plain": partial(plain.gradients, batch)}
+    first: dict[str, Step] = {"plain": partial(plain.first_order, *batches)}
+    second: dict[str, Step] = {"plain": partial(plain.second_order, *batches)}
     runs = {}
-    for name, recompute in (("fused", False), ("recomputed", True)):
-        for order in (1, 2):
-            runs[name, order] = size.start(device, order=order, recompute=recompute)
-
-    def steps(order: int) -> dict[str, Step]:
-        originals = plain.first_order if order == 1 else plain.second_order
-        ours = {name: partial(runs[name, order].step, *batches) for name in ("fused", "recomputed")}
-        return {"plain": partial(originals, *batches), **ours}
-
-    fused = partial(both_gradients, runs["fused", 1], batch)
-    recomputed = partial(both_gradients, runs["recomputed", 1], batch)
-    original = partial(plain.gradients, batch)
-    channels_last = (images.to(memory_format=torch.channels_last), labels)
+    for name in ("fused", "recomputed"):
+        for order, steps in enumerate((first, second), 1):
+            run = size.start(device, order=order, recompute=name == "recomputed")
+            runs[name, order], steps[name] = run, partial(run.step, *batches)
+        passes[name] = partial(both_gradients, runs[name, 1], batch)
     kinds: Kinds = {
-        "forward + backward, s": {"plain": original, "fused": fused, "recomputed": recomputed},
+        "forward + backward, s": passes,
         "the same, plain in channels_last, s": {
             "plain": partial(laid.gradients, channels_last),
-            "fused": fused,
+            "fused": passes["fused"],
         },
-        "first-order step, s": steps(1),
-        "second-order step, s": steps(2),
+        "first-order step, s": first,
+        "second-order step, s": second,
     }
     rows, run = _timed(str(size), kinds, repeats, device), runs["fused", 1]
     kept = {"plain": saved_bytes(lambda: plain.loss(plain.net, batch))}
@@ -130,6 +125,29 @@ def both_gradients(run: Search, batch: Batch) -> object:
     return torch.autograd.grad(run.loss(batch)(run.weights, run.alphas), inputs)
 
 
+def medians(kinds: Kinds, repeats: int, device: torch.device) -> dict[str, dict[str, float]]:
+    """Return each step's median seconds; they take turns, and the first rounds do not count.
+
+    A step that is k times as fast as the slowest of its kind gets k turns a round, up to four: what
+    disturbs the machine for a second would else decide its median.
+    """
+    turns = {what: _turns(steps, device) for what, steps in kinds.items()}
+    taken: dict[str, dict[str, list[float]]] = {w: {n: [] for n in s} for w, s in kinds.items()}
+    for _ in range(repeats):
+        for what, steps in kinds.items():
+            for name, step in steps.items():
+                taken[what][name] += [seconds(step, device) for _ in range(turns[what][name])]
+    return {w: {n: statistics.median(s) for n, s in each.items()} for w, each in taken.items()}
+
+
+def _turns(steps: Mapping[str, Step], device: torch.device) -> dict[str, int]:
+    rounds = 3 if device.type == "cuda" else 1  # the first is eager there, the second records
+    for _ in range(rounds):
+        last = {name: seconds(step, device) for name, step in steps.items()}
+    slowest = max(last.values())
+    return {name: max(1, int(min(4, slowest / max(own, 1e-9)))) for name, own in last.items()}
+
+
 def _row(size: str, what: str, figures: Mapping[str, float]) -> Row:
     """Return a row with how many times each variant's figure goes into the plain one's."""
     rest = {name: value for name, value in figures.items() if name != "plain"}
@@ -138,25 +156,24 @@ def _row(size: str, what: str, figures: Mapping[str, float]) -> Row:
 
 
 def _timed(size: str, kinds: Kinds, repeats: int, device: torch.device) -> list[Row]:
-    """Return a row for each kind of step."""
     print(f"timing {', '.join(kinds)}: {size}", file=sys.stderr, flush=True)
     return [_row(size, what, row) for what, row in medians(kinds, repeats, device).items()]
 
 
 def compare_retraining(repeats: int, device: torch.device) -> list[Row]:
     """Compare a retraining step with the straightforward one: default layout, nothing fused."""
-    batch, channels = (96, 36) if device.type == "cuda" else (32, 16)
-    size = Size(channels, 20 if device.type == "cuda" else 8, 32, batch)
-    given: dict[str, Any] = {**at_laptop_scale(), "channels": channels, "layers": size.layers}
-    given |= {"batch_size": batch, "drop_path": 0.2, "genotype": "DARTS_V2"}
+    cuda = device.type == "cuda"
+    size = Size(36, 20, 32, 96) if cuda else Size(16, 8, 32, 32)
+    given = {**at_laptop_scale(), "channels": size.channels, "layers": size.layers}
+    given |= {"batch_size": size.batch, "drop_path": 0.2, "genotype": "DARTS_V2"}
+    given |= {"device": str(device)}
     options = {"plain": {"amp": "off", "graph": "off"}, "ours": {}}
-    if device.type == "cuda":
+    if cuda:
         options |= {"compiled": {"compile": "on", "graph": "off"}, "no graph": {"graph": "off"}}
     steps: dict[str, Step] = {}
     images = size.batch_of(device)
     for name, option in options.items():
-        config = RetrainConfig.create(**given, device=str(device), **option)
-        run = Retraining(config, data=size.pictures())
+        run = Retraining(RetrainConfig.create(**given, **option), data=size.pictures())
         run.drop_path.fill_(0.1)
         if name == "plain":
             run.net.to(memory_format=torch.contiguous_format)
@@ -183,17 +200,19 @@ def compare_recurrent(repeats: int, device: torch.device, width: int, words: int
     """Compare the steps of a recurrent search with the original's, in both orders."""
     kinds: dict[str, dict[str, Step]] = {}
     for order, what in ((1, "first-order step, s"), (2, "second-order step, s")):
-        given = {**at_laptop_scale(), "width": width, "batch_size": 16, "order": order}
-        config = RecurrentSearchConfig.create(**given)
+        scale = at_laptop_scale()
+        config = RecurrentSearchConfig.create(**scale, width=width, batch_size=16, order=order)
         plain = RecurrentOriginalSteps(config, words, device)
         train, valid, test = torch.randint(words, (3, 48))
         text = Corpus(train, valid, test, tuple(map(str, range(words))))
         fused = RecurrentSearch(config, data=text)
         segments = [torch.randint(words, (2, config.bptt, 16), device=device) for _ in range(2)]
         arguments = [(tokens[0], tokens[1]) for tokens in segments]
-        taken = plain.first_order if order == 1 else plain.second_order
-        kinds[what] = {"plain": partial(taken, *arguments)}
-        kinds[what]["fused"] = partial(fused.step, *arguments)
+        original = plain.first_order if order == 1 else plain.second_order
+        kinds[what] = {
+            "plain": partial(original, *arguments),
+            "fused": partial(fused.step, *arguments),
+        }
     size = f"width {width}, batch 16, {config.bptt} words, vocabulary {words:,}"
     return _timed(size, kinds, repeats, device)
 
@@ -213,7 +232,7 @@ def main(arguments: Sequence[str]) -> None:
         if given.small and given.batch:
             raise SettingsError(f"--batch {given.batch} is not for --small: leave one of them out.")
         device = resolve_device(given.device)
-        compared = SMALL if given.small else sizes(device, given.batch)
+        compared = (Size(4, 3, 8, 16),) if given.small else sizes(device, given.batch)
         for size in compared:
             size.config()  # refuses a batch that cannot be
         if given.json:
@@ -231,3 +250,7 @@ def main(arguments: Sequence[str]) -> None:
             print(f"\n{title}\n\n{table(rows)}")
     if given.json:
         write_json(given.json, {"machine": machine(), **tables})
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -9,9 +9,9 @@
 data set that the run was made with.
 """
 
-import argparse
 import contextlib
 import sys
+from argparse import ArgumentParser, Namespace
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -32,9 +32,6 @@ from darts_lib.genotype import Genotype, GenotypeError
 from darts_lib.network import CellStack, ImageNetNetwork
 from darts_lib.retrain import errors_line, evaluate, tested
 
-VAL_BATCH = 96
-"""Pictures a batch at the test of an ImageNet network; no figure depends on it."""
-
 
 def main(arguments: Sequence[str]) -> int:
     """Run the command line; return 0, or 2 after one line that says what was wrong."""
@@ -47,7 +44,7 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _export(given: argparse.Namespace) -> None:
+def _export(given: Namespace) -> None:
     check_target(given.onnx)
     net, _ = _load(given)
     channels = next(net.parameters()).shape[1]
@@ -55,7 +52,7 @@ def _export(given: argparse.Namespace) -> None:
     print(f"written: {given.onnx}")
 
 
-def _evaluate(given: argparse.Namespace) -> None:
+def _evaluate(given: Namespace) -> None:
     if given.data_root and not given.data_root.is_dir():
         raise SettingsError(f"--data-root {given.data_root} is not there; name a folder.")
     net, cell = _load(given)
@@ -65,16 +62,14 @@ def _evaluate(given: argparse.Namespace) -> None:
     print(errors_line(1 - shares["top1"], 1 - shares["top5"], net.classifier.out_features))
 
 
-def _load(given: argparse.Namespace) -> tuple[CellStack, Genotype]:
+def _load(given: Namespace) -> tuple[CellStack, Genotype]:
     cell = find_genotype(given.genotype) if given.genotype else None
     return load_network(
         given.file, cell, channels=given.channels, layers=given.layers, auxiliary=given.auxiliary
     )
 
 
-def _test_pictures(
-    net: CellStack, given: argparse.Namespace, stored: Mapping[str, Any]
-) -> dict[str, float]:
+def _test_pictures(net: CellStack, given: Namespace, stored: Mapping[str, Any]) -> dict[str, float]:
     """Return the accuracies of a network of the ImageNet form on a folder's `val` pictures."""
     if given.dataset not in ("", "folder"):
         raise SettingsError(
@@ -84,14 +79,12 @@ def _test_pictures(
     data, device = given.data_root or data_root() / "imagenet", resolve_device(given.device)
     _, files = find_pictures(data, given.size or stored.get("image_size", 0) or 224)
     _check_fit(net, len(files.classes), files.channels, data)
-    batches = epoch_batches(len(files), VAL_BATCH, None)
+    batches = epoch_batches(len(files), 96, None)  # no figure depends on the size
     with contextlib.closing(read_batches(files, batches, given.workers, device)) as reading:
         return tested(net.to(device), reading)
 
 
-def _test_images(
-    net: CellStack, given: argparse.Namespace, stored: Mapping[str, Any]
-) -> dict[str, float]:
+def _test_images(net: CellStack, given: Namespace, stored: Mapping[str, Any]) -> dict[str, float]:
     """Return the accuracies of a network on the test images of a data set."""
     dataset = given.dataset or stored.get("dataset", "cifar10")
     if dataset == "folder" and not given.data_root:
@@ -126,15 +119,15 @@ def _settings_beside(file: Path) -> Mapping[str, Any]:
     return {}
 
 
-def _parser() -> argparse.ArgumentParser:
-    common = argparse.ArgumentParser(add_help=False)
+def _parser() -> ArgumentParser:
+    common = ArgumentParser(add_help=False)
     option = common.add_argument
     option("file", type=Path, help="of weights, or a retraining's run folder")
     option("--genotype", default="", help="needed if the file carries none")
     option("--channels", type=int, help="refuse a file of another width")
     option("--layers", type=int, help="refuse a file of another depth")
     option("--auxiliary", action="store_const", const=True, help="refuse a file without the head")
-    parser = argparse.ArgumentParser(prog="python -m darts_lib.checkpoints")
+    parser = ArgumentParser(prog="python -m darts_lib.checkpoints")
     commands = parser.add_subparsers(required=True)
     test = commands.add_parser("evaluate", parents=[common], help="test error of saved weights")
     test.set_defaults(run=_evaluate)
@@ -149,3 +142,7 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("--onnx", type=Path, required=True)
     export.add_argument("--size", type=int, default=32, help="of the images, in pixels")
     return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -9,17 +9,19 @@ run, so that what a lent machine has measured until it is taken back is not lost
 
 import argparse
 import itertools
-import time
-from collections.abc import Callable, Iterator, Sequence
+import sys
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import torch
 
+from darts_lib.cost.complexity import seconds
 from darts_lib.engine.batches import seed_epoch
 from darts_lib.engine.command_line import refused_in_one_line
-from darts_lib.engine.devices import machine, wait
+from darts_lib.engine.devices import machine
 from darts_lib.engine.files import check_target
 from darts_lib.engine.folder import Row, write_json
 from darts_lib.retrain import RetrainConfig, Retraining
@@ -45,37 +47,28 @@ def time_run(name: str, given: Given, epochs: int) -> Row:
     row: Row = {"run": name, "switches": str(run.fast)}
     if run.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(run.device)
-    steps = list(_step_seconds(run))
+    generator = seed_epoch(run.config.seed, 0, run.device)
+    # The same batches again if an epoch has too few.
+    endless = itertools.chain.from_iterable(run.batches(generator) for _ in itertools.count())
+    batches = itertools.islice(endless, STEPS)
+    steps = [seconds(partial(run.take, *batch), run.device) for batch in batches]
     row |= {"first step, s": steps[0], "second, s": steps[1], "step, s": median(steps[2:])}
     print({key: value for key, value in row.items() if key != "run"}, flush=True)
-    seconds = []
+    timed = []
     for epoch in range(epochs):
-        seconds.append(run.epoch(epoch)["seconds"])
-        print(f"epoch {epoch + 1}: {seconds[-1]:.2f} s", flush=True)
+        timed.append(run.epoch(epoch)["seconds"])
+        print(f"epoch {epoch + 1}: {timed[-1]:.2f} s", flush=True)
     # The first epoch builds kernels for its last, smaller batch.
-    row |= {"epoch, s": median(seconds[1:] or seconds), "epochs timed": len(seconds)}
+    row |= {"epoch, s": median(timed[1:] or timed), "epochs timed": len(timed)}
     row |= {"all epochs": EPOCHS[name], "all, h": EPOCHS[name] * row["epoch, s"] / 3600}
     if run.device.type == "cuda":
         row["GiB"] = torch.cuda.max_memory_allocated(run.device) / 2**30
     return row
 
 
-def _step_seconds(run: Search | Retraining) -> Iterator[float]:
-    """Take steps on the run's own batches, the same ones again if an epoch has too few."""
-    generator = seed_epoch(run.config.seed, 0, run.device)
-    endless = itertools.chain.from_iterable(run.batches(generator) for _ in itertools.count())
-    for batch in itertools.islice(endless, STEPS):
-        started = time.perf_counter()
-        run.take(*batch)
-        wait(run.device)
-        yield time.perf_counter() - started
-
-
 def main(arguments: Sequence[str]) -> None:
     """Time the runs, print the table, and write it as JSON with the machine's name if asked."""
-    parser = argparse.ArgumentParser(
-        prog="python -m darts_lib.epoch_times", description=main.__doc__
-    )
+    parser = argparse.ArgumentParser("python -m darts_lib.epoch_times", description=main.__doc__)
     parser.add_argument("--epochs", type=int, default=3, help="of each run (default 3)")
     parser.add_argument("--runs", nargs="+", choices=RUNS, default=list(RUNS), metavar="NAME")
     parser.add_argument("--scale", default="paper")
@@ -94,3 +87,7 @@ def main(arguments: Sequence[str]) -> None:
             if given.json:
                 write_json(given.json, {"machine": machine(), "epochs": rows})
     print(f"\n{table(rows)}")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -29,8 +29,8 @@ def put_between_marks(page: Path, name: str, text: str) -> None:
     """Replace what stands between the marks of `name` in a page; raise if they are missing."""
     start, end = f"<!-- {name}: made by darts_lib.tools.records -->", f"<!-- end of {name} -->"
     content = page.read_text(encoding="utf-8")
-    if start not in content or end not in content:
+    before, started, rest = content.partition(start)
+    _, ended, after = rest.partition(end)
+    if not (started and ended):
         raise SettingsError(f"{page} lacks the marks {start!r} and {end!r} for the table.")
-    before, rest = content.split(start, 1)
-    after = rest.split(end, 1)[1]
     page.write_text(f"{before}{start}\n{text}\n{end}{after}", encoding="utf-8")

@@ -9,6 +9,7 @@ run, sealed with a hash. Only `record` writes one; the table is only written by 
 import argparse
 import hashlib
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,6 @@ from darts_lib.network import Network
 from darts_lib.tools.markdown import put_between_marks, table
 
 FIELDS = ("name", "kind", "library", "settings", "history", "result", "sha256")
-PRIVATE = ("data_root", "run_dir")
 
 PUBLISHED_ERRORS = {
     "NASNet": "2.83 % (32 channels)",
@@ -52,13 +52,13 @@ def record(run: Path, folder: Path) -> Path:
     if not (run / "result.json").is_file():
         raise SettingsError(f"{run} is not a finished run; run its chapter to the end first.")
     config = read_json(run / "config.json")
-    settings = {k: v for k, v in config["settings"].items() if k not in ("kind", *PRIVATE)}
+    settings = dict(config["settings"])
+    kind = settings.pop("kind")
     if settings.get("holdout"):
         raise SettingsError(
             f"{run} was judged on held-out training images (holdout={settings['holdout']}), which "
             "is for choosing among cells; record a retraining with holdout=0."
         )
-    kind = config["settings"]["kind"]
     name = f"{kind}-{settings['dataset']}-seed{settings['seed']}-{seal(settings)[:8]}"
     content = {
         "name": name,
@@ -99,10 +99,7 @@ def cell_name(genotype: Genotype, searched: Sequence[Genotype]) -> str:
 
 
 def results_table(records: Sequence[Mapping[str, Any]]) -> str:
-    """Return the Markdown ledger: a row for each recorded retraining, then what was not run.
-
-    Measured figures are those of the records; counts are made here; published errors say so.
-    """
+    """Return the Markdown ledger: a row for each recorded retraining, then what was not run."""
     searches = [r for r in records if r["kind"] == "search"]
     searched = [Genotype.from_dict(r["result"]["genotype"]) for r in searches]
     rows = [_measured_row(r, searched) for r in records if r["kind"] == "retrain"]
@@ -143,10 +140,7 @@ def _missing_row(name: str) -> dict[str, str]:
 
 
 def benchmark_tables(folder: Path) -> str:
-    """Return the tables of the recorded benchmarks, folded under the machine of each.
-
-    The first machine's are open.
-    """
+    """Return the recorded benchmarks' tables, folded by machine; the first machine's are open."""
     parts: list[str] = []
     for file in sorted(folder.glob("*.json"), key=lambda file: file.stem):
         content = read_json(file)
@@ -171,3 +165,7 @@ def main(arguments: Sequence[str]) -> None:
     put_between_marks(root / "docs" / "speed.md", "benchmark", tables)
     for search in read_records(folder, "search")[:1]:
         search_gif(genotypes_of(search["history"]), folder / "search.gif", first=1)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

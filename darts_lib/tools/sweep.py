@@ -12,12 +12,14 @@ import argparse
 import contextlib
 import os
 import statistics
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import sys
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from darts_lib import __version__
+from darts_lib.engine.command_line import refused_in_one_line
 from darts_lib.engine.files import locked
 from darts_lib.engine.folder import write_json
 from darts_lib.engine.settings import runs_root
@@ -49,33 +51,6 @@ def sweep(plan: Plan, workers: Workers) -> dict[str, Any]:
         write_json(plan.root / "result.json", figures)
         print(f"\n{tables(figures)}\n\nfigures: {plan.root / 'result.json'}")
         return figures
-
-
-@contextlib.contextmanager
-def started_workers(config: SweepConfig, scheduler: str, count: int) -> Iterator[Workers]:
-    """Yield the workers of a scheduler's address, or `count` on this machine if it is empty.
-
-    0 of this machine are one a GPU, or one on a CPU.
-    """
-    gpus = visible_gpus()
-    with contextlib.ExitStack() as stack:
-        if scheduler:
-            needs = {} if config.on_cpu else GPU
-            asked = "nothing" if config.on_cpu else "--resources GPU=1 (-p device cpu: nothing)"
-            print(f"runs ask of a worker: {asked}")
-        else:
-            needs, count = GPU if gpus else {}, count or len(gpus) or 1
-            threads = 1 if config.scale == "laptop" else max(1, (os.cpu_count() or 1) // count)
-            scheduler = stack.enter_context(local_cluster(count, threads)).scheduler_address
-        client = stack.enter_context(connected(scheduler))
-        print(f"dashboard: {client.dashboard_link}", flush=True)
-        yield Workers(client, needs, config.retries)
-
-
-# --- figures ----------------------------------------------------------------------------------
-
-KEPT = ("genotype", "parameters", "multiply_adds", "hours")
-"""What of a short retraining's result is stored with its cell."""
 
 
 def spread(values: Iterable[float]) -> dict[str, Any] | None:
@@ -111,20 +86,21 @@ def summary(
     """
     outcomes = [*judged.values(), *(run for runs in finals.values() for run in runs)]
     machines = [run.result["machine"] for run in outcomes if run.result]
-    cells = []
+    cells, errors, best = [], {}, {}
     for cell, run in judged.items():
-        cells.append({"name": cell.name, "kind": cell.kind, "seed": cell.seed})
+        cells.append({"name": cell.name, **asdict(cell)})
         if run.result:
             cells[-1] |= {"validation_accuracy": run.accuracy}
             cells[-1] |= {"validation_images": run.result["test_images"]}
-            cells[-1] |= {name: run.result[name] for name in KEPT}
-    errors, best = {}, {}
+            kept = ("genotype", "parameters", "multiply_adds", "hours")
+            cells[-1] |= {name: run.result[name] for name in kept}
     for kind in KINDS:
         errors[kind] = _error_spread(run for cell, run in judged.items() if cell.kind == kind)
     for cell, runs in finals.items():
-        figures: dict[str, Any] = {"name": cell.name, "validation_accuracy": judged[cell].accuracy}
-        figures |= {"test_accuracies": {run.name: run.accuracy for run in runs}}
-        best[cell.kind] = {**figures, "test_error": _error_spread(runs)}
+        selected = {"name": cell.name, "validation_accuracy": judged[cell].accuracy}
+        accuracies = {run.name: run.accuracy for run in runs}
+        tested = {"test_accuracies": accuracies, "test_error": _error_spread(runs)}
+        best[cell.kind] = {**selected, **tested}
     return {
         "cells": cells,
         "validation_error": errors,
@@ -170,8 +146,6 @@ def _percent(share: float | None, error: float | None = None, none: str = "faile
     return f"{100 * share:.1f} %" if error is None else f"{100 * share:.1f} ± {100 * error:.1f} %"
 
 
-# --- the command line -------------------------------------------------------------------------
-
 OPTIONS = {n: field for n, field in SweepConfig.model_fields.items() if field.description}
 """Fields of SweepConfig on the command line; what is not given is the scale's own."""
 
@@ -215,5 +189,22 @@ def main(arguments: Sequence[str]) -> int:
     config = read_config(given)
     plan = Plan(config, given.folder.expanduser().resolve())
     print("  ".join(f"{name}={value}" for name, value in config.model_dump().items()))
-    with started_workers(config, given.scheduler, given.workers) as workers:
+    gpus, scheduler = visible_gpus(), given.scheduler
+    with contextlib.ExitStack() as stack:
+        if scheduler:
+            needs = {} if config.on_cpu else GPU
+            asked = "nothing" if config.on_cpu else "--resources GPU=1 (-p device cpu: nothing)"
+            print(f"runs ask of a worker: {asked}")
+        else:
+            needs, count = GPU if gpus else {}, given.workers or len(gpus) or 1
+            threads = 1 if config.scale == "laptop" else max(1, (os.cpu_count() or 1) // count)
+            scheduler = stack.enter_context(local_cluster(count, threads)).scheduler_address
+        client = stack.enter_context(connected(scheduler))
+        print(f"dashboard: {client.dashboard_link}", flush=True)
+        workers = Workers(client, needs, config.retries)
         return 1 if sweep(plan, workers)["failed"] else 0
+
+
+if __name__ == "__main__":
+    with refused_in_one_line():
+        sys.exit(main(sys.argv[1:]))

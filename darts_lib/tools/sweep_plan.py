@@ -28,9 +28,6 @@ KINDS = ("searched", "random")
 CHAPTERS: dict[str, type[RunConfig]] = {"search": SearchConfig, "retrain": RetrainConfig}
 PLANNED = ("scale", "seed", "epochs", "genotype", "holdout", "run_dir", "resume")
 """Settings of a run that the plan gives, so that `-p` cannot."""
-HERE_ONLY = ("device", "graph")
-"""Settings that only the worker's machine can judge."""
-
 SEEDS = "of the first cell of each kind; the next ones count on"
 
 
@@ -101,17 +98,14 @@ def chapter_settings(pairs: Iterable[Sequence[str]], scale: str) -> dict[str, di
         for each in fields:
             if name in fields[each]:
                 given[each][name] = value
-    return {chapter: _typed(CHAPTERS[chapter], given[chapter], scale) for chapter in CHAPTERS}
-
-
-def _typed(kind: type[RunConfig], given: dict[str, Any], scale: str) -> dict[str, Any]:
-    here = {name: value for name, value in given.items() if name in HERE_ONLY}
-    names = [name for name in given if name not in here]
-    checked = kind.create(**{name: given[name] for name in names}, scale=scale)
-    typed = {**here, **{name: getattr(checked, name) for name in names}}
-    if "data_root" in typed:  # a worker stands in another folder
-        typed["data_root"] = str(Path(typed["data_root"]).expanduser().absolute())
-    return typed
+    for chapter, settings in given.items():
+        # Device and graph only the worker's machine can judge.
+        checked = {name: settings[name] for name in settings if name not in ("device", "graph")}
+        config = CHAPTERS[chapter].create(**checked, scale=scale)
+        settings |= {name: getattr(config, name) for name in checked}
+        if "data_root" in settings:  # a worker stands in another folder
+            settings["data_root"] = str(Path(settings["data_root"]).expanduser().absolute())
+    return given
 
 
 @dataclass(frozen=True)

@@ -134,9 +134,6 @@ def _why(error: Exception) -> str:
     return f"{type(error).__name__}: {lines[-1] if lines else 'no message'}"
 
 
-# --- workers ----------------------------------------------------------------------------------
-
-
 @contextlib.contextmanager
 def local_cluster(
     workers: int, threads: int, dashboard: str = "127.0.0.1:8787"
@@ -169,10 +166,7 @@ def visible_gpus() -> list[str]:
 
 
 def connected(address: str, wait: float = 20.0) -> Client:
-    """Return a client of the scheduler at an address; raise SettingsError if none answers.
-
-    It is tried for `wait` seconds.
-    """
+    """Return a client of a scheduler; raise SettingsError if none answers in `wait` seconds."""
     try:
         return Client(address, timeout=wait)
     except (OSError, ValueError) as error:

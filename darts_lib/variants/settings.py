@@ -4,7 +4,7 @@ from typing import Self
 
 from pydantic import Field, model_validator
 
-from darts_lib.bilevel import DOUBLE_BACKWARD, ROUTES, route_of
+from darts_lib.bilevel import DOUBLE_BACKWARD, ROUTES
 from darts_lib.engine.refusals import StrictModel, show, unknown
 from darts_lib.operations import OPERATIONS
 from darts_lib.search_space import PRIMITIVES
@@ -14,8 +14,7 @@ from darts_lib.variants import METHODS
 class RouteSettings(StrictModel):
     """How the architecture gradient is computed: the settings of every kind of search.
 
-    `order` is 1 or 2 as in the paper; `route` names one of the four routes of `bilevel` and then
-    `order` is ignored.
+    `order` is 1 or 2 as in the paper; `route`, one of the four of `bilevel`, goes before it.
     """
 
     order: int = Field(2, ge=1, le=2)
@@ -41,7 +40,7 @@ class RouteSettings(StrictModel):
     @property
     def chosen_route(self) -> str:
         """Return the route of the architecture gradient."""
-        return route_of(self.order, self.route)
+        return self.route or {1: "first_order", 2: "finite_difference"}[self.order]
 
 
 class MethodSettings(RouteSettings):
@@ -67,11 +66,9 @@ class MethodSettings(RouteSettings):
                 f"supernet={show(self.supernet)} is not for method={self.method!r}; use "
                 f"{' or '.join(map(repr, supernets))}"
             )
-        for name in self.primitives:
-            if name not in OPERATIONS:
-                raise ValueError(unknown("primitive", name, OPERATIONS))
-        if not set(self.primitives) - {"none"} or len(set(self.primitives)) < len(self.primitives):
-            raise ValueError(
-                f"primitives={list(self.primitives)} must be distinct, one at least not 'none'"
-            )
+        names = self.primitives
+        if odd := [name for name in names if name not in OPERATIONS]:
+            raise ValueError(unknown("primitive", odd[0], OPERATIONS))
+        if not set(names) - {"none"} or len(set(names)) < len(names):
+            raise ValueError(f"primitives={list(names)} must be distinct, one at least not 'none'")
         return self

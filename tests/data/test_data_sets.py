@@ -3,13 +3,13 @@
 import gzip
 import pickle
 import tarfile
-from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from fuzz_tools import Patch, Printed, one_line
+from fuzz_tools import Patch, Printed, refusal_of
 from local_server import md5
 from scipy.io import savemat
 from sklearn.datasets import load_digits
@@ -17,7 +17,6 @@ from torchvision import datasets
 from torchvision.datasets import utils
 
 from darts_lib.data.data_sets import archives, read_digits, read_downloaded
-from darts_lib.engine.refusals import SettingsError
 
 BATCH = 20  # pictures in each file of the tiny CIFAR-10
 CIFAR = "cifar-10-batches-py"
@@ -40,18 +39,18 @@ def asked(monkeypatch: Patch) -> list[str]:
 def root(tmp_path: Path, monkeypatch: Patch) -> Path:
     """Return a data folder with a complete tiny CIFAR-10 and its archive; torchvision knows it."""
     root, cifar = tmp_path / "data", datasets.CIFAR10
-    folder = root / cifar.base_folder
-    folder.mkdir(parents=True)
+    (root / CIFAR).mkdir(parents=True)
+    files: dict[str, object] = {}
     rng = np.random.RandomState(0)
-    names = [name for name, _ in [*cifar.train_list, *cifar.test_list]]
-    for name in names:
+    for name, _ in [*cifar.train_list, *cifar.test_list]:
         pixels = rng.randint(256, size=(BATCH, 3072)).astype(np.uint8)
-        labels = [int(label) for label in rng.randint(10, size=BATCH)]
-        (folder / name).write_bytes(pickle.dumps({"data": pixels, "labels": labels}))
-    (folder / "batches.meta").write_bytes(pickle.dumps({"label_names": list("abcdefghij")}))
+        files[name] = {"data": pixels, "labels": rng.randint(10, size=BATCH).tolist()}
+    files["batches.meta"] = {"label_names": list("abcdefghij")}
+    for name, content in files.items():
+        (root / CIFAR / name).write_bytes(pickle.dumps(content))
     with tarfile.open(root / cifar.filename, "w:gz") as archive:
-        archive.add(folder, cifar.base_folder)
-    sums = [[name, md5((folder / name).read_bytes())] for name in [*names, "batches.meta"]]
+        archive.add(root / CIFAR, CIFAR)
+    sums = [[name, md5(pickle.dumps(content))] for name, content in files.items()]
     monkeypatch.setattr(cifar, "train_list", sums[:5])
     monkeypatch.setattr(cifar, "test_list", sums[5:6])
     monkeypatch.setattr(cifar, "meta", {**cifar.meta, "md5": sums[6][1]})
@@ -64,12 +63,12 @@ def test_the_digits_are_split_in_proportion_and_none_is_lost() -> None:
     assert (len(train), len(test), classes) == (1437, 360, tuple("0123456789"))
     original = load_digits()
     pixels = map(bytes, np.rint(original.data * 255 / 16).astype(np.uint8))
-    expected = sorted(zip(pixels, original.target.tolist(), strict=True))
     together = map(bytes, torch.cat([train, test]).flatten(1).numpy())
     labels = torch.cat([train_labels, test_labels]).tolist()
+    expected = sorted(zip(pixels, original.target.tolist(), strict=True))
     assert sorted(zip(together, labels, strict=True)) == expected
-    counts, test_counts = np.bincount(original.target), test_labels.bincount().numpy()
-    assert (np.abs(test_counts - counts * 360 / 1797) < 1).all()
+    shares = np.bincount(original.target) * 360 / 1797
+    assert (np.abs(test_labels.bincount().numpy() - shares) < 1).all()
     # The split itself: whoever changes it changes every figure measured on the digits.
     assert train_labels[:10].tolist() == [3, 9, 1, 3, 1, 9, 4, 4, 2, 8]
     assert test_labels[:10].tolist() == [7, 6, 3, 7, 7, 3, 2, 8, 9, 3]
@@ -81,11 +80,9 @@ def test_complete_data_come_in_file_order(root: Path, asked: list[str], capsys: 
     (train, labels), (test, _), classes = read_downloaded("cifar10", root)
     assert (train.shape, test.shape) == ((5 * BATCH, 3, 32, 32), (BATCH, 3, 32, 32))
     assert classes == tuple("abcdefghij")
-    for number in range(5):
-        entry = pickle.loads((root / CIFAR / f"data_batch_{number + 1}").read_bytes())
-        here = slice(number * BATCH, (number + 1) * BATCH)
-        assert (train[here].flatten(1).numpy() == entry["data"]).all()
-        assert labels[here].tolist() == entry["labels"]
+    files = [pickle.loads((root / CIFAR / f"data_batch_{i}").read_bytes()) for i in range(1, 6)]
+    assert (train.flatten(1).numpy() == np.concatenate([file["data"] for file in files])).all()
+    assert labels.tolist() == sum((file["labels"] for file in files), [])
     assert sorted(root.rglob("*")) == before
     assert (asked, capsys.readouterr().out) == ([], "")
 
@@ -119,34 +116,31 @@ def test_fashion_mnist_is_unpacked(tmp_path: Path, asked: list[str], monkeypatch
     assert (classes[9], asked) == ("Ankle boot", [])
 
 
-def refusal(root: Path, dataset: str = "cifar10") -> SettingsError:
-    """Return the error with which the data set is refused: one line with the ways out."""
-    with pytest.raises(SettingsError) as caught:
-        read_downloaded(dataset, root)
-    one_line(caught.value, dataset, str(root), "another folder as data_root", "set 'digits'")
-    return caught.value
+def refused(root: Path, dataset: str, *words: str) -> None:
+    """Expect a data set to be refused in one line with the ways out."""
+    ways_out = (dataset, str(root), "another folder as data_root", "set 'digits'")
+    refusal_of(lambda: read_downloaded(dataset, root), *ways_out, *words)
 
 
-HARM: list[tuple[str, Callable[[bytes], bytes] | None]] = [
+@pytest.mark.parametrize(("name", "change"), [
     ("test_batch", lambda content: content[:1000] + bytes([content[1000] ^ 1]) + content[1001:]),
     ("data_batch_2", lambda content: content[: len(content) // 2]),
     ("batches.meta", None),
-]
-
-
-def test_harmed_files_are_unpacked_again(root: Path, asked: list[str], capsys: Printed) -> None:
+])  # fmt: skip
+def test_harmed_files_are_unpacked_again(
+    name: str, change: Any, root: Path, asked: list[str], capsys: Printed
+) -> None:
     (expected, _), _, _ = read_downloaded("cifar10", root)
-    for name, change in HARM:
-        path, archive = root / CIFAR / name, root / "cifar-10-python.tar.gz"
-        path.write_bytes(change(path.read_bytes())) if change else path.unlink()
-        archive = archive.rename(root / "away")
-        before = {path: path.read_bytes() for path in root.rglob("*") if path.is_file()}
-        size = f"fails its check ({path.stat().st_size:,} bytes" if change else "is missing"
-        one_line(refusal(root), f"{CIFAR}/{name} {size}", "cifar-10-python.tar.gz")
-        assert all(path.read_bytes() == content for path, content in before.items())
-        archive.rename(root / "cifar-10-python.tar.gz")
-        assert torch.equal(read_downloaded("cifar10", root)[0][0], expected)
-        assert "Unpacking" in capsys.readouterr().out
+    path, archive = root / CIFAR / name, root / "cifar-10-python.tar.gz"
+    path.write_bytes(change(path.read_bytes())) if change else path.unlink()
+    away = archive.rename(root / "away")
+    before = {path: path.read_bytes() for path in root.rglob("*") if path.is_file()}
+    size = f"fails its check ({path.stat().st_size:,} bytes" if change else "is missing"
+    refused(root, "cifar10", f"{CIFAR}/{name} {size}", archive.name)
+    assert all(path.read_bytes() == content for path, content in before.items())
+    away.rename(archive)
+    assert torch.equal(read_downloaded("cifar10", root)[0][0], expected)
+    assert "Unpacking" in capsys.readouterr().out
     assert asked == []
 
 
@@ -158,12 +152,12 @@ def test_without_network_files_are_named(tmp_path: Path, asked: list[str], capsy
         ("svhn", "train_32x32.mat", 182),
     ):
         root = tmp_path / dataset / "data"
-        one_line(refusal(root, dataset), f"put {file} into {root}", "Name or service not known")
+        refused(root, dataset, f"put {file} into {root}", "Name or service not known")
         told = f"Downloading {dataset}: {file}, about {size} MB, from {asked.pop(0)}"
         assert told in capsys.readouterr().out
     path = tmp_path / archives("fashion_mnist")[0].members[0].path
     path.parent.mkdir(parents=True)
     path.write_bytes(bytes(1000))
     asked.clear()
-    one_line(refusal(tmp_path, "fashion_mnist"), "idx3-ubyte fails its check (1,000 bytes")
+    refused(tmp_path, "fashion_mnist", "idx3-ubyte fails its check (1,000 bytes")
     assert asked == []

@@ -1,16 +1,17 @@
 """A tiny data set fetched from a server on this machine: repair, locks, disks that refuse."""
 
 import errno
-import multiprocessing
 import os
 import shutil
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
-from fuzz_tools import Patch, Printed, refusal_of
+from fuzz_tools import Patch, Printed, failing, refusal_of
 from local_server import Server, archive_of, serving, tar_of
 from torchvision.datasets import utils
 
@@ -39,14 +40,18 @@ def refused(root: Path, toy: Archive, *words: str) -> None:
     refusal_of(lambda: prepare("toy", root, [toy]), "another folder as data_root", *words)
 
 
-def test_a_download_is_made_once(root: Path, toy: Archive, server: Server, capsys: Printed) -> None:
+def test_complete_data_are_neither_fetched_again_nor_written(
+    root: Path, toy: Archive, server: Server, capsys: Printed, monkeypatch: Patch
+) -> None:
     prepare("toy", root, [toy])
     assert (root / "toy" / "b").read_bytes() == b"b" * 100
-    fetched = server.fetched  # not one: torchvision asks where the address leads first
-    prepare("toy", root, [toy])
-    assert server.fetched == fetched > 0
     assert "Downloading toy: toy.tar.gz, about 1 MB, from http" in capsys.readouterr().out
     assert {path.name for path in root.iterdir()} == {"toy", "toy.tar.gz", ".toy.lock"}
+    fetched = server.fetched  # not one: torchvision asks where the address leads first
+    for owner, name in ((Path, "mkdir"), (downloads, "locked")):
+        monkeypatch.setattr(owner, name, failing(OSError(errno.EROFS, os.strerror(errno.EROFS))))
+    prepare("toy", root, [toy])
+    assert server.fetched == fetched > 0
 
 
 def test_a_file_used_as_it_is_needs_no_unpacking(root: Path, toy: Archive, server: Server) -> None:
@@ -61,9 +66,7 @@ def test_a_file_used_as_it_is_needs_no_unpacking(root: Path, toy: Archive, serve
     assert (root / "toy.tar.gz.bad").read_bytes() == b"<html>"
 
 
-def test_a_web_page_is_refused(
-    root: Path, toy: Archive, server: Server, monkeypatch: Patch
-) -> None:
+def test_a_web_page_is_refused(root: Path, toy: Archive, server: Server, monkeypatch: Any) -> None:
     server.body = b"<html>we are sorry</html>"
     refused(root, toy, "put toy.tar.gz into", "toy.tar.gz.part.bad")
     assert (root / "toy.tar.gz.part.bad").read_bytes() == server.body
@@ -87,69 +90,43 @@ def test_a_stopped_download_leaves_no_archive(root: Path, toy: Archive, monkeypa
     assert toy.faults(root) == []
 
 
-def failing(number: int) -> object:
-    def fail(*_: object, **__: object) -> None:
-        raise OSError(number, os.strerror(number))
-
-    return fail
-
-
-def test_a_disk_that_refuses_is_named(root: Path, toy: Archive, monkeypatch: Patch) -> None:
-    for number, owner, name in (
-        (errno.EROFS, Path, "mkdir"),
-        (errno.EACCES, os, "open"),
-        (errno.ENOSPC, utils, "_urlretrieve"),
-        (errno.ENOSPC, shutil, "copyfileobj"),
-        (errno.EROFS, Path, "replace"),
-    ):
-        with monkeypatch.context() as patch:
-            patch.setattr(owner, name, failing(number))
-            refused(root, toy, f"toy is not complete in {root}", os.strerror(number))
-        prepare("toy", root, [toy])
-        assert toy.faults(root) == [], "the next run, with room, must complete the data"
-        shutil.rmtree(root)
+@pytest.mark.parametrize(("number", "owner", "name"), [
+    (errno.EROFS, Path, "mkdir"),
+    (errno.EACCES, os, "open"),
+    (errno.ENOSPC, utils, "_urlretrieve"),
+    (errno.ENOSPC, shutil, "copyfileobj"),
+    (errno.EROFS, Path, "replace"),
+])  # fmt: skip
+def test_a_disk_that_refuses_is_named(
+    number: int, owner: Any, name: str, root: Path, toy: Archive, monkeypatch: Patch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, name, failing(OSError(number, os.strerror(number))))
+        refused(root, toy, f"toy is not complete in {root}", os.strerror(number))
     prepare("toy", root, [toy])
-    monkeypatch.setattr(Path, "mkdir", failing(errno.EROFS))
-    monkeypatch.setattr(downloads, "locked", failing(errno.EROFS))
-    prepare("toy", root, [toy])
+    assert toy.faults(root) == [], "the next run, with room, must complete the data"
 
 
-def prepare_in(log: Path, root: Path, toy: Archive) -> None:
-    with log.open("w") as sys.stdout:
-        prepare("toy", root, [toy])
-        print("faulty" if toy.faults(root) else "ready")
-
-
-def test_one_of_two_downloads(root: Path, toy: Archive, server: Server, tmp_path: Path) -> None:
+def test_one_of_two_downloads(root: Path, toy: Archive, server: Server, capsys: Printed) -> None:
     server.let_go.clear()
-    logs = [tmp_path / "first.log", tmp_path / "second.log"]
-    fork = multiprocessing.get_context("fork")
-    processes = [fork.Process(target=prepare_in, args=(log, root, toy)) for log in logs]
-    try:
-        for process in processes:
-            process.start()
-        end = time.monotonic() + 60
-        while not any(log.exists() and "waiting for it" in log.read_text() for log in logs):
-            assert time.monotonic() < end, "neither process waits for the other"
-            time.sleep(0.02)
+    with ThreadPoolExecutor() as pool:
+        both = [pool.submit(prepare, "toy", root, [toy]) for _ in range(2)]
+        said, end = "", time.monotonic() + 60
+        while "waiting for it" not in said and time.monotonic() < end:
+            said += capsys.readouterr().out
+            time.sleep(0.01)
         server.let_go.set()
-        for process in processes:
-            process.join(60)
-        assert [process.exitcode for process in processes] == [0, 0]
-    finally:
-        for process in processes:
-            process.kill()
-    texts = [log.read_text() for log in logs]
-    assert all(text.endswith("ready\n") for text in texts)
+        assert [each.result(60) for each in both] == [None, None]
+    said += capsys.readouterr().out
     for line in ("Downloading toy", "Unpacking", "waiting for it"):
-        assert sorted(text.count(line) for text in texts) == [0, 1]
+        assert said.count(line) == 1
+    assert toy.faults(root) == []
 
 
 @pytest.mark.parametrize("watched", [False, True])
 def test_a_download_shows_a_bar_only_to_a_person(
-    watched: bool, root: Path, toy: Archive, monkeypatch: Patch,
-    capsys: Printed,
-) -> None:  # fmt: skip
+    watched: bool, root: Path, toy: Archive, monkeypatch: Patch, capsys: Printed
+) -> None:
     """Of nteract/papermill#765: in a log and a stored output, a bar is thousands of lines."""
     monkeypatch.delenv("JPY_SESSION_NAME", raising=False)
     monkeypatch.setattr(sys.stderr, "isatty", lambda: False, raising=False)

@@ -1,10 +1,11 @@
 """Folders like ImageNet: both forms found and checked, random numbers a picture's."""
 
 import multiprocessing
+import os
 import shutil
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,35 +15,17 @@ from picture_tools import CLASSES, kit, make, save
 from PIL import Image
 from torch import Tensor
 
-from darts_lib.data.imagenet_data import (
-    KIT,
-    MEAN,
-    STD,
-    TRUTH,
-    PictureFiles,
-    Reader,
-    find_pictures,
-    read_batches,
-    transform,
-)
+from darts_lib.data import imagenet_data as data
+from darts_lib.data.imagenet_data import TRUTH, PictureFiles, Reader, find_pictures, read_batches
 
 CPU = torch.device("cpu")
 NAMES = [f"ILSVRC2012_val_{number:08}" for number in range(1, 7)]
 """The flat folder's six pictures, whose classes take turns: n01, n02, n03, n01, n02, n03."""
 
 
-Write = Callable[[Path], object]
-
-
 def lines(form: str, count: int = 6) -> str:
     """Return a line for each of the first pictures, its name and class in a form."""
     return "".join(form.format(name, f"n0{i % 3 + 1}") for i, name in enumerate(NAMES[:count]))
-
-
-def class_of(files: PictureFiles) -> dict[str, str]:
-    """Return the class of each file, by its name."""
-    labels = [files.classes[label] for label in files.labels.tolist()]
-    return {Path(path.decode()).name: c for path, c in zip(files.paths, labels, strict=True)}
 
 
 @pytest.fixture
@@ -54,7 +37,8 @@ def test_class_folders(tmp_path: Path, capsys: Printed) -> None:
     train, test = find_pictures(make(tmp_path), 32)
     assert train.classes == test.classes == tuple(CLASSES)
     assert (len(train), len(test), train.size, train.channels) == (12, 6, (32, 32), 3)
-    assert all(name.startswith(label) for name, label in class_of(train).items())
+    for path, label in zip(train.paths, train.labels.tolist(), strict=True):
+        assert Path(path.decode()).name.startswith(train.classes[label])
     printed = capsys.readouterr().out
     assert "12 training and 6 test pictures in 3 classes" in printed
     assert "labels of val from its class folders" in printed
@@ -71,7 +55,7 @@ CSV, TINY = "ImageId,PredictionString\n", lines("{}.JPEG\t{}\t0\t0\t9\t9\n")
     ("LOC_val_solution.csv", f"\ufeff{CSV}" + lines("{},{} 1 2 3 4\n")),
     ("val/val_labels.txt", lines("{}.JPEG {}\n")),
     ("val/val_annotations.txt", TINY),
-    (f"{KIT}/{TRUTH}", ""),
+    (f"{data.KIT}/{TRUTH}", ""),
     (f"../{TRUTH}", ""),
 ])  # fmt: skip
 def test_flat_folders_get_labels(file: str, content: str, tmp_path: Path, capsys: Printed) -> None:
@@ -83,72 +67,55 @@ def test_flat_folders_get_labels(file: str, content: str, tmp_path: Path, capsys
         for name in NAMES:
             (root / f"val/{name}.JPEG").rename(root / f"val/images/{name}.JPEG")
     _, test = find_pictures(root, 32)
-    # By what is in the picture, not by our own arithmetic: the class's channel is the bright one.
+    # The class is known by what is in the picture: its channel is the bright one.
     images, labels = Reader(test, None)[torch.arange(len(test))]
     assert torch.equal(images.float().mean(dim=(2, 3)).argmax(dim=1), labels)
     assert sorted(labels.tolist()) == [0, 0, 1, 1, 2, 2]
     assert f"labels of val from {source}" in capsys.readouterr().out
 
 
-def empty(folder: Path) -> None:
-    shutil.rmtree(folder)
-    folder.mkdir()
-
-
-def test_wrong_folders_are_named(tmp_path: Path) -> None:
-    spoilt: list[tuple[Write, list[str]]] = [
-        (lambda root: shutil.rmtree(root / "val" / "n02"), ["differ in n02", "same folders"]),
-        (lambda root: empty(root / "train" / "n02"), ["train/n02 has no pictures", "add some"]),
-        (lambda root: empty(root / "val"), ["val has no pictures to test on", "FOLDER/val"]),
-        (lambda root: empty(root / "train"), ["train has no class folders", "/train/<class>"]),
-        (shutil.rmtree, ["is not there", "FOLDER/train"]),
-    ]
-    for number, (spoil, words) in enumerate(spoilt):
-        spoil(root := make(tmp_path / f"data {number}"))
-        refusal_of(partial(find_pictures, root), str(root), *words)
-
-
-ALL, FIVE = lines("{}.JPEG {}\n"), lines("{}.JPEG {}\n", 5)
-
-
-def labels(content: str) -> Write:
-    return lambda root: (root / "val_labels.txt").write_text(content)
-
-
-def kit_ending_in(last: str) -> Write:
-    return lambda root: kit(root, f"3\n1\n2\n3\n1\n{last}\n")
-
-
-def spoilt_kit(length: int | None) -> Write:
-    def write(root: Path) -> None:
-        kit(root)
-        content = (root / "meta.mat").read_bytes()
-        (root / "meta.mat").unlink()
-        _ = None if length is None else (root / "meta.mat").write_bytes(content[:length])
-
-    return write
-
-
-META = ["meta.mat", "cannot be read", "take it from the development kit"]
-
-
-@pytest.mark.parametrize(("write", "words"), [
-    (lambda root: None, [TRUTH, "LOC_val_solution.csv", "val/<class>"]),
-    (labels(FIVE), ["labels 5", "there are 6", "00000006 has no label"]),
-    (labels(f"{FIVE}{NAMES[5]}.JPEG n03\nmore.JPEG n01\n"), ["labels 7", "more has no pict"]),
-    (labels(f"{FIVE}{NAMES[5]}.JPEG n07\n"), ["differ in 1, n07", "train/ needs a folder"]),
-    (labels(FIVE.replace("n03", "n01") + f"{NAMES[5]} n01"), ["differ in 1, n03"]),
-    (labels(f"{FIVE}n03\n"), ["line 6", "'n03' is not 'file class'"]),
-    # Labels name no file and no folder.
-    (labels(ALL.replace(NAMES[0], f"../../{NAMES[0]}")), [f"{NAMES[0]} has no label"]),
-    (labels(ALL.replace("n01", "../n01")), ["differ in 2, ../n01, n01: train/ needs"]),
-    (kit_ending_in(""), ["labels 5", "there are 6"]),
-    (kit_ending_in("77"), ["line 6", "'77' is no ILSVRC2012_ID"]),
-    (kit_ending_in("4"), ["differ in 1, n00"]),
-    *((spoilt_kit(length), META) for length in (None, 0, 200)),
+@pytest.mark.parametrize(("spoilt", "words"), [
+    ("val/n02", ["differ in n02", "same folders"]),
+    ("train/n02/*", ["train/n02 has no pictures", "add some"]),
+    ("val/*", ["val has no pictures to test on", "FOLDER/val"]),
+    ("train/*", ["train has no class folders", "/train/<class>"]),
 ])  # fmt: skip
-def test_wrong_labels_are_named(write: Write, words: list[str], tmp_path: Path) -> None:
-    write(make(tmp_path, flat=True))
+def test_what_is_taken_away_is_named(spoilt: str, words: list[str], tmp_path: Path) -> None:
+    for path in make(tmp_path).glob(spoilt):
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    refusal_of(lambda: find_pictures(tmp_path), str(tmp_path), *words)
+
+
+ALL, FIVE, IDS = lines("{}.JPEG {}\n"), lines("{}.JPEG {}\n", 5), "3\n1\n2\n3\n1\n"
+OWN, META = "val_labels.txt", ["meta.mat", "cannot be read", "take it from the development kit"]
+
+
+@pytest.mark.parametrize(("file", "content", "words"), [
+    ("unknown.txt", ALL, [TRUTH, "LOC_val_solution.csv", "val/<class>"]),
+    (OWN, FIVE, ["labels 5", "there are 6", "00000006 has no label"]),
+    (OWN, f"{FIVE}{NAMES[5]}.JPEG n03\nmore.JPEG n01\n", ["labels 7", "more has no picture"]),
+    (OWN, f"{FIVE}{NAMES[5]}.JPEG n07\n", ["differ in 1, n07", "train/ needs a folder"]),
+    (OWN, FIVE.replace("n03", "n01") + f"{NAMES[5]} n01", ["differ in 1, n03"]),
+    (OWN, f"{FIVE}n03\n", ["line 6", "'n03' is not 'file class'"]),
+    (OWN, ALL.encode("utf-16"), ["val_labels.txt cannot be read as text", "get it again"]),
+    # Labels name no file and no folder.
+    (OWN, ALL.replace(NAMES[0], f"../../{NAMES[0]}"), [f"{NAMES[0]} has no label"]),
+    (OWN, ALL.replace("n01", "../n01"), ["differ in 2, ../n01, n01: train/ needs"]),
+    (TRUTH, IDS, ["labels 5", "there are 6"]),
+    (TRUTH, f"{IDS}77\n", ["line 6", "'77' is no ILSVRC2012_ID"]),
+    (TRUTH, f"{IDS}4\n", ["differ in 1, n00"]),
+    *(("meta.mat", length, META) for length in (None, 0, 200)),
+])  # fmt: skip
+def test_wrong_labels_are_named(file: str, content: Any, words: list[str], tmp_path: Path) -> None:
+    path = make(tmp_path, flat=True) / file
+    if file in (TRUTH, "meta.mat"):
+        kit(tmp_path)
+    if file != "meta.mat":
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    elif content is None:
+        path.unlink()
+    else:
+        os.truncate(path, content)
     refusal_of(lambda: find_pictures(tmp_path), *words)
 
 
@@ -156,7 +123,8 @@ def test_a_test_picture_is_the_centre_of_the_smaller_side_at_256() -> None:
     ramp = np.tile(np.arange(512, dtype=np.uint8)[:, None, None] // 2, (1, 600, 3))
     tall = Image.fromarray(np.zeros((512, 600, 3), np.uint8) + ramp)
     by_hand = np.asarray(tall.resize((300, 256), Image.Resampling.BILINEAR))[16:240, 38:262]
-    assert np.array_equal(transform(224, augmented=False)(tall).permute(1, 2, 0).numpy(), by_hand)
+    picture = data.transform(224, augmented=False)(tall).permute(1, 2, 0)
+    assert np.array_equal(picture.numpy(), by_hand)
 
 
 def test_batches_are_normalised_with_imagenets_figures(tmp_path: Path) -> None:
@@ -164,7 +132,7 @@ def test_batches_are_normalised_with_imagenets_figures(tmp_path: Path) -> None:
     raw, labels = Reader(test, None)[torch.arange(6)]
     ((images, same),) = read_batches(test, [torch.arange(6)], 0, CPU)
     assert (raw.dtype, images.dtype) == (torch.uint8, torch.float32)
-    mean, std = (torch.tensor(figures).double()[:, None, None] for figures in (MEAN, STD))
+    mean, std = (torch.tensor(figures).double()[:, None, None] for figures in (data.MEAN, data.STD))
     by_hand = (raw.double() / 255 - mean) / std
     torch.testing.assert_close(images.double(), by_hand, rtol=1e-5, atol=1e-6)
     assert torch.equal(labels, same)
@@ -177,17 +145,12 @@ def read(files: PictureFiles, workers: int, seed: int | None, order: list[Tensor
     return [images for images, _ in read_batches(files, order, workers, CPU, seed)]
 
 
-def test_workers_change_no_bit_and_draw_nothing_from_the_generator(
-    train: PictureFiles,
-) -> None:
-    torch.manual_seed(4)
-    expected, batches = torch.rand(5), []
-    for workers in (0, 2):
-        torch.manual_seed(4)
-        batches.append(read(train, workers, 9, ORDER))
-        assert torch.equal(torch.rand(5), expected)
-    assert [len(images) for images in batches[0]] == [3, 3, 2]
-    assert torch.equal(torch.cat(batches[0]), torch.cat(batches[1]))
+def test_workers_change_no_bit_and_draw_nothing_from_the_generator(train: PictureFiles) -> None:
+    before = torch.get_rng_state()
+    here, by_two = (read(train, workers, 9, ORDER) for workers in (0, 2))
+    assert torch.equal(torch.get_rng_state(), before)
+    assert [len(images) for images in here] == [3, 3, 2]
+    assert torch.equal(torch.cat(here), torch.cat(by_two))
 
 
 def test_a_pictures_randomness_is_of_its_seed_and_index_alone(train: PictureFiles) -> None:
@@ -200,13 +163,8 @@ def test_a_pictures_randomness_is_of_its_seed_and_index_alone(train: PictureFile
 
 
 def test_the_same_picture_twice_is_augmented_in_two_ways(tmp_path: Path) -> None:
-    make(tmp_path)
-    for i in range(6):
-        file = save(tmp_path / "train" / "n01" / "n01_0.JPEG")
-        shutil.copy(file, file.with_name(f"copy{i}.JPEG"))
-    train = find_pictures(tmp_path, 32)[0]
-    same = [i for i, name in enumerate(class_of(train)) if name.startswith("copy")]
-    images = read(train, 0, 9, [torch.tensor(same)])[0]
+    files = PictureFiles.of([(save(tmp_path / "a.JPEG"), 0)] * 6, ("a",), 32)
+    (images,) = read(files, 0, 9, [torch.arange(6)])
     assert len({image.numpy().tobytes() for image in images}) == 6
 
 

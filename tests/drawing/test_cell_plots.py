@@ -2,26 +2,22 @@
 
 import io
 import re
-from itertools import combinations
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import pytest
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.patches import FancyArrowPatch
-from matplotlib.text import Text
-from matplotlib.transforms import Bbox
-from PIL import Image
+from figure_tools import assert_readable, named
+from PIL import Image, ImageSequence
 from same_bits import digest
 
 from darts_lib.derivation import random_genotype
 from darts_lib.drawing import cell_plots as plots
+from darts_lib.drawing.cell_layout import depths, layout_cell, one_a_column, tall
 from darts_lib.drawing.cell_plots import cell_picture, draw_cell, search_gif
 from darts_lib.genotype import PUBLISHED, Genotype
 from darts_lib.search_space import KINDS, edges
 
-CELLS = [(name, kind) for name in PUBLISHED for kind in KINDS]
+CELL = PUBLISHED["DARTS_V2"]
 CHAIN = Genotype.from_text(
     "Genotype(normal=[('sep_conv_3x3', 0), ('conv_7x1_1x7', 1), ('max_pool_3x3', 2),"
     "('skip_connect', 0), ('dil_conv_5x5', 3), ('sep_conv_7x7', 1), ('avg_pool_3x3', 4),"
@@ -30,64 +26,52 @@ CHAIN = Genotype.from_text(
 )
 
 
-def texts(ax: Axes, kind: str) -> list[Text]:
-    return [text for text in ax.texts if text.get_gid() == kind]
-
-
-def arrows(ax: Axes, kind: str) -> list[FancyArrowPatch]:
-    found = [patch for patch in ax.patches if isinstance(patch, FancyArrowPatch)]
-    return [arrow for arrow in found if str(arrow.get_gid()).startswith(kind)]
-
-
-def boxes(ax: Axes) -> list[Bbox]:
-    """Return where the names, the nodes and the ends of a drawn cell lie, in pixels."""
-    framed = [
-        t.get_bbox_patch() or t for k in ("operation", "input", "output") for t in texts(ax, k)
-    ]
-    circles = [line for line in ax.lines if line.get_marker() == "o"]
-    radius = [line.get_markersize() / 2 * ax.figure.dpi / 72 for line in circles]
-    centres = [ax.transData.transform(line.get_xydata()[0]) for line in circles]
-    around = [Bbox([c - r, c + r]) for c, r in zip(centres, radius, strict=True)]
-    return [item.get_window_extent() for item in framed] + around
-
-
-def assert_readable(figure: Figure) -> None:
-    """Every box inside the figure, and no two of a cell over each other."""
-    figure.draw_without_rendering()
-    for ax in figure.axes:
-        drawn = boxes(ax)
-        for box in [*drawn, *([ax.title.get_window_extent()] if ax.get_title() else [])]:
-            assert 0 <= box.x0 < box.x1 <= figure.bbox.x1, box
-            assert 0 <= box.y0 < box.y1 <= figure.bbox.y1, box
-        for a, b in combinations(drawn, 2):
-            # A shared hairline is not an overlap: half a pixel is let pass.
-            wide = min(a.x1, b.x1) - max(a.x0, b.x0)
-            assert min(wide, min(a.y1, b.y1) - max(a.y0, b.y0)) < 0.5, (a, b)
-
-
-@pytest.mark.parametrize(("name", "kind"), CELLS)
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", PUBLISHED)
 def test_a_cell_shows_its_genotype(name: str, kind: str) -> None:
-    genotype = PUBLISHED[name]
-    pairs, concat = genotype.pairs(kind), genotype.concat(kind)
+    pairs, concat = PUBLISHED[name].pairs(kind), PUBLISHED[name].concat(kind)
     ax = draw_cell(pairs, concat, title=name)
-    shown = [text.get_text().replace("\n", "_") for text in texts(ax, "operation")]
+    shown = [text.get_text().replace("\n", "_") for text in named(ax.texts, "operation")]
     assert shown == [operation for operation, _ in pairs]
-    assert [t.get_text() for t in texts(ax, "node")] == [str(i) for i in range(len(pairs) // 2)]
-    assert len(arrows(ax, "edge")) == len(pairs)
-    assert len(arrows(ax, "output")) == len(concat)
+    assert [t.get_text() for t in named(ax.texts, "node")] == [*map(str, range(len(pairs) // 2))]
+    assert len(named(ax.patches, "edge")) == len(pairs)
+    assert len(named(ax.patches, "output")) == len(concat)
     assert_readable(ax.get_figure(root=True))
+    places = [t.get_position() for t in named(ax.texts, "input")]
+    places += [tuple(line.get_xydata()[0]) for line in ax.lines]
+    wires = {wire.get_gid(): wire.get_path().vertices for wire in named(ax.patches, "wire")}
+    for i, (_, source) in enumerate(pairs):
+        assert tuple(wires[f"wire {i}"][0]) == pytest.approx(places[source]), "from its source"
 
 
 PAIRS = {**PUBLISHED, "chain": CHAIN, **{f"random {i}": random_genotype(i) for i in range(4)}}
 
 
 @pytest.mark.parametrize("genotype", PAIRS.values(), ids=PAIRS)
-def test_a_pair_of_cells_is_readable_and_a_deep_one_alone(genotype: Genotype) -> None:
+def test_a_pair_of_cells_is_readable(genotype: Genotype) -> None:
     figure = plots.draw_genotype(genotype)
     assert [ax.get_title() for ax in figure.axes] == ["Normal cell", "Reduction cell"]
     assert_readable(figure)
-    if genotype is CHAIN:
-        assert_readable(draw_cell(CHAIN.normal, CHAIN.normal_concat).get_figure(root=True))
+    assert plt.get_fignums() == []
+
+
+def test_columns_follow_what_a_node_hears_unless_they_are_given() -> None:
+    assert depths(CELL.normal) == (0, 0, 1, 1, 1, 2)
+    assert depths(PUBLISHED["AmoebaNet"].normal) == (0, 0, 1, 2, 3, 1, 1)
+    assert [tall(PUBLISHED[name].normal) for name in ("DARTS_V2", "NASNet")] == [3, 5]
+    places = []
+    for seed in range(6):  # an animation keeps its nodes in place
+        pairs = random_genotype(seed).normal
+        layout = layout_cell(pairs, (2, 5), (9.0, 2.0), (0.74, 0.38), one_a_column(pairs))
+        places.append(layout.states)
+    assert places == [places[0]] * 6
+
+
+def test_a_deep_cell_is_readable_and_given_axes_are_used() -> None:
+    _, ax = plt.subplots(figsize=(7, 4), layout="constrained")
+    assert draw_cell(CHAIN.normal, CHAIN.normal_concat, ax) is ax
+    assert_readable(ax.get_figure(root=True))
+    assert len(plt.get_fignums()) == 1
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -95,55 +79,32 @@ def test_cells_in_one_figure(kind: str) -> None:
     figure = plots.compare_cells(PUBLISHED, kind)
     assert {ax.get_title() for ax in figure.axes} == set(PUBLISHED)
     assert_readable(figure)
-    assert len(plots.compare_cells({"only": PUBLISHED["DARTS_V2"]}, kind).axes) == 1
-
-
-def test_wires_start_where_the_pair_says() -> None:
-    """The first point of an edge's wire is the middle of its source."""
-    pairs = PUBLISHED["AmoebaNet"].reduce
-    ax = draw_cell(pairs, PUBLISHED["AmoebaNet"].reduce_concat)
-    places = [t.get_position() for t in texts(ax, "input")]
-    places += [tuple(line.get_xydata()[0]) for line in ax.lines]
-    wires = {w.get_gid(): w for w in ax.patches if str(w.get_gid()).startswith("wire")}
-    for i, (_, source) in enumerate(pairs):
-        start = wires[f"wire {i}"].get_path().vertices[0]
-        assert tuple(start) == pytest.approx(places[source])
+    assert len(plots.compare_cells({"only": CELL}, kind).axes) == 1
+    assert plt.get_fignums() == []
 
 
 @pytest.mark.parametrize("nodes", [1, 2, 4, 5])
 def test_the_supercell_has_every_edge_once(nodes: int) -> None:
     ax = plots.draw_supercell(nodes)
-    drawn = [arrow.get_gid() for arrow in arrows(ax, "edge")]
+    drawn = [arrow.get_gid() for arrow in named(ax.patches, "edge")]
     assert drawn == [f"edge {source} {target}" for source, target in edges(nodes)]
-    assert len(arrows(ax, "output")) == nodes
+    assert len(named(ax.patches, "output")) == nodes
     assert_readable(ax.get_figure(root=True))
 
 
 @pytest.mark.parametrize(("by", "column", "colours"), [("target", 2, 4), ("source", 1, 5)])
 def test_each_end_has_a_colour_in_the_supercell(by: str, column: int, colours: int) -> None:
-    edges = arrows(plots.draw_supercell(4, by), "edge")
-    drawn = {(str(arrow.get_gid()).split()[column], arrow.get_edgecolor()) for arrow in edges}
+    arrows = named(plots.draw_supercell(4, by).patches, "edge")
+    drawn = {(arrow.get_gid().split()[column], arrow.get_edgecolor()) for arrow in arrows}
     ends, shades = zip(*drawn, strict=True)
     assert len(drawn) == len(set(ends)) == len(set(shades)) == colours
 
 
 def test_a_cell_in_words() -> None:
-    assert plots.describe_cell(PUBLISHED["DARTS_V2"].normal).split(". ")[::3] == [
+    assert plots.describe_cell(CELL.normal).split(". ")[::3] == [
         "Node 0 adds sep_conv_3x3 of input 0 and sep_conv_3x3 of input 1",
         "Node 3 adds skip_connect of input 0 and dil_conv_3x3 of node 0.",
     ]
-
-
-def test_figures_are_not_left_open() -> None:
-    plots.draw_genotype(PUBLISHED["DARTS_V2"])
-    plots.compare_cells({"a": PUBLISHED["DARTS_V2"]})
-    assert plt.get_fignums() == []
-    _, ax = plt.subplots()
-    assert draw_cell(CHAIN.reduce, CHAIN.reduce_concat, ax) is ax
-    assert len(plt.get_fignums()) == 1
-
-
-CELL = PUBLISHED["DARTS_V2"]
 
 
 def test_a_picture_is_the_same_each_time_and_as_its_suffix_says(tmp_path: Path) -> None:
@@ -169,13 +130,10 @@ def test_what_cannot_be_written_is_refused(tmp_path: Path) -> None:
 def test_gif_of_a_search(tmp_path: Path) -> None:
     genotypes = [random_genotype(0), random_genotype(0), random_genotype(1)]
     path = search_gif(genotypes, tmp_path / "a.gif")
-    times = []
     with Image.open(path) as gif:
-        assert (gif.n_frames, gif.info["loop"]) == (3, 0)
-        for frame in range(gif.n_frames):
-            gif.seek(frame)
-            times.append(gif.info["duration"])
-    assert times[-1] > times[0] == times[1]
+        assert gif.info["loop"] == 0
+        first, second, last = (frame.info["duration"] for frame in ImageSequence.Iterator(gif))
+    assert last > first == second
     assert path.stat().st_size < 300_000
     assert digest(search_gif(genotypes, tmp_path / "b.gif")) == digest(path)
     assert digest(search_gif(genotypes, tmp_path / "c.gif", first=1)) != digest(path)

@@ -1,17 +1,11 @@
 """Pictures of recurrent cells: what is drawn, and that nothing is clipped or overlaps."""
 
-from collections.abc import Iterator
-from itertools import combinations
-
 import matplotlib.pyplot as plt
-import numpy as np
 import pytest
-from matplotlib.axes import Axes
-from matplotlib.patches import FancyArrowPatch, PathPatch
-from matplotlib.transforms import Bbox
+from figure_tools import assert_readable, named
+from matplotlib.patches import FancyArrowPatch
 
 from darts_lib.drawing import recurrent_plots as plots
-from darts_lib.drawing.plot_style import use_style
 from darts_lib.drawing.recurrent_plots import draw_recurrent_cell
 from darts_lib.recurrent.genotype import PUBLISHED, RecurrentGenotype, random_genotype
 from darts_lib.recurrent.search_space import PRIMITIVES
@@ -31,46 +25,21 @@ CELLS = {
 }
 
 
-@pytest.fixture(autouse=True)
-def style() -> Iterator[None]:
-    with plt.rc_context():
-        use_style()
-        yield
-
-
-def boxes(ax: Axes, *kinds: str) -> list[Bbox]:
-    """Return where the texts of these kinds and the circles lie, in pixels."""
-    found = [text for text in ax.texts if text.get_gid() in kinds]
-    framed = [(text.get_bbox_patch() or text).get_window_extent() for text in found]
-    radius = [line.get_markersize() / 2 * ax.figure.dpi / 72 for line in ax.lines]
-    centres = [ax.transData.transform(np.asarray(line.get_xydata()))[0] for line in ax.lines]
-    return framed + [Bbox([c - r, c + r]) for c, r in zip(centres, radius, strict=True)]
-
-
-@pytest.mark.parametrize("name", CELLS)
-def test_everything_is_drawn_and_nothing_overlaps_or_is_clipped(name: str) -> None:
-    genotype = CELLS[name]
+@pytest.mark.parametrize("genotype", CELLS.values(), ids=CELLS)
+def test_everything_is_drawn_and_nothing_overlaps_or_is_clipped(
+    genotype: RecurrentGenotype,
+) -> None:
     ax = draw_recurrent_cell(genotype, title="a title")
-    ax.figure.canvas.draw()
-    activations, states = (
-        [text for text in ax.texts if text.get_gid() == kind] for kind in ("activation", "state")
-    )
-    assert [text.get_text() for text in activations] == [name for name, _ in genotype.recurrent]
-    assert [text.get_text() for text in states] == [str(i) for i in range(genotype.nodes + 1)]
-    assert len([patch for patch in ax.patches if isinstance(patch, PathPatch)]) == genotype.nodes
+    assert_readable(ax.get_figure(root=True))
+    names, states = named(ax.texts, "activation"), named(ax.texts, "state")
+    assert [text.get_text() for text in names] == [name for name, _ in genotype.recurrent]
+    assert [text.get_text() for text in states] == [*map(str, range(genotype.nodes + 1))]
     arrows = [patch for patch in ax.patches if isinstance(patch, FancyArrowPatch)]
-    assert len(arrows) == genotype.nodes + 2  # one more for each input
-    shapes, whole = boxes(ax, "activation", "input", "output"), ax.figure.bbox
-    assert not any(one.overlaps(other) for one, other in combinations(shapes, 2))
-    for box in shapes:
-        assert whole.x0 <= box.x0 < box.x1 <= whole.x1
-        assert whole.y0 <= box.y0 < box.y1 <= whole.y1
-    wires = [patch for patch in ax.patches if patch.get_gid() == "wire"]
-    for number, wire in enumerate(wires):
+    assert len(arrows) == genotype.nodes + 2, "one more for each input"
+    for wire, own in zip(named(ax.patches, "wire"), names, strict=True):
         path = ax.transData.transform_path(wire.get_path())
-        for other, text in enumerate(activations):
-            extent = text.get_bbox_patch().get_window_extent()  # type: ignore[union-attr]
-            assert other == number or not path.intersects_bbox(extent, filled=False)
+        others = [text.get_bbox_patch().get_window_extent() for text in names if text is not own]
+        assert not any(path.intersects_bbox(box, filled=False) for box in others)
 
 
 def test_a_place_in_the_tree_belongs_to_one_state() -> None:
@@ -86,17 +55,15 @@ def test_output_states_are_shaded_and_activations_differ_in_more_than_colour() -
     shaded = [i for i, line in enumerate(ax.lines) if line.get_markerfacecolor() != "white"]
     assert tuple(shaded) == PUBLISHED["ENAS"].concat
     assert tuple(plots.ACTIVATION_STROKES) == PRIMITIVES
-    strokes = plots.ACTIVATION_STROKES.values()
-    assert len({stroke.colour for stroke in strokes}) == len(PRIMITIVES)
-    assert len({stroke.marker for stroke in strokes}) == len(PRIMITIVES)
+    strokes = [(stroke.colour, stroke.marker) for stroke in plots.ACTIVATION_STROKES.values()]
+    assert [len({*looks}) for looks in zip(*strokes, strict=True)] == [len(PRIMITIVES)] * 2
 
 
 def test_given_axes_are_used_and_small_ones_are_refused() -> None:
-    figure, axes = plt.subplots(1, 2, figsize=(21, 5))
+    _, axes = plt.subplots(1, 2, figsize=(21, 5), layout="constrained")
     assert draw_recurrent_cell(PUBLISHED["DARTS_V1"], axes[0], "V1") is axes[0]
     assert axes[0].get_title() == "V1"
-    plt.close(figure)
-    ax = plt.subplots(figsize=(4, 3))[1]
+    _, ax = plt.subplots(figsize=(4, 3))
     width, _ = plots.least_size(PUBLISHED["DARTS_V1"])
     with pytest.raises(ValueError, match=f"needs {width:.1f}"):
         draw_recurrent_cell(PUBLISHED["DARTS_V1"], ax)

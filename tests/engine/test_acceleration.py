@@ -2,10 +2,12 @@
 
 import contextlib
 import functools
-from collections.abc import Iterator
+from typing import Any
+from unittest.mock import MagicMock
 
 import pytest
 import torch
+from fuzz_tools import Patch
 from torch import Tensor, nn
 from torch._dynamo.testing import CompileCounter
 from torch.func import functional_call
@@ -18,7 +20,7 @@ from darts_lib.fast.fan import Fan
 from darts_lib.fast.fused import FusedSupernet
 from darts_lib.relaxation import MixedOp, mix
 from darts_lib.search import Search, SearchConfig
-from darts_lib.search_space import KINDS, PRIMITIVES
+from darts_lib.search_space import KINDS, PRIMITIVES, CellPlan
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
@@ -36,19 +38,10 @@ def config(**given: object) -> SearchConfig:
     ({"amp": "off", "graph": "off"}, CUDA, True, "eager float32"),
 ])  # fmt: skip
 def test_auto_is_bfloat16_and_a_graph_on_cuda(
-    given: dict[str, str],
-    device: torch.device,
-    bfloat16: bool,
-    words: str,
-    monkeypatch: pytest.MonkeyPatch,
+    given: Any, device: torch.device, bfloat16: bool, words: str, monkeypatch: Patch
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: bfloat16)
     assert str(Acceleration.of(config(**given), device)) == words
-
-
-def test_a_graph_without_cuda_is_refused() -> None:
-    with pytest.raises(SettingsError, match="graph='on' needs CUDA, not 'cpu'"):
-        config(graph="on", device="cpu")
 
 
 @pytest.mark.parametrize(("amp", "dtype"), [("auto", torch.float32), ("on", torch.bfloat16)])
@@ -62,7 +55,8 @@ def test_a_compiled_source_gives_the_same_value_and_gradients() -> None:
     """One fan of four channels: whole cells take minutes to compile on two cores."""
     torch.manual_seed(0)
     primitives = [name for name in PRIMITIVES if "5x5" not in name]
-    fan = Fan(4, 1, 1, primitives, {i: MixedOp(4, 1, primitives) for i in range(2)})
+    edges = {i: MixedOp(4, 1, primitives) for i in range(2)}
+    fan = Fan(CellPlan("normal", 4, 4, 4, False), 1, primitives, edges)
     for weight in fan.parameters():
         torch.nn.init.normal_(weight, std=0.3)
     state = torch.randn(4, 4, 8, 8).contiguous(memory_format=torch.channels_last)
@@ -80,24 +74,18 @@ def test_a_compiled_source_gives_the_same_value_and_gradients() -> None:
     torch.testing.assert_close(results(), eager, rtol=1e-3, atol=1e-4)
 
 
-@pytest.fixture
-def compiler(monkeypatch: pytest.MonkeyPatch) -> Iterator[CompileCounter]:
-    """Put a compiler that counts, and leaves the graph as it is, in the place of the real one."""
-    counter = CompileCounter()
-    torch._dynamo.reset()
-    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend=counter))
-    yield counter
-    torch._dynamo.reset()
-
-
 @pytest.mark.deep
 def test_a_compiled_supernet_is_compiled_once_and_has_the_eager_gradients(
-    compiler: CompileCounter,
+    monkeypatch: Patch,
 ) -> None:
     """All candidates are in every pass, so other alphas and weights are no other program.
 
-    There are three, by the gradients that a pass is for: by weights, by both, by alphas.
+    There are three, by the gradients that a pass is for: by weights, by both, by alphas. A compiler
+    that counts, and leaves the graph as it is, takes the place of the real one.
     """
+    compiler = CompileCounter()
+    torch._dynamo.reset()
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend=compiler))
     torch.manual_seed(0)
     net = FusedSupernet(2, 1, 1, 10, 1, ("none", "skip_connect", "sep_conv_3x3"))
     weights = dict(net.named_parameters())
@@ -116,73 +104,51 @@ def test_a_compiled_supernet_is_compiled_once_and_has_the_eager_gradients(
         return list(found.total.values())
 
     eager = [total(seed) for seed in range(4)]
-    config = SearchConfig.create(scale="laptop", compile="on")
-    Acceleration.of(config, torch.device("cpu")).compiled(net.cells)
-    counts, compiled = [], []
+    Acceleration.of(config(compile="on"), CPU).compiled(net.cells)
     for seed in range(4):
-        compiled.append(total(seed))
-        counts.append(compiler.frame_count)
-    assert counts == [3] * 4
-    torch.testing.assert_close(compiled, eager, rtol=1e-3, atol=1e-5)
+        torch.testing.assert_close(total(seed), eager[seed], rtol=1e-3, atol=1e-5)
+        assert compiler.frame_count == 3
+    torch._dynamo.reset()
 
 
-# A recorded step, its CUDA replaced by a recorder ------------------------------------------------
-
-
-class FakeGraph:
-    """Replays what was run while it was open, as a CUDA graph does."""
-
-    def __init__(self) -> None:
-        self.replayed = 0
-        self.works_in: object = None
-
-    def pool(self) -> object:
-        return self.works_in
-
-    def replay(self) -> None:
-        self.replayed += 1
-
-
-def recorded(monkeypatch: pytest.MonkeyPatch) -> tuple[Captured, Tensor, list[str]]:
-    """Return a captured step `weight += x.mean()`, its weight, and what was done in order."""
+@pytest.fixture
+def events(monkeypatch: Patch) -> list[str]:
+    """Put a recorder in the place of CUDA; return what is done, in order."""
     events: list[str] = []
-    weight = torch.zeros(())
-
-    def step(batch: tuple[Tensor]) -> Tensor:
-        events.append("step")
-        weight.add_(batch[0].mean())
-        return weight.clone()
-
-    class Stream:
-        def wait_stream(self, _: object) -> None:
-            pass
 
     @contextlib.contextmanager
-    def recording(graph: FakeGraph, pool: object, stream: object, capture_error_mode: str):  # type: ignore[no-untyped-def]
-        graph.works_in = pool or f"memory of {len(events)}"
-        assert isinstance(stream, Stream), "a stream of the tensors' device, not torch's own"
+    def recording(graph: Any, pool: object, stream: object, capture_error_mode: str):
+        graph.pool.return_value = pool or object()
+        assert stream is mocks["Stream"](), "a stream of the tensors' device, not torch's own"
         assert capture_error_mode == "thread_local", "a loader's threads may use CUDA meanwhile"
         events.append("record")
         yield
 
-    def restored(state: object, device: torch.device) -> None:
-        events.append(f"{state} of {device}")
-
+    mocks = {name: MagicMock() for name in ("Stream", "current_stream", "stream", "device")}
     fakes = {
-        **dict.fromkeys(("Stream", "current_stream"), Stream),
-        **dict.fromkeys(("stream", "device"), lambda _: contextlib.nullcontext()),
-        **{"CUDAGraph": FakeGraph, "graph": recording, "set_rng_state": restored},
+        **{**mocks, "CUDAGraph": lambda: MagicMock(), "graph": recording},
+        "set_rng_state": lambda state, device: events.append(f"{state} of {device}"),
         "get_rng_state": lambda _: f"random after {len(events)}",
     }
     for name, fake in fakes.items():
         monkeypatch.setattr(torch.cuda, name, fake)
-    return Captured(step, lambda: [weight]), weight, events
+    return events
 
 
-def test_a_recorded_step_begins_eagerly_then_warms_up_and_leaves_no_trace(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    captured, weight, events = recorded(monkeypatch)
+@pytest.fixture
+def captured(events: list[str]) -> Any:
+    """Return a captured step `weight += x.mean()`."""
+    weight = torch.zeros(())
+
+    def step(batch: tuple[Tensor]) -> Tensor:
+        events.append("step")
+        return weight.add_(batch[0].mean()).clone()
+
+    return Captured(step, lambda: [weight])
+
+
+def test_a_recorded_step_warms_up_and_leaves_no_trace(captured: Any, events: list[str]) -> None:
+    (weight,) = captured.state()
     captured((torch.ones(4),))
     assert events == ["step"]
     assert float(weight) == 1
@@ -193,24 +159,20 @@ def test_a_recorded_step_begins_eagerly_then_warms_up_and_leaves_no_trace(
     assert recording.inputs[0].tolist() == [2.0] * 4
     captured((torch.full((4,), 3.0),))
     assert recording.inputs[0].tolist() == [3.0] * 4, "a replay reads the fixed buffer"
-    assert isinstance(recording.graph, FakeGraph)
-    assert recording.graph.replayed == 2
+    assert recording.graph.replay.call_count == 2
     events.clear()
     captured((torch.full((2,), 5.0),))
     assert (events, float(weight)) == (["step"], 6), "a smaller last batch runs eagerly"
 
 
 @pytest.mark.parametrize(("sizes", "recorded_sizes"), [
-    ((4, 2, 4), [4]),
-    ((2, 4, 4), [4]),
-    ((2, 4, 3, 4, 4), [4]),
+    ((4, 2, 4), [4]), ((2, 4, 4), [4]), ((2, 4, 3, 4, 4), [4]),
     ((2, 4, 4, 3, 2, 4, 4, 3), [4, 2, 3]),
     ((1, 2, 3, 4, 1, 2, 3, 4, 4), [1, 2, 3]),
 ])  # fmt: skip
 def test_shapes_that_come_again_are_recorded_in_the_same_memory_up_to_three(
-    sizes: tuple[int, ...], recorded_sizes: list[int], monkeypatch: pytest.MonkeyPatch
+    sizes: tuple[int, ...], recorded_sizes: list[int], captured: Any
 ) -> None:
-    captured, _, _ = recorded(monkeypatch)
     for size in sizes:
         captured((torch.ones(size),))
     recordings = list(captured.recordings.values())
@@ -221,24 +183,21 @@ def test_shapes_that_come_again_are_recorded_in_the_same_memory_up_to_three(
         assert one.inputs[0].tolist() == [7.0] * size, "each replay fills the buffers of its shape"
 
 
-def test_a_searchs_epoch_is_replayed_though_its_first_validation_batch_is_the_short_one(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+@pytest.mark.usefixtures("events")  # in place of CUDA
+def test_a_searchs_epoch_is_replayed_though_a_first_batch_is_short(monkeypatch: Patch) -> None:
     """As on an H200, where a whole epoch ran eagerly: nine times slower, and all tests passed."""
-    recorded(monkeypatch)  # in place of CUDA
-    replays: list[FakeGraph] = []
-    monkeypatch.setattr(FakeGraph, "replay", lambda graph: replays.append(graph))
+    graph = MagicMock()
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: graph)
     monkeypatch.setattr(Acceleration, "of", lambda _, device: Acceleration(device, *3 * [False]))
     monkeypatch.setattr(Acceleration, "recorded", lambda _, step, state: Captured(step, state))
-    given = {"scale": "laptop", "max_images": 160, "batch_size": 24, "channels": 2, "layers": 1}
-    run = Search(SearchConfig.create(**given, order=1))
+    run = Search(config(max_images=160, batch_size=24, channels=2, layers=1, order=1))
     sizes = [(len(train[0]), len(valid[0])) for train, valid in run.batches(seed_epoch(0, 0, CPU))]
     assert sizes == [(24, 8), (24, 24), (24, 24), (8, 24)]
     run.epoch(0)
     steps, tests = 1, 2  # replayed: the third of four, and the second and third of four
-    assert len(replays) == steps + tests
+    assert graph.replay.call_count == steps + tests
     run.epoch(1)
-    assert len(replays) == steps + tests + 4 + 4, "the short batches too"
+    assert graph.replay.call_count == steps + tests + 4 + 4, "the short batches too"
     run.alphas = {kind: torch.ones_like(alphas) for kind, alphas in run.alphas.items()}
     run.evaluate()
     inputs = [x for one in run._recorded_sums.recordings.values() for x in one.inputs]
@@ -247,7 +206,7 @@ def test_a_searchs_epoch_is_replayed_though_its_first_validation_batch_is_the_sh
 
 
 @contextlib.contextmanager
-def refusing(*_: object, **__: object):  # type: ignore[no-untyped-def]
+def refusing(*_: object, **__: object):
     try:
         raise RuntimeError("operation not permitted when stream is capturing\nmore")
     finally:
@@ -264,9 +223,8 @@ def full(*_: object, **__: object) -> None:
     (full, torch.OutOfMemoryError, "CUDA out of memory"),
 ])  # fmt: skip
 def test_where_recording_fails_the_run_ends_with_the_first_error_and_the_way_out(
-    graph: object, error: type[Exception], words: str, monkeypatch: pytest.MonkeyPatch
+    graph: object, error: type[Exception], words: str, captured: Any, monkeypatch: Patch
 ) -> None:
-    captured, _, _ = recorded(monkeypatch)
     monkeypatch.setattr(torch.cuda, "graph", graph)
     captured((torch.ones(4),))
     with pytest.raises(error, match=words):

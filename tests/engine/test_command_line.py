@@ -7,11 +7,10 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from fuzz_tools import refusal_of
+from fuzz_tools import Patch, Printed, refusal_of
 from safetensors.torch import save_file
 
 from darts_lib import retrain as retraining
@@ -28,8 +27,8 @@ TINY = {"scale": "laptop", "channels": 2, "layers": 3, "nodes": 2, "batch_size":
 TINY |= {"epochs": 1, "max_steps": 1, "device": "cpu", "order": 1}
 
 LIBRARY = Path(searching.__file__).parent
-COMMANDS = [path.stem for path in LIBRARY.glob("*.py") if "__main__" in path.read_text()]
-COMMANDS += [path.stem for path in (LIBRARY / "commands").glob("[a-z]*.py")]
+SOURCES = [*LIBRARY.glob("*.py"), *(LIBRARY / "tools").glob("*.py")]
+COMMANDS = [path.stem for path in SOURCES if "__main__" in path.read_text()]
 
 Run = Callable[[Path], str]
 
@@ -39,7 +38,7 @@ def write_run(path: Path, **settings: object) -> None:
 
 
 @pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+def run(monkeypatch: Patch, capsys: Printed) -> Run:
     """Return a function that runs the search command on a path and returns what it printed."""
 
     def run(path: Path) -> str:
@@ -61,10 +60,17 @@ def test_a_run_folder_or_its_config_means_that_run(tmp_path: Path, run: Run) -> 
     assert len(read_history(folder)) == 1
 
 
-def test_a_run_folder_is_told_where_its_pictures_are(tmp_path: Path) -> None:
-    write_run(tmp_path, kind="search", **{**TINY, "dataset": "folder"})
-    found = read_config(tmp_path, SearchConfig, data_root="/my/pictures")
-    assert (found.data_root, found.run_dir) == ("/my/pictures", str(tmp_path))
+@pytest.mark.parametrize("content", [TINY, {"settings": TINY}])
+def test_a_file_of_settings_names_no_folder_of_itself(content: object, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(content))
+    assert read_config(tmp_path / "config.json", SearchConfig).run_dir == ""
+
+
+def test_the_run_of_a_folder_is_that_folders_and_its_data_the_commands(tmp_path: Path) -> None:
+    write_run(tmp_path, kind="search", **{**TINY, "dataset": "folder", "run_dir": "../elsewhere"})
+    for root in ("", "/my/pictures"):
+        config = read_config(tmp_path, SearchConfig, data_root=root)
+        assert (config.data_root, config.run_dir) == (root, str(tmp_path))
 
 
 @pytest.mark.parametrize(("given", "config", "read", "file"), [
@@ -82,37 +88,17 @@ def test_a_run_of_another_kind_is_told_apart(
     refusal_of(lambda: read(tmp_path), f"of the kind '{given}', not '{config}'; name one of")
 
 
-@pytest.mark.parametrize("content", [TINY, {"settings": TINY}])
-def test_a_file_of_settings_names_no_folder_of_itself(content: object, tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_text(json.dumps(content))
-    assert read_config(tmp_path / "config.json", SearchConfig).run_dir == ""
-
-
-@pytest.mark.parametrize(("name", "content", "words"), [
-    (".", None, "is no run folder: it has no config.json"),
+@pytest.mark.parametrize(("name", "text", "words"), [
+    (".", "", "is no run folder: it has no config.json"),
     (".", "{}", "was not written by a run"),
     (".", '{"format": 99, "settings": {}}', "of a newer darts_lib"),
-    ("mine.json", None, "cannot be read (No such file or directory); name another"),
+    ("mine.json", "", "cannot be read (No such file or directory); name another"),
     ("config.json", '{"epochs": }', "repair it or name another"),
 ])  # fmt: skip
-def test_what_holds_no_settings_is_named(
-    name: str, content: str | None, words: str, tmp_path: Path
-) -> None:
-    if content:
-        (tmp_path / "config.json").write_text(content)
+def test_what_holds_no_settings_is_named(name: str, text: str, words: str, tmp_path: Path) -> None:
+    if text:
+        (tmp_path / "config.json").write_text(text)
     refusal_of(lambda: read_config(tmp_path / name, SearchConfig), words, str(tmp_path))
-
-
-def test_a_run_folder_names_no_place_and_no_file_here_either(tmp_path: Path) -> None:
-    """A folder from elsewhere must not choose what is read or written here."""
-    places = {"data_root": "/etc", "run_dir": "../elsewhere", "device": "cuda:7", "resume": False}
-    write_run(tmp_path, kind="search", **{**TINY, **places})
-    found = read_config(tmp_path, SearchConfig)
-    assert (found.data_root, found.run_dir) == ("", str(tmp_path))
-    assert (found.device, found.resume) == ("auto", True)
-    write_run(tmp_path, kind="retrain", genotype="cell.json")
-    file = tmp_path / "config.json"
-    refusal_of(lambda: read_config(file, RetrainConfig), "is not the text of a cell")
 
 
 @pytest.mark.parametrize(("settings", "words"), [
@@ -120,7 +106,7 @@ def test_a_run_folder_names_no_place_and_no_file_here_either(tmp_path: Path) -> 
     ({"epoch": 2}, "SettingsError: unknown setting 'epoch'; did you mean 'epochs'?\n"),
 ])  # fmt: skip
 def test_settings_that_are_wrong_end_the_program_on_one_line_before_anything_is_said(
-    settings: dict[str, object], words: str, tmp_path: Path, run: Run, capsys: Any
+    settings: dict[str, object], words: str, tmp_path: Path, run: Run, capsys: Printed
 ) -> None:
     (tmp_path / "a file").touch()
     (tmp_path / "mine.json").write_text(json.dumps({**TINY, **settings}))
@@ -146,8 +132,7 @@ def test_the_command_says_where_it_works_what_it_found_and_what_is_next(
 
 def test_a_retraining_says_its_error_and_where_its_weights_are(tmp_path: Path) -> None:
     given = {"scale": "laptop", "channels": 2, "layers": 2, "epochs": 1, "max_steps": 1}
-    config = RetrainConfig.create(**given, genotype="random", run_dir=str(tmp_path / "run"))
-    result = retrain(config)
+    result = retrain(RetrainConfig.create(**given, genotype="random", run_dir=str(tmp_path)))
     said = retraining.summary(result)
     top1, top5 = (100 * (1 - result.figures[name]) for name in ("test_accuracy", "test_top5"))
     assert f"top-1 error {top1:.2f} %, top-5 error {top5:.2f} % on 360 test images" in said

@@ -11,12 +11,12 @@ import io
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
-from fuzz_tools import refusal_of
+from fuzz_tools import Patch, refusal_of
 from kill_tools import differences, make, write_data
 from kind_tools import KINDS
 from toy_run import Killed, ToyRun, kill_after, toy, toy_config
@@ -24,10 +24,8 @@ from toy_run import Killed, ToyRun, kill_after, toy, toy_config
 from darts_lib.engine.devices import WORKSPACE, deterministic_algorithms
 from darts_lib.engine.files import unpack
 from darts_lib.engine.folder import read_json
-from darts_lib.engine.opening import default_folder, opened, stored_config
+from darts_lib.engine.opening import default_folder, stored_config
 from darts_lib.engine.settings import RunConfig
-from darts_lib.search import SearchConfig
-from darts_lib.teaching.notebook import read_parameters
 
 RUNS = {f"{kind}, {n} threads": (kind, {"threads": n}) for kind in KINDS for n in (1, 2)}
 RUNS |= {"search, order 1": ("search", {"threads": 1, "order": 1})}
@@ -48,10 +46,7 @@ def make_all(folder: Path, data: Path, which: str) -> None:
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the folder of pictures and of text that the runs read."""
-    folder = tmp_path_factory.mktemp("data")
-    write_data(folder)
-    return folder
+    return write_data(tmp_path_factory.mktemp("data"))
 
 
 @pytest.fixture(scope="module")
@@ -78,8 +73,6 @@ def test_the_number_of_workers_changes_no_bit(made: list[Path]) -> None:
     assert differences(made[0] / "ImageNet retraining, 1 threads", made[0] / WORKERS) == []
 
 
-# The switch -------------------------------------------------------------------------------------
-
 Switches = tuple[bool, bool, bool, bool]
 ON: Switches = (True, False, True, False)
 
@@ -92,7 +85,7 @@ def switches() -> Switches:
 
 
 @pytest.fixture(autouse=True)
-def before(monkeypatch: pytest.MonkeyPatch) -> Iterator[Switches]:
+def before(monkeypatch: Patch) -> Iterator[Switches]:
     """Take the variable of cuBLAS away; after the test all is as it was before."""
     monkeypatch.setenv(WORKSPACE, "")
     monkeypatch.delenv(WORKSPACE)
@@ -101,61 +94,42 @@ def before(monkeypatch: pytest.MonkeyPatch) -> Iterator[Switches]:
     assert switches() == found != ON, "put back"
 
 
-def note(seen: list[Switches]) -> Callable[[object], None]:
-    return lambda _: seen.append(switches())
-
-
 @pytest.mark.deep
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_of_run_works_with_the_switch_and_puts_it_back(
     kind: str, data: Path, path: Path
 ) -> None:
     seen: list[Switches] = []
-    make(kind, data, note(seen), run_dir=str(path), deterministic=True)
+    make(kind, data, lambda _: seen.append(switches()), run_dir=str(path), deterministic=True)
     assert set(seen) == {ON}
 
 
-def test_the_switch_is_on_in_an_epoch_only_where_it_is_asked_for(
-    tmp_path: Path, before: Switches
-) -> None:
-    seen: list[Switches] = []
-    toy(toy_config(tmp_path / "on", deterministic=True), note(seen))
-    toy(toy_config(tmp_path / "off"), note(seen))
-    assert seen == [ON] * 4 + [before] * 4
-    assert WORKSPACE not in os.environ, "there is no cuBLAS on the CPU"
-
-
-def test_what_was_set_before_is_set_again_after_an_error_too(
-    tmp_path: Path, path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_switch_is_on_in_an_epoch_only_and_put_back(tmp_path: Path, monkeypatch: Patch) -> None:
     monkeypatch.setattr(torch.backends.cudnn, "benchmark", True)
     torch.use_deterministic_algorithms(True, warn_only=True)
-    inside = []
+    seen, before = list[Switches](), switches()
+
+    def note(_: int) -> None:
+        seen.append(switches())
+        raise Killed
+
     try:
-        with pytest.raises(KeyError), opened(toy_config(path, deterministic=True)):
-            raise KeyError(inside.append(switches()))
-        assert inside == [ON]
-        assert switches() == (True, True, False, True)
-        with opened(toy_config(tmp_path / "other")):
-            assert switches() == (True, True, False, True), "off: all is left alone"
+        for wanted in (True, False):
+            config = toy_config(tmp_path / str(wanted), deterministic=wanted)
+            with pytest.raises(Killed):
+                toy(config, note)
+            assert switches() == before == (True, True, False, True)
+        assert seen == [ON, before]
+        assert WORKSPACE not in os.environ, "there is no cuBLAS on the CPU"
     finally:
         torch.use_deterministic_algorithms(False)
         monkeypatch.undo()
 
 
-def test_a_run_that_is_refused_leaves_the_switch_alone(path: Path) -> None:
-    path.write_text("a file in the way")
-    refusal_of(lambda: toy(toy_config(path, deterministic=True)), "is a file; give another")
-
-
-# cuBLAS -----------------------------------------------------------------------------------------
-
 CUDA = torch.device("cuda")
 
 
-def test_the_variable_of_cublas_is_set_before_cuda_starts_and_stays(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_the_variable_of_cublas_is_set_before_cuda_starts_and_stays(monkeypatch: Patch) -> None:
     monkeypatch.setattr(torch.cuda, "is_initialized", lambda: False)
     with deterministic_algorithms(True, CUDA):
         assert os.environ[WORKSPACE] == ":4096:8"
@@ -168,9 +142,7 @@ def test_the_variable_of_cublas_is_set_before_cuda_starts_and_stays(
 
 
 @pytest.mark.parametrize("value", ["", ":0:0"])
-def test_cuda_that_was_started_before_is_refused(
-    value: str, monkeypatch: pytest.MonkeyPatch, before: Switches
-) -> None:
+def test_cuda_that_was_started_is_refused(value: str, monkeypatch: Patch, before: Switches) -> None:
     monkeypatch.setenv(WORKSPACE, value)
     monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
     words = f"set {WORKSPACE}=:4096:8 in the environment and start the process again"
@@ -180,37 +152,21 @@ def test_cuda_that_was_started_before_is_refused(
         assert os.environ[WORKSPACE] == value
 
 
-# Older runs -------------------------------------------------------------------------------------
-
-
-def test_a_run_from_before_the_switch_goes_on(path: Path) -> None:
-    """Its folder's name and its config.json are those of a run with the switch off."""
+def test_a_run_from_before_the_switch_goes_on_and_one_with_it_on_is_another(path: Path) -> None:
+    """With the switch off the folder's name and its config.json are those of such a run."""
     plain, on = (toy_config(path, deterministic=given) for given in (False, True))
     assert default_folder(plain) == default_folder(toy_config()) != default_folder(on)
-    toy(plain)
-    settings = read_json(path / "config.json")["settings"]
-    left_out = {*RunConfig.NO_EFFECT_ON_RESULT, "deterministic"}
-    assert set(settings) == {"kind", *type(plain).model_fields} - left_out
-    assert not stored_config(path, type(plain)).deterministic
-    refusal_of(lambda: toy(on), "deterministic None there, True here")
-
-
-def test_with_the_switch_on_it_is_another_run_and_stays_so(path: Path) -> None:
-    with pytest.raises(Killed):
-        toy(toy_config(path, deterministic=True), kill_after(1))
-    assert stored_config(path, ToyRun.CONFIG).deterministic
-    refusal_of(lambda: toy(toy_config(path)), "deterministic True there")
-
-
-def test_papermill_gives_it_though_no_parameter_cell_lists_it() -> None:
-    cells = ["", "epochs: int = 1  # of the search", "# Parameters\ndeterministic = True\n"]
-    named = {"epochs": 1, "deterministic": True, "scale": "laptop", "In": cells}
-    assert read_parameters(named, SearchConfig).deterministic is True
-    plain: Callable[..., SearchConfig] = SearchConfig.create
-    assert plain(scale="laptop", deterministic="true").deterministic is True
-    assert plain(scale="laptop").deterministic is False
-    refusal_of(lambda: plain(deterministic="perhaps"), "deterministic='perhaps'")
-    assert "deterministic" in (RunConfig.__doc__ or "")
+    for config, stored in ((plain, None), (on, True)):
+        with pytest.raises(Killed):
+            toy(config.model_copy(update={"resume": False}), kill_after(1))
+        settings = read_json(path / "config.json")["settings"]
+        assert settings.get("deterministic") is stored
+        assert settings.keys() - {"kind", "deterministic"} == (
+            type(plain).model_fields.keys() - RunConfig.NO_EFFECT_ON_RESULT - {"deterministic"}
+        )
+        assert stored_config(path, ToyRun.CONFIG).deterministic == bool(stored)
+        other = on if config is plain else plain
+        refusal_of(lambda other=other: toy(other), f"deterministic {stored} there")
 
 
 if __name__ == "__main__":

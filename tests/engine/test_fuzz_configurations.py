@@ -1,7 +1,6 @@
 """Every valid configuration takes a step; every other is refused by name, in one line.
 
-Fuzzed, by types and bounds of the configurations' own fields. What was found so stands below as
-examples of their own.
+Fuzzed, by types and bounds of the configurations' own fields.
 """
 
 import json
@@ -16,9 +15,9 @@ import torch
 from fuzz_tools import examples, one_line, refusal_of
 from hypothesis import given
 from hypothesis import strategies as st
+from kind_tools import KINDS
 from picture_tools import make
 from pydantic.fields import FieldInfo
-from torch import Tensor
 
 from darts_lib.bilevel import ROUTES
 from darts_lib.data.images import ImageSet
@@ -28,29 +27,17 @@ from darts_lib.engine.command_line import read_config
 from darts_lib.engine.refusals import SettingsError, is_unset, show
 from darts_lib.engine.settings import DATASETS, RunConfig
 from darts_lib.recurrent.genotype import random_genotype as random_recurrent_genotype
-from darts_lib.recurrent.retrain import RecurrentRetrainConfig, RecurrentRetraining
-from darts_lib.recurrent.search import RecurrentSearch, RecurrentSearchConfig
-from darts_lib.retrain import RetrainConfig, Retraining
-from darts_lib.search import Search, SearchConfig
-from darts_lib.transfer import ImageNetRetrainConfig, ImageNetRetraining
+from darts_lib.recurrent.retrain import RecurrentRetrainConfig
+from darts_lib.retrain import RetrainConfig
+from darts_lib.search import SearchConfig
 
 Values = st.SearchStrategy[Any]
-
-# Valid configurations ---------------------------------------------------------------------------
 
 NOT_DRAWN = {"data_root", "run_dir", "device", "threads", "image_size", "workers", "holdout"}
 NOT_DRAWN |= {"sync_batch_norm", "method", "supernet", "primitives", "edge_primitives"}
 """What depends on the machine or on the data that are read, or has tests of its own."""
-SIZES = {
-    "channels": st.sampled_from([2, 4, 6, 8]),
-    "layers": st.integers(1, 4),
-    "nodes": st.integers(1, 3),
-    "batch_size": st.integers(2, 9),
-    "width": st.integers(1, 8),
-    "bptt": st.integers(2, 7),
-    "accumulate": st.integers(1, 12),
-    "valid_batch_size": st.integers(1, 9),
-}
+SIZES = {"layers": (1, 3), "nodes": (1, 3), "batch_size": (2, 9), "width": (1, 8), "bptt": (2, 7)}
+SIZES |= {"accumulate": (1, 12), "valid_batch_size": (1, 9)}
 """Always drawn: the paper's would take minutes, and parts of a batch or a text have an end."""
 TOPS = {"gradient_clip": 1e9, "clip": 1e9, "madds_weight": 10.0, "auxiliary_weight": 10.0}
 TOPS |= {"spread": 1e300, "drop_path": 0.999}
@@ -62,25 +49,19 @@ def cells(draw: Callable[..., Any]) -> Values:
     return st.builds(lambda *given: str(draw(*given)), st.integers(0, 999), st.integers(1, 3))
 
 
+CHANNELS = {"channels": st.sampled_from([2, 4, 6, 8])}
+IMAGENET = {"genotype": cells(random_genotype), "batch_size": st.integers(2, 5)}
+IMAGENET |= {"image_size": st.integers(64, 67), "workers": st.just(0), "max_images": st.just(6)}
 TEXT = {"dataset": st.just("topics"), "learning_rate": st.floats(1e-9, 30)}
 TEXT |= {"amp": st.sampled_from(["auto", "off"]), "max_images": st.just(0)}
-MORE: dict[type[RunConfig], dict[str, Values]] = {
-    SearchConfig: {"dataset": st.sampled_from(DATASETS)},
-    RetrainConfig: {"genotype": cells(random_genotype)},
-    ImageNetRetrainConfig: {
-        "genotype": cells(random_genotype),
-        "batch_size": st.integers(2, 5),
-        "layers": st.integers(1, 3),
-        "image_size": st.integers(64, 67),
-        "workers": st.just(0),
-        "max_images": st.just(6),
-    },
-    RecurrentSearchConfig: TEXT,
-    RecurrentRetrainConfig: {**TEXT, "genotype": cells(random_recurrent_genotype)},
+MORE: dict[str, dict[str, Values]] = {
+    "search": {**CHANNELS, "dataset": st.sampled_from(DATASETS)},
+    "retraining": {**CHANNELS, "genotype": cells(random_genotype)},
+    "ImageNet retraining": {**CHANNELS, **IMAGENET},
+    "recurrent search": TEXT,
+    "recurrent retraining": {**TEXT, "genotype": cells(random_recurrent_genotype)},
 }
 """What the fields of a kind do not say; always drawn too."""
-KINDS = list(MORE)
-COSTLY = (SearchConfig, RetrainConfig)
 
 
 def bounds_of(field: FieldInfo) -> dict[str, Any]:
@@ -105,22 +86,20 @@ def values_of(name: str, field: FieldInfo) -> Values | None:
     return st.booleans() if kind is bool else None
 
 
-def settings_of(kind: type[RunConfig]) -> Values:
-    fields = kind.model_fields
-    needed = {name: values for name, values in SIZES.items() if name in fields} | MORE[kind]
-    left_out = NOT_DRAWN | set(needed)
+def settings_of(name: str) -> Values:
+    fields = KINDS[name].config.model_fields
+    needed = {n: st.integers(*SIZES[n]) for n in SIZES if n in fields} | MORE[name]
+    left_out = NOT_DRAWN | needed.keys()
     drawn = {n: values_of(n, field) for n, field in fields.items() if n not in left_out}
-    optional = {name: values for name, values in drawn.items() if values is not None}
+    optional = {n: values for n, values in drawn.items() if values is not None}
     return st.fixed_dictionaries(needed, optional=optional)
 
 
-def checked(kind: type[RunConfig], given: Mapping[str, Any]) -> Any:
+def checked(kind: type[RunConfig], given: dict[str, Any]) -> Any:
     """Return the configuration, after checking that it keeps each value and comes back as text."""
     config = kind.create(**given)
-    for name, value in given.items():
-        if name != "scale":
-            found = getattr(config, name)
-            assert (found, type(found)) == (value, type(value)), name
+    kept = {name: getattr(config, name) for name in given if name != "scale"}
+    assert repr(kept) == repr({name: given[name] for name in kept})
     stored = json.loads(json.dumps(config.settings_that_matter()))
     assert kind.create(**{**given, **stored}) == config
     texts = {name: str(value) for name, value in given.items()}  # as papermill may pass them
@@ -138,111 +117,71 @@ def assert_taken(run: Any) -> None:
     Two pictures of one pixel may be the same in a channel. Normalising that multiplies gradients by
     up to 316, and several normalisations in a row leave float32.
     """
-    tensors = {**dict(run.net.named_parameters()), **run.alphas}
-    tensors |= {"hidden": run.train_hidden} if hasattr(run, "train_hidden") else {}
-    if hasattr(run, "average"):
-        tensors |= {f"average of {name}": x for name, x in run.average.named_parameters()}
+    tensors = [*run.net.parameters(), *run.alphas.values()]
+    tensors += [run.train_hidden] if "train_hidden" in vars(run) and run.alphas else []
+    tensors += run.average.parameters() if hasattr(run, "average") else []
     try:
         run.guard.check(1, run.config.learning_rate, "here")
+        TAKEN.append(True)
+        tensors += [tensor.grad for tensor in tensors if tensor.grad is not None]
     except FloatingPointError as error:
         one_line(error, "was no number", "learning rate", "new run_dir")
-        tensors = {name: tensor.detach() for name, tensor in tensors.items()}
         TAKEN.append(False)
-    else:
-        TAKEN.append(True)
-    for name, tensor in tensors.items():
-        assert tensor.dtype == torch.float32, name
-        assert tensor.isfinite().all(), name
-        assert tensor.grad is None or tensor.grad.isfinite().all(), name
+    assert all(tensor.dtype == torch.float32 and tensor.isfinite().all() for tensor in tensors)
 
 
-TEXT_OF_SQUARES = torch.arange(400).square() % 11
-CORPUS = Corpus(TEXT_OF_SQUARES, *[TEXT_OF_SQUARES[:100]] * 2, tuple("abcdefghijk"))
-Start = tuple[Any, list[tuple[Any, ...]]]
-
-
-def pictures(draw: Callable[[Values], Any]) -> tuple[ImageSet, Callable[[int], tuple[Tensor, ...]]]:
-    """Return pictures that tell a run their size, and what draws batches of others."""
-    channels = draw(st.sampled_from([1, 3]))
-    shape = (channels, draw(st.integers(1, 11)), draw(st.integers(1, 11)))
-    classes = draw(st.integers(2, 12))
+def pictures(draw: Callable[[Values], Any]) -> ImageSet:
+    """Return 20 pictures of any shape, down to one pixel, in a few classes."""
+    channels, classes = draw(st.sampled_from([1, 3])), draw(st.integers(2, 12))
+    shape = (20, channels, draw(st.integers(1, 11)), draw(st.integers(1, 11)))
+    images, labels = torch.randint(256, shape, dtype=torch.uint8), torch.randint(classes, (20,))
     names, figures = tuple(map(str, range(classes))), (0.5,) * channels
-    images, labels = torch.zeros(9, *shape, dtype=torch.uint8), torch.zeros(9, dtype=torch.int64)
-    data = ImageSet("own", images, labels, names, figures, figures, 1, 0)
-    return data, lambda count: (torch.randn(count, *shape), torch.randint(classes, (count,)))
+    return ImageSet("own", images, labels, names, figures, figures, 1, 0)
 
 
-def segment(config: Any, length: int) -> tuple[Tensor, Tensor]:
-    tokens = torch.randint(len(CORPUS.words), (length + 1, config.batch_size))
-    return tokens[:-1], tokens[1:]
-
-
-def started(config: Any, draw: Callable[[Values], Any]) -> Start:
-    """Return a run before its first step, and what its steps are given."""
-    run: Any
-    generator = torch.Generator().manual_seed(0)
-    match config:
-        case SearchConfig():
-            data, batch = pictures(draw)
-            size = config.batch_size
-            return Search(config, data=(data, data)), [(batch(size), batch(size))]
-        case ImageNetRetrainConfig():
-            run = ImageNetRetraining(config)
-            return run, [next(run.batches(generator))]
-        case RetrainConfig():
-            data, batch = pictures(draw)
-            run = Retraining(config, data=data)
-            run.drop_path.fill_(draw(st.floats(0, config.drop_path)))
-            # An epoch's last batch may be of two pictures, or one larger than the rest.
-            return run, [(batch(n),) for n in {2, config.batch_size, config.batch_size + 1}]
-        case RecurrentSearchConfig():
-            run, length = RecurrentSearch(config, data=CORPUS), draw(st.integers(1, 9))
-            run.train_masks.draw()
-            run.valid_masks.draw()
-            return run, [(segment(config, length), segment(config, length))]
-    run = RecurrentRetraining(config, data=CORPUS)
-    run.averaging = draw(st.booleans())
-    run.masks.draw(generator)
-    return run, [next(run.batches(generator))]
+TOKENS = torch.arange(400).square() % 11
+CORPUS = Corpus(TOKENS, TOKENS[:100], TOKENS[:100], tuple("abcdefghijk"))
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return 12 training and 6 test pictures in 3 classes."""
     return make(tmp_path_factory.mktemp("pictures"))
 
 
-@pytest.mark.parametrize("kind", [
-    pytest.param(kind, marks=[pytest.mark.deep] if kind in COSTLY else []) for kind in KINDS
+@pytest.mark.parametrize("name", [
+    pytest.param(name, marks=[pytest.mark.deep] if name in ("search", "retraining") else [])
+    for name in KINDS
 ])  # fmt: skip
 @given(data=st.data())
 @examples(10)
-def test_every_configuration_takes_a_step(
-    kind: type[RunConfig], data: st.DataObject, folder: Path
-) -> None:
-    read = {"data_root": str(folder)} if kind is ImageNetRetrainConfig else {}
-    config = checked(kind, {**data.draw(settings_of(kind)), **read})
-    run, batches = started(config, data.draw)
-    for number, parts in enumerate(batches):
-        total = run.step(*parts)
-        if kind in COSTLY:
-            assert float(total[2]) == len(parts[0][0])
-        assert number or total.isfinite().all()
+def test_every_configuration_takes_a_step(name: str, data: st.DataObject, folder: Path) -> None:
+    of_imagenet = name == "ImageNet retraining"
+    read = {"data_root": str(folder)} if of_imagenet else {}
+    config = checked(KINDS[name].config, {**data.draw(settings_of(name)), **read})
+    own: Any = CORPUS if "recurrent" in name else pictures(data.draw)
+    own = (own, own) if name == "search" else own
+    run: Any = KINDS[name].run(config, **({} if of_imagenet else {"data": own}))
+    generator = torch.Generator().manual_seed(0)
+    run.averaging = data.draw(st.booleans())
+    run.begin(data.draw(st.integers(0, config.epochs - 1)), generator)
+    first, *others = next(run.batches(generator))
+    total = run.step(first, *others)
+    assert total.isfinite().all()
     assert_taken(run)
-    if kind is RetrainConfig:
-        assert math.isfinite(config.rate(config.epochs - 1))
+    if "recurrent" not in name:
+        assert float(total[2]) == len(first[0])
+    if name == "retraining":
         with torch.no_grad():
-            logits, auxiliary = run.net.eval()(batches[0][0][0][:1])
-        if config.gradient_clip <= 10:  # three steps at rate 1 with any gradient run away
-            assert logits.isfinite().all()
+            logits, auxiliary = run.net.eval()(first[0][:1])
         assert auxiliary is None
+        assert logits.isfinite().all()
 
 
 def test_hardly_any_of_these_steps_overflowed() -> None:
     assert TAKEN.count(False) <= 1 + len(TAKEN) / 100
 
 
-# Any values -------------------------------------------------------------------------------------
+CONFIGS = [kind.config for kind in KINDS.values()]
 
 
 class Odd:
@@ -257,25 +196,13 @@ JUNK += [torch.zeros(2, 2), np.arange(3), [[[[[[[0]]]]]]] * 50, Path("."), True,
 JUNK += ["abc", "False", "true", "1,5", "nan", "inf", "-inf", "1e999", "0x10", "--1", "1 2", "1.5"]
 JUNK += ["1e3", 1.5, 2**31, 10**12, 10**30, 10**400, 10**5000, "9" * 5000, -(2**31), "Genotype("]
 JUNK += [math.nan, math.inf, -math.inf, "\0", "a\0b", "\ud800", "x\ny", "a" * 100_000, "'", "~"]
-JUNK += [
-    "🦜",
-    "\u2028",
-    "auto ",
-    "None",
-    "~nobody-of-this-name/x",
-    "Genotype(normal=[])",
-    "DARTS_V3",
-]
-JUNK += ["~\0", "Genotype" * 9999, "cuda:9999999999999999999999", "cpu:-1", "cpu:1", "meta", "gpu"]
-JUNK += ["Genotype(normal=[])"]
-TRUTHS = {word: truth for truth, words in (
-    (True, ("1", "1.0", "on", "t", "y", "yes", "true")),
-    (False, ("0", "0.0", "off", "f", "n", "no", "false")),
-) for word in words}  # fmt: skip
+JUNK += ["🦜", "\u2028", "auto ", "None", "~nobody-of-this-name/x", "~\0", "DARTS_V3", "gpu"]
+JUNK += ["Genotype(normal=[])", "Genotype" * 9999, "cuda:99999999999", "cpu:-1", "cpu:1", "meta"]
+TRUTHS = dict.fromkeys(("1", "1.0", "on", "t", "y", "yes", "true"), True)
+TRUTHS |= dict.fromkeys(("0", "0.0", "off", "f", "n", "no", "false"), False)
 
 
 def near(bounds: Mapping[str, Any]) -> list[object]:
-    """Return values on both sides of a field's bounds."""
     return [x for limit in bounds.values() for x in (limit - 1, limit - 1e-6, limit, 2 * limit + 1)]
 
 
@@ -306,7 +233,7 @@ def judge(kind: type[RunConfig], name: str, value: object) -> None:
         assert unset or means(value, getattr(config, name), field), (name, value)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", CONFIGS)
 def test_any_setting_is_refused_in_one_line_or_means_what_it_says(kind: type[RunConfig]) -> None:
     for name, field in kind.model_fields.items():
         for value in (*JUNK, *near(bounds_of(field))):
@@ -317,18 +244,17 @@ def test_any_setting_is_refused_in_one_line_or_means_what_it_says(kind: type[Run
 NAMES = st.sampled_from(["cls", "self", "model_config", "x" * 10**5]) | st.text(max_size=40)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", CONFIGS)
 @given(data=st.data(), text=st.text(max_size=30))
 @examples(60)
 def test_any_name_and_text_too(kind: type[RunConfig], data: st.DataObject, text: str) -> None:
     judge(kind, data.draw(st.sampled_from(sorted(kind.model_fields)) | NAMES), text)
 
 
+WORDS = st.text(max_size=9)
 JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=9),
-    lambda inner: (
-        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=9), inner, max_size=3)
-    ),
+    st.none() | st.booleans() | st.integers() | st.floats() | WORDS,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(WORDS, inner, max_size=3),
     max_leaves=6,
 )
 
@@ -350,44 +276,27 @@ def test_a_file_of_settings_is_read_or_refused(
         assert set(content) <= set(SearchConfig.model_fields)
 
 
-# What was found so ------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(("kind", "given", "words"), [
-    (SearchConfig, {"learning_rate": math.nan}, "learning_rate=nan: "),
-    (SearchConfig, {"gradient_clip": math.inf}, "gradient_clip=inf: "),
-    (SearchConfig, {"learning_rate": "nan"}, "learning_rate='nan': "),
+    (SearchConfig, {"learning_rate": math.nan}, "learning_rate=nan: must be a finite number"),
     (RetrainConfig, {"drop_path": False}, "drop_path=False: a number is wanted"),
-    (RetrainConfig, {"epochs": True}, "epochs=True: a number is wanted"),
     (SearchConfig, {"max_steps": 10**5000}, "max_steps=a huge number: "),
-    (SearchConfig, {"cutout": 10**30}, "cutout=1000000"),
-    (SearchConfig, {"threads": 10**6}, "threads=1000000: "),
-    (SearchConfig, {"layers": 10**6}, "layers=1000000: "),
     (SearchConfig, {"epochs": torch.zeros(2, 2)}, "epochs=tensor([[0., 0.], [0., 0.]]): "),
-    (SearchConfig, {"epochs": np.zeros(2)}, "epochs=array([0., 0.]): "),
-    (SearchConfig, {"cls": 1}, "unknown setting 'cls'"),
     (SearchConfig, {"data_root": "~nobody-of-this-name/x"}, "no such user"),
     (SearchConfig, {"run_dir": "a\0b"}, "run_dir='a\\x00b': "),
     (RetrainConfig, {"genotype": "~\0"}, "unknown genotype '~\\x00'"),
-    (RetrainConfig, {"genotype": "x" * 10**6}, "unknown genotype 'xxx"),
 ])  # fmt: skip
-def test_what_was_found_stays_refused(
-    kind: type[RunConfig], given: dict[str, object], words: str
-) -> None:
+def test_what_no_bound_says_is_refused_too(kind: type[RunConfig], given: Any, words: str) -> None:
     refusal_of(lambda: kind.create(**given), words)
 
 
 @pytest.mark.parametrize("seed", [7, "7", 7.0])
 @pytest.mark.parametrize("kind", [RetrainConfig, RecurrentRetrainConfig])
-def test_a_random_cell_is_that_of_its_seed_in_every_spelling(
-    kind: type[RetrainConfig | RecurrentRetrainConfig], seed: object
-) -> None:
+def test_a_random_cell_is_that_of_its_seed_in_every_spelling(kind: Any, seed: object) -> None:
     draw = random_genotype if kind is RetrainConfig else random_recurrent_genotype
     assert kind.create(genotype="random", seed=seed).cell == draw(7)
     assert kind.create(genotype="random", seed=8).cell != draw(7)
 
 
 def test_the_first_unknown_name_is_told_the_same_each_time() -> None:
-    for first, last in (("zzz", "aaa"), ("aaa", "zzz")):
-        given = {first: 1, last: 2}
-        refusal_of(lambda given=given: SearchConfig.create(**given), f"unknown setting '{first}'")
+    refusal_of(lambda: SearchConfig.create(zzz=1, aaa=2), "unknown setting 'zzz'")
+    refusal_of(lambda: SearchConfig.create(aaa=1, zzz=2), "unknown setting 'aaa'")

@@ -10,20 +10,19 @@ import os
 import statistics
 from collections import Counter
 from collections.abc import Callable
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from kill_tools import FORKS, PATIENCE
-from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
+from fuzz_tools import Patch
+from kill_tools import begun, ended
+from kind_tools import KINDS
+from step_tools import Watching, live_tensors
 from toy_run import toy, toy_config
 
 from darts_lib.engine.batches import seed_epoch
 from darts_lib.engine.devices import give_back_memory
-from darts_lib.search import Search, SearchConfig
 
 pytestmark = [
     pytest.mark.deep,
@@ -35,42 +34,25 @@ STEPS = int(os.environ.get("DARTS_LIB_LONG_STEPS", "300"))
 EVERY = STEPS // 40
 MOST = STEPS // 2
 """KiB by which a process may grow over half of the steps: one a step."""
-TINY = {"scale": "laptop", "device": "cpu", "channels": 2, "layers": 1, "nodes": 1}
-TINY |= {"batch_size": 2, "max_images": 200}
 
 
 def open_files() -> int:
     return len(os.listdir("/proc/self/fd"))
 
 
-# Steps ------------------------------------------------------------------------------------------
-
-
-class Operations(TorchDispatchMode):
-    """Counts the operations that torch dispatches, the backward pass's too."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.found: Counter[str] = Counter()
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.found[str(func)] += 1
-        return func(*args, **(kwargs or {}))
-
-
 def look() -> tuple[int, int, int]:
     """Return a process's resident KiB, open files and live tensors."""
-    gc.collect()
-    tensors = sum(issubclass(type(thing), Tensor) for thing in gc.get_objects())
+    tensors, _ = live_tensors()
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE") // 1024, open_files(), tensors
 
 
 def work_of(step: Callable[[], object]) -> Counter[str]:
-    """Take a step and return how often it did which operation."""
-    with Operations() as operations:
+    """Take a step and return how often it did which operation, the backward pass's too."""
+    found: Counter[str] = Counter()
+    with Watching(lambda operation, _: found.update([str(operation)])):
         step()
-    return operations.found
+    return found
 
 
 def problems(seen: list[tuple[int, int, int]], works: list[Counter[str]]) -> list[str]:
@@ -90,9 +72,8 @@ def problems(seen: list[tuple[int, int, int]], works: list[Counter[str]]) -> lis
 
 def a_search(order: int) -> Callable[[], object]:
     """Return the step of a search, on the next of a few batches."""
-    run = Search(SearchConfig.create(**TINY, order=order))
-    batches = run.batches(seed_epoch(0, 0, run.device))
-    turn = itertools.cycle(list(itertools.islice(batches, 8)))
+    run, _ = KINDS["search"].start(order=order, batch_size=2, max_images=200, max_steps=8)
+    turn = itertools.cycle(list(run.batches(seed_epoch(0, 0, run.device))))
     return lambda: run.step(*next(turn))
 
 
@@ -113,12 +94,11 @@ def a_leak(kind: str) -> Callable[[], object]:
     return step
 
 
-def take_steps(kind: str, order: int, report: Connection) -> None:
-    """Take all steps and report what grew; in a process of its own."""
-    torch.set_num_threads(1)
+def take_steps(start: Callable[[Any], Callable[[], object]], what: object) -> None:
+    """Take all steps and print what grew; in a process of its own."""
     gc.collect()
     gc.freeze()  # what was imported is looked through no more: a look is quick
-    step = a_search(order) if kind == "search" else a_leak(kind)
+    step = start(what)
     seen, works = [], []
     for number in range(1, STEPS + 1):
         if number in (EVERY + 1, STEPS):
@@ -128,46 +108,27 @@ def take_steps(kind: str, order: int, report: Connection) -> None:
             step()
         if number % EVERY == 0:
             seen.append(look())
-    report.send(problems(seen, works))
+    for problem in problems(seen, works):
+        print(problem)
 
 
-def grown(kind: str, order: int = 0) -> list[str]:
-    """Return what grew over all steps."""
-    here, there = FORKS.Pipe(duplex=False)
-    process = FORKS.Process(target=take_steps, args=(kind, order, there), daemon=True)
-    process.start()
-    there.close()
-    try:
-        assert here.poll(PATIENCE), "the process neither ends nor goes on"
-        found: list[str] = here.recv()
-    finally:
-        process.kill()
-        process.join()
-    return found
-
-
-@pytest.mark.parametrize("order", [1, 2])
-def test_nothing_grows_over_hundreds_of_steps(order: int) -> None:
-    assert grown("search", order) == []
-
-
-@pytest.mark.parametrize(("kind", "words"), [
-    ("memory", "resident KiB: "), ("tensors", "tensors: "),
-    ("files", "files: "), ("work", "a step's work: "),
+@pytest.mark.parametrize(("start", "what", "words"), [
+    (a_search, 1, ""), (a_search, 2, ""),
+    (a_leak, "memory", "resident KiB: "), (a_leak, "tensors", "tensors: "),
+    (a_leak, "files", "files: "), (a_leak, "work", "a step's work: "),
 ])  # fmt: skip
-def test_a_leak_is_noticed(kind: str, words: str) -> None:
-    (found,) = grown(kind)
-    assert found.startswith(words)
+def test_a_search_does_not_grow_over_hundreds_of_steps_and_a_leak_is_noticed(
+    start: Callable[[Any], Callable[[], object]], what: object, words: str, tmp_path: Path
+) -> None:
+    assert ended(begun(tmp_path / "log", take_steps, start, what)) == 0
+    found = (tmp_path / "log").read_text().splitlines()
+    assert [line.startswith(words) for line in found] == [True] * bool(words), found
 
-
-# Epochs -----------------------------------------------------------------------------------------
 
 EPOCHS = 200
 
 
-def test_two_hundred_epochs_leave_as_much_as_two_hundred_times_one(
-    path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_two_hundred_epochs_leave_as_much_as_that_times_one(path: Path, monkeypatch: Patch) -> None:
     sizes: list[dict[str, int]] = []
     files, counts, histories, renames, rename = [], [], [], list[object](), os.replace
     monkeypatch.setattr(os, "fsync", lambda _: None)  # a disk's time, which nothing here needs

@@ -1,6 +1,7 @@
-"""Schedules, the layouts that fused optimisers read, and the parts of a run's state."""
+"""Schedules, the guard, the layouts that fused optimisers read, and the parts of a run's state."""
 
 import copy
+import math
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ from same_bits import bits
 from torch import Tensor, nn
 
 from darts_lib.engine.optimisers import (
+    FiniteGuard,
     Part,
     cosine,
     laid_out_like,
@@ -20,12 +22,9 @@ from darts_lib.engine.optimisers import (
 
 @pytest.mark.parametrize(("epoch", "epochs", "last", "rate"), [
     # The rates that PyTorch's CosineAnnealingLR gives the original code (25e-3 at the start).
-    (0, 50, 0.001, 0.025),
-    (1, 50, 0.001, 0.02497632074113926),
-    (25, 50, 0.001, 0.013),
+    (0, 50, 0.001, 0.025), (1, 50, 0.001, 0.02497632074113926), (25, 50, 0.001, 0.013),
     (49, 50, 0.001, 0.0010236792588607412),
-    (0, 600, 0.0, 0.025),
-    (599, 600, 0.0, 1.7134690716569257e-07),
+    (0, 600, 0.0, 0.025), (599, 600, 0.0, 1.7134690716569257e-07),
 ])  # fmt: skip
 def test_the_cosine_has_the_published_rates(
     epoch: int, epochs: int, last: float, rate: float
@@ -33,7 +32,25 @@ def test_the_cosine_has_the_published_rates(
     assert cosine(epoch, epochs, 0.025, last) == pytest.approx(rate, rel=1e-9)
 
 
-# Layouts ----------------------------------------------------------------------------------------
+def watched(*losses_and_norms: tuple[float, float]) -> FiniteGuard:
+    guard = FiniteGuard(torch.device("cpu"))
+    for loss, norm in losses_and_norms:
+        optimiser = torch.optim.SGD([torch.ones(1, requires_grad=True)], 0.1, fused=True)
+        guard.watch(optimiser, torch.tensor(loss), torch.tensor(norm))
+        assert float(optimiser.found_inf) == (not math.isfinite(norm))
+        guard.count()
+    return guard
+
+
+@pytest.mark.parametrize("norm", [math.nan, math.inf])
+def test_the_first_bad_step_is_named_with_loss_rate_and_folder(norm: float) -> None:
+    watched((2.3, 1.0), (math.nan, 0.0)).check(7, 0.02497, "runs/mine")  # a sound one goes on
+    guard = watched((2.3, 1.0), (2.25, norm), (math.nan, norm))
+    words = r"^the gradient was no number in step 2 of epoch 7 \(loss 2.25, learning rate 0.02497\)"
+    with pytest.raises(FloatingPointError, match=f"{words}.*kept in runs/mine"):
+        guard.check(7, 0.02497, "runs/mine")
+    guard.begin()
+    guard.check(8, 0.02, "runs/mine")
 
 
 def ends(gradient: Tensor, start: Tensor) -> list[Tensor]:
@@ -56,17 +73,11 @@ def test_a_gradient_takes_the_layout_that_fused_sgd_reads() -> None:
     assert laid_out_like(gradient, start).stride() == start.stride() != gradient.stride()
     torch.testing.assert_close(*ends(gradient, start))
     assert laid_out_like(gradient, torch.zeros_like(gradient)) is gradient
-
-
-def test_strides_of_dimensions_of_one_do_not_count_for_fused_sgd() -> None:
-    """As of a pointwise convolution's weight and gradient: two in each step would be copied."""
+    # Strides of dimensions of one do not count, as of a pointwise convolution.
     gradient = torch.randn(6, 3).as_strided((6, 3, 1, 1), (3, 1, 1, 1))
     start = torch.randn(6, 3, 1, 1).as_strided((6, 3, 1, 1), (3, 1, 3, 3))
     assert laid_out_like(gradient, start) is gradient
     torch.testing.assert_close(*ends(gradient, start))
-
-
-# Parts of a state -------------------------------------------------------------------------------
 
 
 def part(kind: str, seed: int) -> tuple[Part, list[Tensor]]:
@@ -79,19 +90,17 @@ def part(kind: str, seed: int) -> tuple[Part, list[Tensor]]:
         weight.grad = torch.randn(3)
     if kind == "module":
         net(torch.randn(4, 3))
-        return net, [*weights, net.running_mean, net.running_var, net.num_batches_tracked]
+        return net, [*weights, *net.buffers()]
     if kind == "mapping":
         return net._parameters, weights
+    optimiser: torch.optim.Optimizer = torch.optim.Adam(weights, 0.1, fused=True)
     if kind == "sgd":
-        sgd = momentum_sgd(weights, torch.tensor(0.5 + seed), 0.9, 0.1)
-        made = [sgd.state[weight]["momentum_buffer"] for weight in weights]
+        optimiser = momentum_sgd(weights, torch.tensor(0.5 + seed), 0.9, 0.1)
+        made = [optimiser.state[weight]["momentum_buffer"] for weight in weights]
         assert not torch.stack(made).any(), "a step never makes state"
-        sgd.step()
-        return sgd, made
-    adam = torch.optim.Adam(weights, 0.1, fused=True)
-    adam.step()
-    slots = ("step", "exp_avg", "exp_avg_sq")
-    return adam, [adam.state[weight][name] for weight in weights for name in slots]
+    optimiser.step()
+    slots = ("momentum_buffer",) if kind == "sgd" else ("step", "exp_avg", "exp_avg_sq")
+    return optimiser, [optimiser.state[weight][name] for weight in weights for name in slots]
 
 
 @pytest.mark.parametrize("kind", ["module", "mapping", "sgd", "adam"])

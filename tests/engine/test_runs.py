@@ -5,12 +5,10 @@ test_kinds.py; how it ends in test_run.py.
 """
 
 import contextlib
-import errno
 import functools
 import json
 import os
 import resource
-import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,22 +16,31 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from fuzz_tools import refusal_of
+from fuzz_tools import Patch, Said, refusal_of
 from same_bits import bits, digest
-from toy_run import CELL, Killed, ToyConfig, end, kill_after, killed, toy, toy_config
+from toy_run import (
+    CELL,
+    Killed,
+    ToyConfig,
+    end,
+    held_elsewhere,
+    kill_after,
+    killed,
+    toy,
+    toy_config,
+)
 
 from darts_lib import __version__
 from darts_lib.derivation import genotypes_of
 from darts_lib.engine import opening
 from darts_lib.engine.files import pack, unpack
-from darts_lib.engine.folder import read_alphas, read_history, read_json
+from darts_lib.engine.folder import CHECKPOINTS, read_alphas, read_history, read_json
 from darts_lib.engine.opening import default_folder, opened
 from darts_lib.engine.refusals import SettingsError
 from darts_lib.engine.settings import RunConfig
 from darts_lib.search import SearchConfig
 
 DERIVED = ("history.jsonl", "alphas.npz", "genotype.json")
-Said = Callable[[], str]
 
 
 @pytest.fixture(scope="module")
@@ -45,16 +52,10 @@ def straight(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def refused(config: RunConfig, *words: str) -> str:
-    """Return the one line in which a folder is refused, which has the words."""
-
-    def enter() -> None:
-        with opened(config):
-            pass
-
-    return refusal_of(enter, *words)
+    return refusal_of(lambda: opened(config).__enter__(), *words)
 
 
-def contents(path: Path) -> dict[str, tuple[bytes, int]]:
+def contents(path: Path) -> dict[str, tuple[str, int]]:
     return {file.name: (digest(file), file.stat().st_mtime_ns) for file in path.iterdir()}
 
 
@@ -63,11 +64,8 @@ def ends_as(config: ToyConfig, straight: Path) -> bool:
     return end(toy(config).path) == end(straight)
 
 
-# What is in a folder ----------------------------------------------------------------------------
-
-
 def test_a_finished_folder_holds_what_the_design_says(straight: Path) -> None:
-    names = {"config.json", "checkpoint.pt", "checkpoint.previous.pt", "result.json", *DERIVED}
+    names = {"config.json", *CHECKPOINTS, "result.json", *DERIVED}
     assert {file.name for file in straight.iterdir()} == names
     settings = read_json(straight / "config.json")["settings"]
     assert (settings["kind"], settings["dataset"], settings["epochs"]) == ("toy", "digits", 4)
@@ -98,33 +96,24 @@ def test_two_folders_of_pictures_are_two_runs(tmp_path: Path) -> None:
     assert ":" not in name("a: b"), "which Windows refuses"
 
 
-# Stopped and continued --------------------------------------------------------------------------
-
-
-def test_what_is_made_from_the_checkpoint_is_made_again(
-    path: Path, straight: Path, said: Said
-) -> None:
+def test_what_the_checkpoint_gives_is_made_again(path: Path, straight: Path, said: Said) -> None:
     config = killed(path, 4)
     for name in DERIVED:
         (path / name).write_bytes(b"cut o")
     assert ends_as(config, straight)
     assert f"resuming at epoch 5 from {path}" in said()
     assert bits(read_history(path)) == bits(read_history(straight))
-    assert [digest(path / name) for name in DERIVED[1:]] == [
-        digest(straight / name) for name in DERIVED[1:]
-    ]
+    for name in DERIVED[1:]:
+        assert digest(path / name) == digest(straight / name)
 
 
-@pytest.mark.parametrize("call", range(7))
-def test_a_kill_at_any_moment_of_a_save_loses_nothing(
-    call: int, path: Path, straight: Path
-) -> None:
+@pytest.mark.parametrize("cut", range(7))
+def test_a_kill_at_any_moment_of_a_save_loses_nothing(cut: int, path: Path, straight: Path) -> None:
     """A save renames six times: the new checkpoint thrice, then what is made from it."""
-    config, names = killed(path, 2), []
-    rename = os.replace
+    config, names, rename = killed(path, 2), list[str](), os.replace
 
     def replace(source: Path, target: Path) -> None:
-        if len(names) == call:
+        if len(names) == cut:
             raise Killed
         names.append(Path(target).name)
         rename(source, target)
@@ -132,45 +121,35 @@ def test_a_kill_at_any_moment_of_a_save_loses_nothing(
     with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
         toy(config, lambda epoch: epoch == 3 and patch.setattr(os, "replace", replace))
     saved = ["checkpoint.next.pt", "checkpoint.previous.pt", "checkpoint.pt"]
-    assert names == [*saved, *DERIVED, "result.json"][:call]
+    assert names == [*saved, *DERIVED, "result.json"][:cut]
     (path / ".checkpoint.next.pt.99999.part").write_bytes(b"half")
     assert ends_as(config, straight)
     assert len(read_history(path)) == 4
     assert list(path.glob(".*.part")) == [], "swept"
 
 
-def harm(file: Path, how: str) -> None:
-    content = bytearray(file.read_bytes())
-    content[len(content) // 2] ^= 4
-    harmed = {"truncated": content[: len(content) // 2], "empty": b"", "bit flipped": content}
-    file.write_bytes(harmed[how])
-
-
-@pytest.mark.parametrize("how", ["truncated", "empty", "bit flipped"])
-def test_a_damaged_checkpoint_gives_way_to_the_one_before(
-    how: str, path: Path, straight: Path, said: Said
+@pytest.mark.parametrize(("count", "words", "left"), [
+    (1, "it is now checkpoint.pt.damaged", [3, 4]),
+    (2, "no good checkpoint is left", [1, 2, 3, 4]),
+])  # fmt: skip
+def test_a_damaged_checkpoint_gives_way_to_the_one_before_or_to_a_new_beginning(
+    count: int, words: str, left: list[int], path: Path, straight: Path, said: Said
 ) -> None:
-    config, epochs = killed(path, 3), []
-    harm(path / "checkpoint.pt", how)
-    with pytest.raises(Killed):
-        toy(config, kill_after(3))
-    for name in ("checkpoint.pt", "checkpoint.previous.pt"):
-        unpack(path / name)  # the damaged one has not taken the place of the good one
-    line = next(line for line in said().splitlines() if f"{path / 'checkpoint.pt'}" in line)
-    assert "it is now checkpoint.pt.damaged" in line
-    toy(config, epochs.append)
-    assert epochs == [4]
-    assert end(path) == end(straight)
+    """What damage is noticed is tested in test_files.py."""
+    config, epochs = killed(path, 3), list[int]()
+    for name in CHECKPOINTS[:count]:
+        (path / name).write_bytes((path / name).read_bytes()[:1000])
 
+    def note(epoch: int) -> None:
+        epochs.append(epoch)
+        for file in path.glob("checkpoint*.pt"):
+            unpack(file)  # the damaged one has not taken the place of the good one
 
-def test_two_damaged_checkpoints_begin_anew_and_say_so(
-    path: Path, straight: Path, said: Said
-) -> None:
-    config = killed(path, 3)
-    for name in ("checkpoint.pt", "checkpoint.previous.pt"):
-        harm(path / name, "truncated")
-    assert ends_as(config, straight)
-    assert "no good checkpoint is left" in said()
+    toy(config, note)
+    assert (epochs, end(path)) == (left, end(straight))
+    printed = said()
+    assert f"{path / 'checkpoint.pt'} (1000 bytes) cannot be read" in printed
+    assert words in printed
 
 
 def test_the_thread_count_of_the_beginning_is_restored(path: Path, said: Said) -> None:
@@ -179,9 +158,6 @@ def test_the_thread_count_of_the_beginning_is_restored(path: Path, said: Said) -
     toy(config)
     assert torch.get_num_threads() == 1
     assert "using 1 threads, as the run began" in said()
-
-
-# Finished, other, older, newer ------------------------------------------------------------------
 
 
 def test_a_finished_run_is_read_back_and_nothing_is_touched(straight: Path, said: Said) -> None:
@@ -257,90 +233,60 @@ def test_a_refused_run_leaves_nothing_and_a_started_one_stays(tmp_path: Path, pa
         with pytest.raises(SettingsError, match="no data"), opened(toy_config(path, **given)):
             raise SettingsError("no data")
 
-    without_data(tmp_path / "new", epochs=9)
-    assert not (tmp_path / "new").exists()
-    toy(toy_config(tmp_path / "new"))  # with other settings: nothing was kept of the first
-    (tmp_path / "used").mkdir()
-    (tmp_path / "used" / "notes.txt").touch()
-    without_data(tmp_path / "used")
-    assert [file.name for file in (tmp_path / "used").iterdir()] == ["notes.txt"]
+    new, used = tmp_path / "new", tmp_path / "used"
+    without_data(new, epochs=9)
+    assert not new.exists()
+    toy(toy_config(new))  # with other settings: nothing was kept of the first
+    used.mkdir()
+    (used / "notes.txt").touch()
+    without_data(used)
+    assert [file.name for file in used.iterdir()] == ["notes.txt"]
     killed(path, 2)
     before = contents(path)
     without_data(path)
     assert contents(path) == before
 
 
-def test_a_run_in_the_current_folder_works_too(
-    path: Path, straight: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path.mkdir()
-    monkeypatch.chdir(path)
-    assert ends_as(toy_config(".", resume=False), straight)
-    assert (path / "result.json").exists()
+def test_a_run_in_the_current_folder_works_too(tmp_path: Path, straight: Path) -> None:
+    with contextlib.chdir(tmp_path):
+        assert ends_as(toy_config(".", resume=False), straight)
+    assert (tmp_path / "result.json").exists()
 
 
 def test_a_file_in_the_way_is_named(path: Path) -> None:
     path.write_text("mine")
     refused(toy_config(path), f"run_dir {path} is a file; give another run_dir")
-    refused(toy_config(path / "below"), f"run_dir {path}")
+    refused(toy_config(path / "below"), f"run_dir {path / 'below'} cannot be used (")
 
 
-@pytest.mark.parametrize("name", ["checkpoint.pt", "checkpoint.previous.pt", "result.json"])
-def test_a_checkpoint_without_its_settings_is_refused(name: str, tmp_path: Path) -> None:
-    (tmp_path / name).touch()
-    refused(toy_config(tmp_path), "has a checkpoint but no config.json")
+def test_a_checkpoint_without_its_settings_is_refused(tmp_path: Path) -> None:
+    for name in (*CHECKPOINTS, "result.json"):
+        (tmp_path / name).touch()
+        refused(toy_config(tmp_path), "has a checkpoint but no config.json")
+        (tmp_path / name).unlink()
 
 
-# Two processes, disks that refuse ---------------------------------------------------------------
+def test_a_run_that_was_killed_before_its_first_checkpoint_has_nothing_to_lose(path: Path) -> None:
+    path.mkdir()
+    (path / "config.json").write_text('{"format": 1, "settings": {"kind": "toy", "seed": 5}}')
+    toy(toy_config(path))
+    assert read_json(path / "config.json")["settings"]["seed"] == 0
 
 
 def test_a_folder_in_use_is_refused_after_the_wait_naming_its_owner(
-    tmp_path: Path, path: Path, monkeypatch: pytest.MonkeyPatch, said: Said
+    tmp_path: Path, path: Path, monkeypatch: Patch, said: Said
 ) -> None:
-    config = killed(path, 2)
+    config, link = killed(path, 2), tmp_path / "link"
     before = contents(path)
-    ready, done = os.pipe(), os.pipe()
-    owner = os.fork()
-    if not owner:  # the child holds the folder until the pipe is closed
-        os.close(done[1])
-        with opened(config):
-            os.write(ready[1], b"x")
-            os.read(done[0], 1)
-        os._exit(0)
-    try:
-        os.read(ready[0], 1)
+    link.symlink_to(path)
+    with held_elsewhere(lambda: opened(config)) as owner:
         monkeypatch.setattr(opening, "locked", functools.partial(opening.locked, wait=0.3))
-        link, words = tmp_path / "link", f"run folder {path} is in use by process {owner} on "
-        link.symlink_to(path)
         for name in (path, link, tmp_path / "x" / ".." / "run"):
+            words = f"run folder {path} is in use by process {owner.pid} on "
             refused(toy_config(name, resume=False), words)
             assert "waiting for it" in said()
         assert contents(path) == before
-    finally:
-        for fd in (*done, *ready):
-            os.close(fd)
-        os.waitpid(owner, 0)
     toy(config)
-
-
-@pytest.fixture
-def disk(tmp_path: Path) -> Iterator[tuple[Path, Callable[[str], None]]]:
-    """Mount a 1 MB tmpfs, or skip; give it and what mounts it again with other options."""
-
-    def mount(options: str) -> bool:
-        command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(tmp_path / "disk")]
-        with contextlib.suppress(OSError):
-            return subprocess.run(command, capture_output=True, check=False).returncode == 0
-        return False
-
-    def remount(options: str) -> None:
-        assert mount(f"remount,{options}")
-
-    (tmp_path / "disk").mkdir()
-    if not mount("size=1m"):
-        pytest.skip("this machine lets no test mount a tmpfs; the RLIMIT_FSIZE test still runs")
-    yield tmp_path / "disk", remount
-    subprocess.run(["umount", str(tmp_path / "disk")], check=True)
 
 
 @contextlib.contextmanager
@@ -354,86 +300,25 @@ def no_file_above(size: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-def assert_untouched(path: Path, message: str, before: str) -> None:
-    words = [str(path / "checkpoint.next.pt"), "0.1 MB needed", "run the same command again"]
-    assert all(each in message for each in words)
-    assert digest(path / "checkpoint.pt") == before
-    assert not any("next" in file.name or "part" in file.name for file in path.iterdir())
-
-
-def test_a_full_disk_keeps_the_checkpoint_and_the_same_command_goes_on(
-    disk: tuple[Path, Any], straight: Path
-) -> None:
-    path, filler, newest = disk[0] / "run", disk[0] / "filler", []
-
-    def fill(epoch: int) -> None:
-        if epoch == 2:
-            newest.append(digest(path / "checkpoint.pt"))
-            with contextlib.suppress(OSError), filler.open("wb", buffering=0) as file:
-                while file.write(bytes(4096)):
-                    pass
-
-    assert_untouched(path, refusal_of(lambda: toy(toy_config(path), fill), "disk is full"), *newest)
-    refusal_of(lambda: toy(toy_config(path)), "disk is full")  # again without room
-    assert [digest(path / "checkpoint.pt")] == newest
-    filler.unlink()
-    assert ends_as(toy_config(path), straight)
-
-
-def test_a_size_limit_keeps_the_checkpoint_and_the_same_command_goes_on(
-    path: Path, straight: Path
-) -> None:
+def test_without_room_the_checkpoint_stays_and_the_run_goes_on(path: Path, straight: Path) -> None:
     config = killed(path, 2)
-    before = digest(path / "checkpoint.pt")
-    with no_file_above(50_000):
-        message = refusal_of(lambda: toy(config), "size limit")
-    assert_untouched(path, message, before)
+    words = ("size limit", f"{path / 'checkpoint.next.pt'} ", "0.1 MB needed", "run the same comm")
+    with contextlib.ExitStack() as stack:
+        refusal_of(lambda: toy(config, lambda _: stack.enter_context(no_file_above(9999))), *words)
+        refusal_of(lambda: toy(config), *words[:1])  # again without room
+    assert len(unpack(path / "checkpoint.pt")["history"]) == 3
+    assert not any("next" in file.name or "part" in file.name for file in path.iterdir())
     assert ends_as(config, straight)
 
 
-def test_a_folder_that_cannot_be_written_is_refused_before_the_first_epoch(path: Path) -> None:
-    epochs: list[int] = []
+def test_where_nothing_can_be_written_a_run_is_refused_or_read_back(path: Path, said: Said) -> None:
     with no_file_above(1):
-        refusal_of(lambda: toy(toy_config(path), epochs.append), "was not written")
-    assert (epochs, path.exists()) == ([], False)
-
-
-def test_a_run_that_was_killed_before_its_first_checkpoint_has_nothing_to_lose(path: Path) -> None:
-    path.mkdir()
-    (path / "config.json").write_text('{"format": 1, "settings": {"kind": "toy", "seed": 5}}')
+        refusal_of(lambda: toy(toy_config(path), kill_after(1)), "was not written")
+    assert not path.exists()
     toy(toy_config(path))
-    assert read_json(path / "config.json")["settings"]["seed"] == 0
-
-
-def test_a_read_only_disk_is_named_and_a_finished_run_on_it_is_read_back(
-    disk: tuple[Path, Any], straight: Path
-) -> None:
-    folder, remount = disk
-    finished, new = toy_config(folder / "finished", epochs=1), folder / "new"
-    toy(finished)
-    config = killed(folder / "killed", 2)
-    remount("ro")
-    try:
-        assert toy(finished).genotype == CELL
-        refusal_of(lambda: toy(config), "read-only; give another run_dir")
-        refused(toy_config(new), f"run_dir {new} cannot be used")
-        refused(finished.model_copy(update={"resume": False}), "cannot be used")
-    finally:
-        remount("rw")
-    assert ends_as(config, straight)
-
-
-def test_an_injected_read_only_error_is_named_too(
-    path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def fail(*_: Any, **__: Any) -> None:
-        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
-
-    monkeypatch.setattr(Path, "mkdir", fail)
-    refused(toy_config(path), f"run_dir {path} cannot be used (Read-only file system)")
-
-
-# Reading what another step made -----------------------------------------------------------------
+    with no_file_above(0):
+        assert toy(toy_config(path)).genotype == CELL
+    assert "finished already" in said()
 
 
 @pytest.mark.parametrize(("name", "read", "contents"), [

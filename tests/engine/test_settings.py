@@ -1,57 +1,89 @@
-"""The base configuration: its refusals, its scales, its folder of data."""
+"""The base configuration: its refusals, its scales, and the folders that it names."""
 
 import contextlib
 import io
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 import yaml
-from fuzz_tools import refusal_of
+from fuzz_tools import Patch, refusal_of
 from IPython.core.interactiveshell import InteractiveShell
 
-from darts_lib.engine.settings import RunConfig
+from darts_lib.engine import settings
+from darts_lib.engine.opening import default_folder
+from darts_lib.engine.settings import RunConfig, data_root, project_root, runs_root
 from darts_lib.search import SearchConfig
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def config(**given: object) -> RunConfig:
     return RunConfig.create(**{"scale": "laptop", "dataset": "digits", **given})
 
 
-def refusal(**given: object) -> str:
-    return refusal_of(lambda: config(**given))
+def test_another_projects_file_is_not_taken_for_ours(tmp_path: Path, monkeypatch: Patch) -> None:
+    (tmp_path / "pyproject.toml").write_text('[project]\nname = "another"\n')
+    monkeypatch.chdir(tmp_path)
+    assert project_root() != tmp_path
+    monkeypatch.setattr(settings, "__file__", str(tmp_path / "site-packages" / "settings.py"))
+    assert project_root() == tmp_path, "nowhere in a project, so the current folder"
 
 
-def test_the_data_folder_is_the_setting_or_the_projects(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("DARTS_LIB_DATA", str(tmp_path / "d"))
-    assert config().data_folder == tmp_path / "d"
+def test_the_environment_overrides_the_roots_and_a_setting_that(monkeypatch: Patch) -> None:
+    monkeypatch.setenv("DARTS_LIB_RUNS", "/r")
+    monkeypatch.setenv("DARTS_LIB_DATA", "/d")
+    assert (runs_root(), data_root(), config().data_folder) == (Path("/r"), Path("/d"), Path("/d"))
     assert config(data_root="/somewhere").data_folder == Path("/somewhere")
+    monkeypatch.delenv("DARTS_LIB_RUNS")
+    monkeypatch.delenv("DARTS_LIB_DATA")
+    assert (runs_root(), data_root()) == (ROOT / "runs", ROOT / "data")
 
 
-def test_an_absent_device_is_refused_before_any_data_are_read() -> None:
-    assert "device 'mps' is not there" in refusal(device="mps")
+def test_run_and_data_folders_are_the_same_from_every_folder_of_the_project(
+    monkeypatch: Patch, tmp_path: Path
+) -> None:
+    """Of nteract/papermill#316."""
+    root, places = project_root(), set()
+    for folder in (tmp_path, root, root / "notebooks"):
+        monkeypatch.chdir(folder)
+        places.add((project_root(), default_folder(config()), config().data_folder))
+    assert len(places) == 1
 
 
-def test_an_unknown_name_is_refused_with_the_nearest() -> None:
-    assert "unknown setting 'epoch'; did you mean 'epochs'?" in refusal(epoch=1)
-    assert "known: scale, dataset" in refusal(zzzzzz=1)
-
-
-@pytest.mark.parametrize(("name", "value", "words"), [
-    ("epochs", "two", "must be a whole number"),
-    ("epochs", -1, "must be at least 1, or 0 for the scale's own"),
-    ("batch_size", 1, "must be at least 2, or 0 for the scale's own"),
-    ("max_steps", -1, "must be at least 0"),
-    ("threads", 2000, "must be at most 1024"),
-    ("seed", 2**31, "must be less than 2147483648"),
-    ("scale", "big", "must be 'auto', 'laptop' or 'paper'"),
-    ("resume", "maybe", "must be true or false"),
-    ("run_dir", 7, "must be a text"),
+@pytest.mark.parametrize(("given", "message"), [
+    ({"epochs": "two"}, "epochs='two': must be a whole number"),
+    ({"epochs": -1}, "epochs=-1: must be at least 1, or 0 for the scale's own"),
+    ({"batch_size": 1}, "batch_size=1: must be at least 2, or 0 for the scale's own"),
+    ({"max_steps": -1}, "max_steps=-1: must be at least 0"),
+    ({"threads": 2000}, "threads=2000: must be at most 1024"),
+    ({"seed": 2**31}, "seed=2147483648: must be less than 2147483648"),
+    ({"scale": "big"}, "scale='big': must be 'auto', 'laptop' or 'paper'"),
+    ({"resume": "maybe"}, "resume='maybe': must be true or false"),
+    ({"run_dir": 7}, "run_dir=7: must be a text"),
+    ({"epochs": "a", "max_steps": -1},
+     "epochs='a': must be a whole number; max_steps=-1: must be at least 0"),
+    ({"dataset": "digit"}, "unknown dataset 'digit'; did you mean 'digits'?"),
+    ({"dataset": "CIFAR-10"}, "unknown dataset 'CIFAR-10'; did you mean 'cifar10'?"),
+    ({"epoch": 1}, "unknown setting 'epoch'; did you mean 'epochs'?"),
 ])  # fmt: skip
-def test_a_refusal_says_what_may_be(name: str, value: object, words: str) -> None:
-    assert refusal(**{name: value}) == f"{name}={value!r}: {words}"
+def test_a_refusal_says_what_may_be(given: dict[str, object], message: str) -> None:
+    assert refusal_of(lambda: config(**given)) == message
+
+
+def test_a_refusal_says_what_there_is() -> None:
+    refusal_of(lambda: config(zzzzzz=1), "known: scale, dataset")
+    refusal_of(lambda: config(device="mps"), "device 'mps' is not there")
+    refusal_of(lambda: config(graph="on", device="cpu"), "graph='on' needs CUDA, not 'cpu'")
+
+
+@pytest.mark.parametrize("switch", ["amp", "compile", "graph"])
+def test_a_switch_that_is_no_word_is_refused_with_the_three_words(switch: str) -> None:
+    """YAML's `off` is False, papermill's `-p amp false` a text that a condition takes for true."""
+    for given in (False, "false", 1, "yes"):
+        message = refusal_of(lambda given=given: config(**{switch: given}))
+        assert message == f"{switch}={given!r}: must be 'auto', 'on' or 'off'"
 
 
 def test_a_notebook_shows_a_refusal_as_one_line() -> None:
@@ -62,33 +94,18 @@ def test_a_notebook_shows_a_refusal_as_one_line() -> None:
     assert lines == ["SettingsError: unknown setting 'epoch'; did you mean 'epochs'?"]
 
 
-def test_every_wrong_value_is_told_at_once() -> None:
-    message = refusal(epochs="abc", batch_size=1)
-    assert "epochs='abc'" in message
-    assert "batch_size=1" in message
-
-
-@pytest.mark.parametrize(
-    ("dataset", "near"), [("digit", "digits"), ("cifar", "cifar10"), ("CIFAR-10", "")]
-)
-def test_an_unknown_data_set_is_refused(dataset: str, near: str) -> None:
-    message = refusal(dataset=dataset)
-    assert f"unknown dataset {dataset!r}; did you mean" in message
-    assert near in message
-
-
-@pytest.mark.parametrize(("name", "value", "texts"), [
-    ("epochs", 3, ["3", 3.0]),
-    ("resume", False, ["false", "False", 0]),  # papermill's -p resume false is this text
-    ("resume", True, ["true"]),
-    ("seed", 7, ["7"]),
+@pytest.mark.parametrize(("given", "name", "value"), [
+    ("{epochs: '3'}", "epochs", 3), ("{epochs: 3.0}", "epochs", 3), ("{epochs: 05}", "epochs", 5),
+    ("{resume: 'False'}", "resume", False), ("{resume: 'false'}", "resume", False),
+    ("{resume: 'no'}", "resume", False), ("{resume: no}", "resume", False),
+    ("{resume: 0}", "resume", False), ("{resume: 'true'}", "resume", True),
+    ("{learning_rate: 1e-3}", "learning_rate", 0.001),  # YAML 1.1 reads this as a text
+    ("{seed: 1.0e+3}", "seed", 1000), ("{amp: 'off'}", "amp", "off"),
 ])  # fmt: skip
-def test_papermills_texts_become_what_they_say(
-    name: str, value: object, texts: list[object]
-) -> None:
-    for given in texts:
-        found = getattr(config(**{name: given}), name)
-        assert (found, type(found)) == (value, type(value))
+def test_papermills_values_become_what_they_say(given: str, name: str, value: object) -> None:
+    """Of huggingface/trl#1450; papermill reads `-y` and `-f` as YAML, `-p` as texts."""
+    setting = getattr(SearchConfig.create(scale="laptop", **yaml.safe_load(given)), name)
+    assert (setting, type(setting)) == (value, type(value))
 
 
 class Scaled(RunConfig):
@@ -98,21 +115,17 @@ class Scaled(RunConfig):
 
 
 @pytest.mark.parametrize("unset", [0, "", "auto", None])
-@pytest.mark.parametrize(("scale", "epochs", "batch"), [("laptop", 6, 32), ("paper", 1, 64)])
-def test_zero_and_empty_mean_the_scales_own(
-    unset: object, scale: str, epochs: int, batch: int
-) -> None:
+@pytest.mark.parametrize(("scale", "own"), [
+    ("laptop", (6, 32, "digits")), ("paper", (1, 64, "cifar10")),
+])  # fmt: skip
+def test_zero_and_empty_mean_the_scales_own(unset: object, scale: str, own: Any) -> None:
     found = Scaled.create(scale=scale, epochs=unset, batch_size=unset, dataset=unset)
-    assert (found.epochs, found.batch_size) == (epochs, batch)
-    assert found.dataset == ("digits" if scale == "laptop" else "cifar10")
+    assert (found.epochs, found.batch_size, found.dataset) == own
+    found = Scaled.create(scale=scale, epochs=50, dataset="svhn")
+    assert (found.epochs, found.batch_size, found.dataset) == (50, own[1], "svhn")
 
 
-def test_a_given_value_beats_the_scales_own() -> None:
-    found = Scaled.create(scale="laptop", epochs=50, dataset="svhn")
-    assert (found.epochs, found.dataset, found.batch_size) == (50, "svhn", 32)
-
-
-def test_auto_is_resolved_by_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_auto_is_resolved_by_the_machine(monkeypatch: Patch) -> None:
     for cuda, scale in ((False, "laptop"), (True, "paper")):
         monkeypatch.setattr(torch.cuda, "is_available", lambda cuda=cuda: cuda)
         monkeypatch.setattr(torch.cuda, "device_count", lambda cuda=cuda: int(cuda))
@@ -134,26 +147,3 @@ def test_settings_without_effect_on_the_result_do_not_matter() -> None:
         assert config(**{name: value}).settings_that_matter() == usual
     for name, value in {"seed": 1, "epochs": 2, "batch_size": 8, "max_steps": 1}.items():
         assert config(**{name: value}).settings_that_matter() != usual
-
-
-@pytest.mark.parametrize(("given", "name", "value"), [
-    ("{learning_rate: 1e-3}", "learning_rate", 0.001),  # YAML 1.1 reads this as a text
-    ("{seed: 1.0e+3}", "seed", 1000),
-    ("{resume: no}", "resume", False),
-    ("{resume: 'no'}", "resume", False),
-    ("{epochs: 05}", "epochs", 5),
-    ("{amp: 'off'}", "amp", "off"),
-])  # fmt: skip
-def test_what_yaml_makes_of_a_parameter_becomes_what_was_meant(
-    given: str, name: str, value: object
-) -> None:
-    """Of huggingface/trl#1450; papermill reads `-y` and `-f` so."""
-    setting = getattr(SearchConfig.create(scale="laptop", **yaml.safe_load(given)), name)
-    assert (setting, type(setting)) == (value, type(value))
-
-
-@pytest.mark.parametrize("switch", ["amp", "compile", "graph"])
-def test_a_switch_that_is_no_word_is_refused_with_the_three_words(switch: str) -> None:
-    """YAML's `off` is False, papermill's `-p amp false` a text that a condition takes for true."""
-    for given in (False, "false", 1, "yes"):
-        assert refusal(**{switch: given}) == f"{switch}={given!r}: must be 'auto', 'on' or 'off'"

@@ -1,141 +1,100 @@
-"""Two processes at once, on one data set or one run folder, and what a killed one leaves behind."""
+"""Two processes at once, on one data set or run folder, and what a killed one leaves behind."""
 
-import contextlib
-import functools
-import io
-import math
 import os
 import shutil
 import signal
 import subprocess
 import sys
-import tarfile
-import time
 from collections.abc import Callable, Iterator
-from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
 
-import kill_tools
 import pytest
-import torch
-from kill_tools import PATIENCE, TinyRun, begun, die, differences, ended
-from kind_tools import write_text
-from local_server import md5, serving
+from fuzz_tools import Patch
+from kill_tools import TinyRun, begun, command, differences, ended, wait_for
+from local_server import GOOD, archive_of, serving, tar_of
 from picture_tools import make
-from same_bits import digest
 from torchvision.datasets import utils
 
-from darts_lib.data.downloads import Archive, DataFile, prepare
-from darts_lib.data.text import load_text
-from darts_lib.engine import opening
-from darts_lib.engine.files import unpack
+from darts_lib.data.downloads import Archive, prepare
 
 pytestmark = pytest.mark.deep
 
 
-@contextlib.contextmanager
-def started(log: Path, action: Callable[..., None], *arguments: Any) -> Iterator[ForkServerProcess]:
-    """Start a process, and end it if it is still there afterwards."""
-    process = begun(log, action, *arguments)
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.join(PATIENCE)
-
-
-def wait_until(log: Path, words: str) -> None:
-    end = time.monotonic() + PATIENCE
-    while not (log.exists() and words in log.read_text()):
-        assert time.monotonic() < end, f"{log.name} never said {words!r}"
-        time.sleep(0.01)
-
-
-# Killed half way --------------------------------------------------------------------------------
-
-TOY = {"toy/a": b"a" * 100_000, "toy/b": b"b" * 100_000}
+def toy_files(root: Path) -> dict[str, bytes]:
+    return {name: (root / name).read_bytes() for name in GOOD if (root / name).exists()}
 
 
 @pytest.fixture
-def archive(monkeypatch: pytest.MonkeyPatch) -> Iterator[Archive]:
+def archive(monkeypatch: Patch) -> Iterator[Archive]:
     """Return an archive of two files, to be had from this machine."""
     monkeypatch.setenv("no_proxy", "127.0.0.1")
-    packed = io.BytesIO()
-    with tarfile.open(fileobj=packed, mode="w:gz") as tar:
-        for name, content in TOY.items():
-            member = tarfile.TarInfo(name)
-            member.size = len(content)
-            tar.addfile(member, io.BytesIO(content))
-    body = packed.getvalue()
-    members = tuple(DataFile(name, md5(content)) for name, content in TOY.items())
-    with serving(body) as server:
-        yield Archive(server.url, DataFile("toy.tar.gz", md5(body)), members, 1)
+    with serving(tar_of()) as server:
+        yield archive_of(server.url, server.body)
+
+
+def die(*_: object) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def half_copied(then: Callable[..., None]) -> Callable[[Any, Any], None]:
+    """Return what copies half of a file, does something, and copies the rest."""
+    copy = shutil.copyfileobj
+
+    def copied(source: Any, target: Any) -> None:
+        target.write(source.read(50))
+        target.flush()
+        then()
+        copy(source, target)
+
+    return copied
 
 
 def prepare_and_die(root: Path, archive: Archive, moment: str) -> None:
     """Prepare a data set and be killed half way through the download, in a file or after one."""
-    fetch, copy = utils._urlretrieve, shutil.copyfileobj
+    fetch, replace = utils._urlretrieve, Path.replace
 
     def half_fetched(url: str, filename: str, *rest: Any) -> None:
         fetch(url, filename, *rest)
         os.truncate(filename, os.path.getsize(filename) // 2)
         die()
 
-    def half_copied(source: Any, target: Any) -> None:
-        if moment == "half a file":
-            target.write(source.read(50_000))
-            target.flush()
-            die()
-        copy(source, target)
-        replace = Path.replace
-
-        def renamed(path: Path, to: Path) -> Path:
-            replace(path, to)
-            die()
-            return to
-
-        Path.replace = renamed  # type: ignore[assignment, method-assign]
+    def die_once_renamed() -> None:
+        Path.replace = lambda path, to: die(replace(path, to))
 
     if moment == "half a download":
         utils._urlretrieve = half_fetched
     else:
-        shutil.copyfileobj = half_copied  # type: ignore[assignment]
+        then = die if moment == "half a file" else die_once_renamed
+        shutil.copyfileobj = half_copied(then)
     prepare("toy", root, [archive])
 
 
-@pytest.mark.parametrize(
-    ("moment", "whole"),
-    [("half a download", []), ("half a file", []), ("between two files", ["toy/a"])],
-)
+@pytest.mark.parametrize(("moment", "whole"), [
+    ("half a download", []), ("half a file", []), ("between two files", ["toy/a"]),
+])  # fmt: skip
 def test_what_a_killed_preparation_leaves_is_never_taken_for_whole(
     moment: str, whole: list[str], tmp_path: Path, archive: Archive
 ) -> None:
     root, log = tmp_path / "data", tmp_path / "killed.log"
-    with started(log, prepare_and_die, root, archive, moment) as process:
-        assert ended(process) == -signal.SIGKILL, log.read_text()
-    there = {name: (root / name).read_bytes() for name in TOY if (root / name).exists()}
-    assert there == {name: TOY[name] for name in whole}, "under its name lies a whole file or none"
+    process = begun(log, prepare_and_die, root, archive, moment)
+    assert ended(process) == -signal.SIGKILL, log.read_text()
+    assert toy_files(root) == {name: GOOD[name] for name in whole}, "a whole file or none"
     assert (root / "toy.tar.gz").exists() == (moment != "half a download")
     prepare("toy", root, [archive])
-    assert {name: digest(root / name) for name in TOY} == {n: digest(c) for n, c in TOY.items()}
+    assert toy_files(root) == GOOD
     left = {str(path.relative_to(root)) for path in root.rglob("*")}
-    assert left <= {"toy", "toy.tar.gz", ".toy.lock", *TOY}
+    assert left <= {"toy", "toy.tar.gz", ".toy.lock", *GOOD}
 
 
 def prepare_slowly(root: Path, archive: Archive, go_on: Path) -> None:
     """Prepare a data set, but stop in the middle of the first file until `go_on` is there."""
-    copy = shutil.copyfileobj
 
-    def halting(source: Any, target: Any) -> None:
-        target.write(source.read(50_000))
-        target.flush()
+    def halt() -> None:
         print("half", flush=True)
-        while not go_on.exists():
-            time.sleep(0.01)
-        copy(source, target)
+        wait_for(go_on.exists, "leave to go on")
 
-    shutil.copyfileobj = halting  # type: ignore[assignment]
+    shutil.copyfileobj = half_copied(halt)
     prepare("toy", root, [archive])
 
 
@@ -150,27 +109,17 @@ def test_while_one_repairs_a_file_nobody_sees_half_of_it(tmp_path: Path, archive
     prepare("toy", root, [archive])
     (root / "toy" / "b").write_bytes(b"harmed")
     logs = [tmp_path / "first.log", tmp_path / "second.log"]
-    with contextlib.ExitStack() as stack:
-        first = stack.enter_context(started(logs[0], prepare_slowly, root, archive, go_on))
-        wait_until(logs[0], "half")
-        assert (root / "toy" / "a").read_bytes() == TOY["toy/a"]
-        assert (root / "toy" / "b").read_bytes() == b"harmed", "as it was, until it is whole"
-        second = stack.enter_context(started(logs[1], prepare_toy, root, archive))
-        wait_until(logs[1], "waiting for it")
-        go_on.touch()
-        assert [ended(first), ended(second)] == [0, 0]
+    for log in logs:
+        log.touch()
+    first = begun(logs[0], prepare_slowly, root, archive, go_on)
+    wait_for(lambda: "half" in logs[0].read_text(), "the first process")
+    assert toy_files(root) == {**GOOD, "toy/b": b"harmed"}, "as it was, until it is whole"
+    second = begun(logs[1], prepare_toy, root, archive)
+    wait_for(lambda: "waiting for it" in logs[1].read_text(), "the second process")
+    go_on.touch()
+    assert [ended(first), ended(second)] == [0, 0]
     assert logs[1].read_text().endswith("ready []\n")
     assert "Unpacking" not in logs[1].read_text()
-
-
-def test_a_text_is_read_and_nothing_is_written(tmp_path: Path) -> None:
-    """So there is nothing that two processes could do to each other."""
-    write_text(tmp_path)
-    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
-    found = [load_text("folder", tmp_path) for _ in range(2)]
-    load_text("topics", tmp_path)
-    assert torch.equal(found[0].train, found[1].train)
-    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
 
 
 READER = """
@@ -186,50 +135,25 @@ time.sleep(600)
 """
 
 
-def is_gone(process: int) -> bool:
-    """Say whether a process has ended, waited for or not."""
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return True
-    state = Path(f"/proc/{process}/stat")
-    return state.exists() and state.read_text().rpartition(")")[2].split()[0] == "Z"
-
-
 def test_workers_end_when_the_process_that_they_read_for_is_killed(tmp_path: Path) -> None:
     """Else they hold memory for good: nobody is left who could stop them."""
-    command = [sys.executable, "-c", READER, str(make(tmp_path))]
+    reading = [sys.executable, "-c", READER, str(make(tmp_path))]
     own = {**os.environ, "OMP_NUM_THREADS": "1"}
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=own) as reader:
+    with subprocess.Popen(reading, stdout=subprocess.PIPE, text=True, env=own) as reader:
         assert reader.stdout is not None
         line = next(line for line in reader.stdout if line.startswith("workers "))
-        workers = [int(word) for word in line.split()[1:]]
+        assert len(line.split()) == 3
         reader.kill()
-    assert len(workers) == 2
-    until = time.monotonic() + 120
-    while not all(map(is_gone, workers)):
-        assert time.monotonic() < until, f"still there: {workers}"
-        time.sleep(0.2)
-
-
-# One run folder ---------------------------------------------------------------------------------
-
-
-def run_patiently(run: TinyRun) -> None:
-    """Run as the command does; wait for the folder as long as it takes."""
-    opening.locked = functools.partial(opening.locked, wait=math.inf)  # type: ignore[attr-defined]
-    kill_tools.command(run)
+        reader.communicate(timeout=120)  # until nobody is left who could write into the pipe
 
 
 def test_of_two_runs_in_one_folder_one_works_and_the_other_reads_it_back(tmp_path: Path) -> None:
     run, straight = (TinyRun("toy", tmp_path / name, 3) for name in ("run", "straight"))
     straight.finish()
     logs = [tmp_path / "first.log", tmp_path / "second.log"]
-    with contextlib.ExitStack() as stack:
-        both = [stack.enter_context(started(log, run_patiently, run)) for log in logs]
-        assert [ended(process) for process in both] == [0, 0]
-    said = [log.read_text() for log in logs]
-    assert sorted(text.count("finished already; read back from") for text in said) == [0, 1]
-    assert sorted(text.count("\nepoch ") for text in said) == [0, 3], "no epoch is run twice"
+    both = [begun(log, command, run) for log in logs]
+    assert [ended(process) for process in both] == [0, 0]
+    texts = [log.read_text() for log in logs]
+    assert sorted(text.count("finished already; read back from") for text in texts) == [0, 1]
+    assert sorted(text.count("\nepoch ") for text in texts) == [0, 3], "no epoch is run twice"
     assert differences(run.path, straight.path) == []
-    assert unpack(run.path / "checkpoint.pt")["threads"] == 1

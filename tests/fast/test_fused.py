@@ -4,21 +4,18 @@ from collections.abc import Sequence
 
 import pytest
 import torch
+from fuzz_tools import Patch
 from torch import Tensor, nn
 from torch.func import functional_call
 
 from darts_lib import operations
 from darts_lib.bilevel import InnerStep, Loss, architecture_gradient
-from darts_lib.cost.complexity import saved_bytes
 from darts_lib.fast import fan
-from darts_lib.fast.fan import JOINED
 from darts_lib.fast.fused import FusedSupernet, stacked
 from darts_lib.kernels.depthwise import over_phases
 from darts_lib.kernels.pointwise import as_matrices
-from darts_lib.relaxation import Supernet, initial_alphas, mix
+from darts_lib.relaxation import Supernet, mix
 from darts_lib.search_space import EXTRA_PRIMITIVES, KINDS, PRIMITIVES, edges
-
-TOLERANCE = {"rtol": 1e-9, "atol": 1e-11}
 
 
 def pair(
@@ -52,16 +49,16 @@ def assert_same(plain: Supernet, fused: FusedSupernet, images: Tensor, nodes: in
         batch = images.contiguous(memory_format=layout)
         logits, by_weight, by_alpha = all_gradients(fused, batch, alphas)
         found = logits, fused.to_plain(by_weight), by_alpha
-        torch.testing.assert_close(found, expected, **TOLERANCE)
+        torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-11)
 
 
 @pytest.fixture(params=["as on the CPU", "as on CUDA"])
-def form(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+def form(request: pytest.FixtureRequest, monkeypatch: Patch) -> None:
     """Compute the separable candidates in the form that is fast on this device, or on that."""
     if request.param == "as on CUDA":
         monkeypatch.setattr(fan, "fast_in_phases", fan.has_whole_phases)
         monkeypatch.setattr(fan, "fast_form", lambda w, n: as_matrices(w, n) if w else [])
-        monkeypatch.setattr(fan, "depthwise", lambda *given: over_phases(*given))
+        monkeypatch.setattr(fan, "depthwise", over_phases)
 
 
 @pytest.mark.usefixtures("form")
@@ -83,14 +80,12 @@ def test_equal_for_each_primitive_alone(name: str) -> None:
     assert_same(plain, fused, torch.randn(3, 3, 8, 8, dtype=torch.float64), 2)
 
 
-def test_an_operation_that_is_added_is_computed_edge_by_edge(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_an_operation_that_is_added_is_computed_edge_by_edge(monkeypatch: Patch) -> None:
     conv = lambda c, stride, _: nn.Sequential(nn.Conv2d(c, c, 3, stride, 1), nn.Tanh())  # noqa: E731
     monkeypatch.setitem(operations.OPERATIONS, "tanh_conv", conv)
-    assert "tanh_conv" not in JOINED
     torch.manual_seed(2)
     plain, fused = pair(2, 3, 3, ("tanh_conv", "skip_connect", "none", "sep_conv_5x5"))
+    assert [*fused.cells[0].fans[0].other] == ["tanh_conv"]
     assert_same(plain, fused, torch.randn(3, 1, 8, 8, dtype=torch.float64), 3)
 
 
@@ -128,22 +123,3 @@ def test_the_same_seed_gives_the_plain_weights_which_convert_both_ways() -> None
     for net in (fused, loaded):
         torch.testing.assert_close(net.to_plain(), dict(plain.state_dict()), rtol=0, atol=0)
     assert sum(p.numel() for p in fused.parameters()) == sum(p.numel() for p in plain.parameters())
-
-
-def test_a_wrong_column_would_be_seen() -> None:
-    """The comparison itself can fail: swap two columns of alpha and it does."""
-    torch.manual_seed(6)
-    plain, fused = pair(2, 3, 2, ("sep_conv_3x3", "dil_conv_3x3"))
-    weights = mix(random_alphas(2, plain.primitives))
-    images = torch.randn(3, 1, 8, 8, dtype=torch.float64)
-    swapped = {kind: value.flip(1) for kind, value in weights.items()}
-    assert (plain(images, weights) - fused(images, swapped)).abs().max() > 1e-3
-
-
-def test_fewer_tensors_are_kept_for_the_backward_pass() -> None:
-    images, weights = torch.randn(8, 3, 16, 16), mix(initial_alphas())
-    plain, fused = (
-        saved_bytes(lambda net=net: net(images, weights).sum())  # type: ignore[misc]
-        for net in (Supernet(8, 4), FusedSupernet(8, 4))
-    )
-    assert fused < 0.7 * plain

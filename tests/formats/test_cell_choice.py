@@ -40,28 +40,35 @@ def test_a_text_file_or_folder_names_a_cell(kind: Kind, tmp_path: Path, monkeypa
         assert find(name) == cell
 
 
-def test_an_unknown_name_is_refused_with_what_is_known(kind: Kind) -> None:
+@pytest.mark.parametrize(("name", "hint"), [
+    ("DARTS_V3", "'DARTS_V3': did you mean 'DARTS_V"),
+    ("darts_v2", "did you mean 'DARTS_V2'?"),
+    ("Random", "did you mean 'random'?"),
+    ("no/such/folder", "genotype 'no/such/folder': nothing is there. It may be"),
+    ("", "genotype ''"),
+    ("~nobody-of-this-name/x", "genotype '~nobody"),
+    ("~\0", "genotype '~"),
+    ("a null \0 inside", "genotype 'a null"),
+    ("\ud800", "genotype '"),
+    ("normal=" + 100 * "[('sep_conv_3x3', 0)]", "genotype"),  # too long for a path
+])  # fmt: skip
+def test_an_unknown_name_is_refused_with_what_is_known(kind: Kind, name: str, hint: str) -> None:
     find, published, _ = kind
-    for name, hint in (
-        ("DARTS_V3", "'DARTS_V3': did you mean 'DARTS_V"),
-        ("darts_v2", "did you mean 'DARTS_V2'?"),
-        ("Random", "did you mean 'random'?"),
-        ("no/such/folder", "genotype 'no/such/folder': nothing is there. It may be"),
-        ("", "genotype ''"),
-        ("~nobody-of-this-name/x", "genotype '~nobody"),
-        ("a null \0 inside", "genotype 'a null"),
-        ("normal=" + 100 * "[('sep_conv_3x3', 0)]", "genotype"),  # too long for a path
-    ):
-        with pytest.raises(GenotypeError, match="^unknown (recurrent )?genotype ") as caught:
-            find(name)
-        one_line(caught.value, hint, *published, "'random'", "run folder")
+    with pytest.raises(GenotypeError, match="^unknown (recurrent )?genotype ") as caught:
+        find(name)
+    one_line(caught.value, hint, *published, "'random'", "run folder")
 
 
-def test_a_damaged_file_is_named(kind: Kind, tmp_path: Path) -> None:
-    for content, words in ((b"{", "line 1"), (b"\xff", "is no text"), (b'{"a": 1}', "fields must")):
-        (tmp_path / "genotype.json").write_bytes(content)
-        with pytest.raises(GenotypeError, match=rf"genotype\.json: .*{words}"):
-            kind[0](str(tmp_path))
+@pytest.mark.parametrize(("content", "words"), [
+    (b"", ""), (b"{", "line 1"), (b"\xff", "is no text"), (b'{"a": 1}', "fields must"),
+    (b"[" * 1500, ""), (b"\xed\xa0\x80", "is no text"),
+])  # fmt: skip
+def test_a_damaged_file_is_named(kind: Kind, content: bytes, words: str, tmp_path: Path) -> None:
+    (tmp_path / "genotype.json").write_bytes(content)
+    for name in (str(tmp_path), str(tmp_path / "genotype.json")):
+        with pytest.raises(GenotypeError) as caught:
+            kind[0](name)
+        one_line(caught.value, "genotype.json: ", words)
 
 
 def test_a_folder_without_a_cell_and_a_wrong_operation_are_refused(tmp_path: Path) -> None:

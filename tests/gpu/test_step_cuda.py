@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 import torch
+from fuzz_tools import Patch
 
 from darts_lib import bilevel
 from darts_lib.data.images import Batch
@@ -138,15 +139,11 @@ def implicit_error() -> float:
 
 
 @pytest.mark.usefixtures("tf32")
-def test_the_implicit_term_is_that_of_float64_though_tf32_is_allowed() -> None:
+def test_the_implicit_term_is_that_of_float64_though_tf32_is_allowed(monkeypatch: Patch) -> None:
     """On the smooth net, with one and the same v: in TF32 the perturbation drowns in rounding."""
     assert implicit_error() < 1e-2
-
-
-@pytest.mark.usefixtures("tf32")
-def test_in_tf32_the_implicit_term_would_be_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bilevel, "full_precision", contextlib.nullcontext)
-    assert implicit_error() > 2e-2
+    assert implicit_error() > 2e-2, "it would be wrong"
 
 
 def test_the_trial_tells_the_memory_of_a_step_and_recomputing_holds_less() -> None:

@@ -7,17 +7,18 @@ from typing import Any
 
 import pytest
 import torch
+from fuzz_tools import Patch
+from kind_tools import KINDS
 from step_tools import live_tensors
 from torch import Tensor, nn
 
-from darts_lib.data.text import Corpus, inputs_and_targets
+from darts_lib.data.text import Corpus
 from darts_lib.engine.refusals import SettingsError
 from darts_lib.recurrent import search as searching
 from darts_lib.recurrent.genotype import derive
 from darts_lib.recurrent.network import LanguageModel
 from darts_lib.recurrent.plain import RecurrentOriginalSteps
-from darts_lib.recurrent.relaxation import SearchCell, initial_alphas
-from darts_lib.recurrent.retrain import RecurrentRetrainConfig, RecurrentRetraining
+from darts_lib.recurrent.relaxation import initial_alphas
 from darts_lib.recurrent.search import RecurrentSearch, RecurrentSearchConfig, Words, search
 from darts_lib.relaxation import mix
 
@@ -35,40 +36,7 @@ def started(**given: object) -> tuple[RecurrentSearch, Words, Words]:
     return run, train, valid
 
 
-def test_the_weight_step_against_plain_sgd() -> None:
-    """Loss with both activation terms, clip by the norm, the rate of the segment's length."""
-    run, train, valid = started(ar=2.0, tar=3.0, weight_decay=0.01, clip=0.1, order=1)
-    run.alpha_optimiser.param_groups[0]["lr"] = 0.0
-    run.rate.fill_(1.5)
-    twin = LanguageModel(SearchCell(6, 2), run.net.vocabulary)
-    twin.load_state_dict(run.net.state_dict())
-    weights = mix({"recurrent": run.alphas["recurrent"].detach()})
-    out = twin(train[0], twin.first_hidden(8), run.train_masks, weights)
-    loss = nn.functional.cross_entropy(out.logits.flatten(0, 1), train[1].flatten())
-    loss = loss + 2.0 * out.dropped.pow(2).mean()
-    loss = loss + 3.0 * (out.outputs[1:] - out.outputs[:-1]).pow(2).mean()
-    loss.backward()  # type: ignore[no-untyped-call]
-    nn.utils.clip_grad_norm_(twin.parameters(), 0.1)
-    torch.optim.SGD(twin.parameters(), 1.5, weight_decay=0.01).step()
-    run.step(train, valid)
-    moved = dict(twin.named_parameters())
-    torch.testing.assert_close(dict(run.weights), moved, rtol=1e-4, atol=1e-6)
-    torch.testing.assert_close(run.train_hidden, out.hidden.detach(), rtol=1e-4, atol=1e-5)
-    assert bool(run.valid_hidden.any())
-    assert not run.train_hidden.requires_grad, "the next segment's first, without its graph"
-
-
-def test_the_alphas_loss_has_no_activation_terms_and_the_inner_step_is_clipped() -> None:
-    losses = []
-    for terms in (9.0, 0.0):
-        run, train, _ = started(ar=terms, tar=terms)
-        loss = run.loss(train, run.train_hidden, run.train_masks)
-        losses.append(float(loss(run.weights, run.alphas).detach()))
-    assert losses[0] == losses[1]
-    assert (run.inner_step(1.0).clip, run.inner_step(1.0).momentum) == (0.25, 0.0)
-
-
-def test_every_pass_over_a_segment_sees_the_same_masks(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_pass_over_a_segment_sees_the_same_masks(monkeypatch: Patch) -> None:
     seen: list[tuple[int, bytes]] = []
     forward = LanguageModel.forward
 
@@ -83,43 +51,36 @@ def test_every_pass_over_a_segment_sees_the_same_masks(monkeypatch: pytest.Monke
     assert len({masks for _, masks in seen}) == len({tokens for tokens, _ in seen}) == 2
 
 
-def test_one_word_has_no_change_and_no_term() -> None:
-    run, train, _ = started()
-    out = run.net(train[0][:1], run.train_hidden, run.train_masks, mix(run.alphas))
-    assert float(searching.activation_terms(out, 0.0, 1.0).detach()) == 0.0
+def test_losses_by_hand_and_one_word_has_no_change_and_no_term() -> None:
+    run, (tokens, targets), _ = started()
+    given = run.train_hidden, run.train_masks, mix(run.alphas)
+    out, of_one_word = run.net(tokens, *given), run.net(tokens[:1], *given)
+    by_hand = nn.functional.cross_entropy(out.logits.flatten(0, 1), targets.flatten())
+    torch.testing.assert_close(searching.cross_entropy(out, targets), by_hand)
+    change = out.outputs[1:] - out.outputs[:-1]
+    by_hand = 2 * out.dropped.pow(2).mean() + 3 * change.pow(2).mean()
+    torch.testing.assert_close(searching.activation_terms(out, 2.0, 3.0), by_hand)
+    assert float(searching.activation_terms(of_one_word, 0.0, 1.0).detach()) == 0.0
+    assert searching.perplexity(math.log(50)) == pytest.approx(50)
+    assert searching.perplexity(1e6) == math.inf
 
 
-def test_segments_follow_one_another_with_rates_masks_and_a_text_read_anew_has_no_past(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_segments_follow_one_another_with_rates_masks_and_a_text_read_anew_has_no_past() -> None:
     run = RecurrentSearch(config(max_steps=0, bptt=35))
-    rates: list[float] = []
-    drawn: list[list[Tensor]] = [[], []]
-    read: list[Tensor] = []
-    anew: list[bool] = []
-
-    def step(train: Words, valid: Words) -> Tensor:
+    drawn, read, anew = list[bytes](), list[Tensor](), list[bool]()
+    for train, valid in run.batches(torch.Generator().manual_seed(0)):
         assert train[0].shape == valid[0].shape
-        rates.append(float(run.rate) / len(train[0]))
+        assert float(run.rate) == pytest.approx(20 * len(train[0]) / 35)
+        drawn += [masks.hidden.numpy().tobytes() for masks in (run.train_masks, run.valid_masks)]
         read.append(valid[0])
-        for before, masks in zip(drawn, (run.train_masks, run.valid_masks), strict=True):
-            before.append(masks.hidden.clone())  # type: ignore[union-attr]
         anew.append(not bool(run.valid_hidden.any()))
         run.valid_hidden.fill_(1)
-        return torch.ones(2)
-
-    for name in ("step", "recorded"):
-        monkeypatch.setattr(run, name, step)
-    run.epoch(0)
-    assert rates == pytest.approx([20 / 35] * len(rates))
-    assert len(rates) >= 6000 // 8 // 35
+    assert len(read) >= 6000 // 8 // 35
+    assert len(set(drawn)) == len(drawn), "each segment of each text has masks of its own"
     assert anew == [torch.equal(words, run.valid[: len(words)]) for words in read]
     assert sum(anew) > 1, "the text must end, and begin again"
     joined = torch.cat(read[: anew.index(True, 1)])
     assert torch.equal(joined, run.valid[: len(joined)]), "one segment follows the other"
-    for masks in drawn:
-        assert not any(torch.equal(one, other) for one, other in itertools.pairwise(masks))
-    assert not any(map(torch.equal, *drawn)), "both texts have masks of their own"
 
 
 def test_the_supernet_is_evaluated_at_the_batch_of_the_search() -> None:
@@ -153,19 +114,16 @@ def test_a_search_leaves_its_alphas_cells_and_figures_and_can_be_rebuilt(tmp_pat
         searching.load_search(tmp_path)
 
 
-def test_perplexity_by_hand() -> None:
-    assert (searching.perplexity(math.log(50)), searching.perplexity(1e6)) == (
-        pytest.approx(50),
-        math.inf,
-    )
+@pytest.mark.parametrize(("order", "clip"), [(1, 0.1), (2, 1e9)])
+def test_a_step_as_the_original_takes_it_ends_where_ours_does(order: int, clip: float) -> None:
+    """The alphas' loss has no activation terms, and all masks stay.
 
-
-@pytest.mark.parametrize("order", [1, 2])
-def test_a_step_as_the_original_takes_it_ends_where_ours_does(order: int) -> None:
+    The original's inner step is not clipped as ours is, so in second order no clip may act.
+    """
     torch.set_default_dtype(torch.float64)
-    # The original's inner step is clipped too; the one here is not, so the clip must not act.
     given = {"scale": "laptop", "width": 5, "nodes": 3, "batch_size": 3, "order": order}
-    config = RecurrentSearchConfig.create(**given, clip=1e9, learning_rate=0.5, ar=2.0, tar=3.0)
+    given |= {"clip": clip, "learning_rate": 0.5, "ar": 2.0, "tar": 3.0, "weight_decay": 0.01}
+    config = RecurrentSearchConfig.create(**given)
     torch.manual_seed(0)
     original = RecurrentOriginalSteps(config, 9, torch.device("cpu"))
     ours = RecurrentSearch(config, data=Corpus(*[torch.arange(9)] * 3, tuple("abcdefghi")))
@@ -173,40 +131,38 @@ def test_a_step_as_the_original_takes_it_ends_where_ours_does(order: int) -> Non
         for weight in original.net.parameters():
             weight.copy_(0.5 * torch.randn_like(weight))
     ours.net.load_state_dict(original.net.state_dict())
+    assert ours.inner_step(0.5).clip == clip
     for masks in (original.masks, ours.train_masks, ours.valid_masks):
         masks.draw(torch.Generator().manual_seed(0))
     before = ours.alphas["recurrent"].detach().clone()
     train, valid = torch.randint(9, (2, 2, 4, 3), generator=torch.Generator().manual_seed(1))
     (original.first_order if order == 1 else original.second_order)(tuple(train), tuple(valid))
     ours.step(tuple(train), tuple(valid))
+    norm = nn.utils.get_total_norm(weight.grad for weight in original.net.parameters())
+    assert order == 2 or float(norm) == pytest.approx(clip, rel=1e-4), "it was clipped"
     alphas = original.alphas["recurrent"]
     torch.testing.assert_close(ours.alphas["recurrent"], alphas, rtol=1e-6, atol=1e-9)
     assert not torch.allclose(alphas, before)
     states = ours.net.state_dict(), original.net.state_dict()
     torch.testing.assert_close(*states, rtol=1e-6, atol=1e-9)
     torch.testing.assert_close(ours.train_hidden, original.hidden, rtol=1e-6, atol=1e-9)
+    assert bool(ours.valid_hidden.any())
+    assert not ours.train_hidden.requires_grad, "the next segment's first, without its graph"
 
 
 @pytest.mark.deep
-@pytest.mark.parametrize("kind", ["a search of second order", "a retraining that averages"])
-def test_nothing_grows_over_five_hundred_steps(kind: str) -> None:
-    run: Any
-    tiny: dict[str, Any] = {"scale": "laptop", "width": 2, "batch_size": 2, "bptt": 2}
-    if kind == "a retraining that averages":
-        run = RecurrentRetraining(RecurrentRetrainConfig.create(**tiny))
-        run.averaging, texts, masks, hidden = True, [run.train], [run.masks], [run.hidden]
-    else:
-        run = RecurrentSearch(RecurrentSearchConfig.create(**tiny, nodes=1, order=2))
-        texts, hidden = [run.train, run.valid], [run.train_hidden, run.valid_hidden]
-        masks = [run.train_masks, run.valid_masks]
-    sizes = []
-    for number in range(1, 501):
-        [each.draw() for each in masks]
-        run.step(*(inputs_and_targets(text, (2 * number, 2)) for text in texts))
-        assert all(state.grad_fn is None and not state.requires_grad for state in hidden)
+@pytest.mark.parametrize("name", ["recurrent search", "recurrent retraining"])
+def test_nothing_grows_over_five_hundred_steps(name: str) -> None:
+    tiny = {"dataset": "topics", "max_steps": 0, "width": 2, "batch_size": 2, "bptt": 2}
+    run: Any = KINDS[name].run(KINDS[name].settings(**tiny))
+    run.averaging, sizes = True, []
+    batches = run.batches(torch.Generator().manual_seed(0))
+    for number, batch in enumerate(itertools.islice(batches, 500), start=1):
+        run.step(*batch)
         if number in (100, 500):
             sizes.append(live_tensors())
     assert sizes[0] == sizes[1], "(tensors, bytes) after 100 and after 500 steps"
+    hidden = [run.train_hidden, run.valid_hidden] if run.alphas else [run.train_hidden]
     assert all(bool(state.any()) for state in hidden), "the hidden state must have gone on"
 
 

@@ -1,13 +1,44 @@
 """The benchmark runs and writes what it measured; no figure of speed is asserted."""
 
-import json
+import time
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 from fuzz_tools import Patch, Printed
 
-from darts_lib.tools.benchmark import Size, main, sizes
+from darts_lib.engine.folder import read_json
+from darts_lib.tools.benchmark import Size, main, medians, sizes
+
+CPU = torch.device("cpu")
+
+
+def test_variants_take_turns_the_fast_ones_more_often_without_the_first(monkeypatch: Patch) -> None:
+    took = {"a": iter([2, 1, 2, 4, 9]), "b": iter([5, 3, 7])}
+    order: list[str] = []
+    now = [0.0]
+
+    def step(name: str) -> None:
+        order.append(name)
+        now[0] += next(took[name])
+
+    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
+    steps = {name: partial(step, name) for name in "ab"}
+    assert medians({"kind": steps}, 2, CPU) == {"kind": {"a": 3.0, "b": 5.0}}
+    assert order == ["a", "b", *["a", "a", "b"] * 2]
+
+
+def test_kinds_take_turns_and_no_step_more_than_four_turns(monkeypatch: Patch) -> None:
+    order: list[str] = []
+    clock = iter([0.0, 0.0, 0.0, 9.0, *range(100)])
+    monkeypatch.setattr(time, "perf_counter", lambda: float(next(clock)))
+    medians({"kind": {name: partial(order.append, name) for name in "ab"}}, 1, CPU)
+    assert order == ["a", "b", "a", "a", "a", "a", "b"]
+    order.clear()
+    kinds = {name: {"plain": partial(order.append, name)} for name in ("pass", "step")}
+    medians(kinds, 2, CPU)
+    assert order == ["pass", "step"] * 3
 
 
 @pytest.mark.parametrize(("device", "free", "given", "batch"), [
@@ -28,18 +59,16 @@ def test_the_papers_batch_is_taken_where_a_gpu_has_the_memory(
     (["--small", "--batch", "64"], "SettingsError: --batch 64 is not for --small"),
 ])  # fmt: skip
 def test_a_wrong_batch_is_refused(arguments: list[str], words: str, capsys: Printed) -> None:
-    with pytest.raises(SystemExit) as ended:
+    with pytest.raises(SystemExit, match="^2$"):
         main([*arguments, "--device", "cpu"])
-    assert ended.value.code == 2
     said = capsys.readouterr().err
-    assert said.startswith(words)
-    assert said.count("\n") == 1
+    assert (said[: len(words)], said.count("\n")) == (words, 1)
 
 
 @pytest.mark.deep
 def test_the_small_benchmark_from_end_to_end(tmp_path: Path, capsys: Printed) -> None:
     main(["--small", "--repeats", "1", "--device", "cpu", "--json", str(tmp_path / "b.json")])
-    written = json.loads((tmp_path / "b.json").read_text())
+    written = read_json(tmp_path / "b.json")
     assert written["machine"]["torch"] == torch.__version__
     said = capsys.readouterr().out
     for row in (*written["supernet"], *written["recurrent"]):
@@ -53,5 +82,5 @@ def test_the_small_benchmark_from_end_to_end(tmp_path: Path, capsys: Printed) ->
 
 def test_what_is_compared_stays_on_the_threads_that_torch_has() -> None:
     torch.set_num_threads(2)  # a laptop's search would take one
-    Size(4, 3, 8, 4).start(torch.device("cpu"))
+    Size(4, 3, 8, 4).start(CPU)
     assert torch.get_num_threads() == 2

@@ -4,12 +4,11 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import pytest
 import torch
 from fuzz_tools import Patch, Printed, refusal_of
-from torch import Tensor
 
 from darts_lib.data.data_sets import archives
 from darts_lib.data.images import load_images
@@ -26,13 +25,9 @@ from darts_lib.tools.checkpoints import main
 
 V2, ALIAS, RAZOR = (PUBLISHED[n] for n in ("DARTS_V2", "MMRAZOR_ALIAS", "MMRAZOR_9732"))
 REFERENCE = Path(__file__).resolve().parents[3] / "shared" / "reference"
-State = dict[str, Tensor]
 
 
-N = TypeVar("N", bound=CellStack)
-
-
-def randomised(net: N) -> N:
+def randomised(net: CellStack) -> CellStack:
     """Give every weight and statistic a value of its own, so that no two can be mixed up."""
     torch.manual_seed(0)
     for name, value in net.state_dict().items():
@@ -41,7 +36,7 @@ def randomised(net: N) -> N:
     return net.eval()
 
 
-def small(**given: Any) -> Network:
+def small(**given: Any) -> CellStack:
     return randomised(Network(V2, 4, 3, 10, 3, **{"auxiliary": True, **given}))
 
 
@@ -106,8 +101,8 @@ def test_every_name_and_shape_is_the_published_one() -> None:
     assert {razor[n]: list(value.shape) for n, value in pooled.items()} == keys["mmrazor"]
 
 
-def refusal(path: Path, cell: Genotype | None, *words: str, **expected: Any) -> str:
-    return refusal_of(lambda: load_network(path, cell, **expected), *words)
+def refusal(path: Path, cell: Genotype | None, *words: str, **expected: Any) -> None:
+    refusal_of(lambda: load_network(path, cell, **expected), *words)
 
 
 def test_weights_of_another_cell_or_shape_are_refused_by_keys_and_shapes(tmp_path: Path) -> None:
@@ -115,32 +110,31 @@ def test_weights_of_another_cell_or_shape_are_refused_by_keys_and_shapes(tmp_pat
     torch.save(small(auxiliary=False).state_dict(), file)
     for name, there, asked in (("channels", 4, 36), ("layers", 3, 20), ("auxiliary", False, True)):
         refusal(file, V2, f"has {name}={there}, not {asked}", **{name: asked})
-    state["classifier.bias"] = torch.zeros(11)
+    state |= {"classifier.bias": torch.zeros(11), "cells.0.strange": torch.zeros(1)}
     del state["cells.0.preprocess0.op.1.weight"]
-    state["cells.0.strange"] = torch.zeros(1)
     torch.save(state, file)
-    refusal(file, V2, "1 missing (cells.0.preprocess0.op.1.weight)",
-        "1 unknown (cells.0.strange)", "classifier.bias (11,) for (10,)")  # fmt: skip
+    missing, unknown = "1 missing (cells.0.preprocess0.op.1.weight)", "1 unknown (cells.0.strange)"
+    refusal(file, V2, missing, unknown, "classifier.bias (11,) for (10,)")
     refusal(file, RAZOR, "more)")
 
 
 def test_a_file_without_weights_of_a_derived_network(tmp_path: Path) -> None:
     far = {**small().state_dict(), "cells.999999999.x": torch.zeros(1)}
-    for content, words in (
-        ([1, 2], "holds list, not a dict"),
-        ({}, "holds dict, not a dict of weights"),
-        (small(), "not a file of weights alone (it holds more than plain data"),  # a whole module
-        ({"epoch": 3}, "'epoch' is no tensor"),
-        ({"weight": torch.zeros(1)}, "holds no derived network"),
-        (Supernet(4, 3, 2).state_dict(), "does not fit the network"),
-        (far, "names cell 999999999 but"),  # a number of cells is not taken from a name alone
+    file = tmp_path / "weights.pt"
+    for content, cell, words in (
+        ([1, 2], V2, "holds list, not a dict"),
+        ({}, V2, "holds dict, not a dict of weights"),
+        (small(), V2, "not a file of weights alone (it holds more than plain data"),
+        ({"epoch": 3}, V2, "'epoch' is no tensor"),
+        ({"weight": torch.zeros(1)}, V2, "holds no derived network"),
+        (Supernet(4, 3, 2).state_dict(), V2, "does not fit the network"),
+        (far, V2, "names cell 999999999 but"),  # a number of cells is not taken from a name alone
+        (small().state_dict(), None, "carries no genotype"),
     ):
-        torch.save(content, tmp_path / "weights.pt")
-        refusal(tmp_path / "weights.pt", V2, words)
+        torch.save(content, file)
+        refusal(file, cell, words)
     refusal(tmp_path / "none.pt", V2, "is not there")
     refusal(tmp_path, None, "weights.safetensors is not there")
-    torch.save(small().state_dict(), tmp_path / "weights.pt")
-    refusal(tmp_path / "weights.pt", None, "carries no genotype")
     for name in ("cell.txt", "genotype.json", "cell.yaml"):
         (tmp_path / name).write_text(str(V2))
         refusal(tmp_path / name, None, "is for a cell or for settings. Give the weights")
@@ -170,7 +164,6 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> RetrainResult:
 
 def refused(capsys: Printed, *arguments: str) -> str:
     """Return the one line on stderr of a command that ends with status 2."""
-    capsys.readouterr()
     assert main(list(arguments)) == 2
     said = capsys.readouterr().err
     assert (said[:7], said.count("\n")) == ("error: ", 1)
@@ -193,19 +186,19 @@ def test_the_command_line_tests_what_retraining_saved(run: RetrainResult, capsys
     assert "did you mean 'DARTS_V2'?" in refused(capsys, *on_digits, "--genotype", "DARTS_V3")
 
 
-def test_unfit_weights_are_refused(tmp_path: Path, monkeypatch: Patch, capsys: Printed) -> None:
+@pytest.mark.parametrize(("channels", "options", "words"), [
+    (1, "", "in images of 1 channel, but cifar10 has 10 and 3"),
+    (1, "--dataset cifar100", "10 classes apart in images of 1 channel, but cifar100"),
+    (3, "--dataset digits", "apart in images of 3 channels, but digits has 10 and 1"),
+    (1, "--dataset folder", "name it with --data-root FOLDER"),
+    (1, "--data /no/such/folder", "--data-root /no/such/folder is not there"),
+])  # fmt: skip
+def test_unfit_weights_are_refused(
+    channels: int, options: str, words: str, tmp_path: Path, monkeypatch: Patch, capsys: Printed
+) -> None:
     monkeypatch.setattr("darts_lib.tools.checkpoints.load_images", None)
-    grey, colour = (tmp_path / f"{name}.safetensors" for name in ("grey", "colour"))
-    save_weights(randomised(Network(V2, 4, 3, 10, 1)), V2, grey)
-    save_weights(small(), V2, colour)
-    for file, words, *arguments in (
-        (grey, "in images of 1 channel, but cifar10 has 10 and 3"),
-        (grey, "10 classes apart in images of 1 channel, but cifar100", "--dataset", "cifar100"),
-        (colour, "apart in images of 3 channels, but digits has 10 and 1", "--dataset", "digits"),
-        (grey, "name it with --data-root FOLDER", "--dataset", "folder"),
-        (grey, "--data-root /no/such/folder is not there", "--data", "/no/such/folder"),
-    ):
-        assert words in refused(capsys, "evaluate", str(file), *arguments)
+    save_weights(Network(V2, 4, 3, 10, channels), V2, tmp_path / "net.safetensors")
+    assert words in refused(capsys, "evaluate", f"{tmp_path}/net.safetensors", *options.split())
 
 
 @pytest.mark.parametrize("dataset", SHAPES)

@@ -1,6 +1,6 @@
 """A trial method: each step samples the weights of the operations, by the Gumbel-softmax.
 
-    weights = softmax((log softmax(alpha) + g) / temperature),    g = -log(-log(u)),  u uniform
+    weights = softmax(log softmax(alpha) + g),    g = -log(-log(u)),  u uniform
 
 The draw g is one of a step; the expectation that is derived from has none. Source: Xie et al., SNAS
 (2019), section 2.3.
@@ -13,8 +13,6 @@ from torch import Tensor
 
 from darts_lib.variants import Method
 
-TEMPERATURE = 1.0
-
 
 def mix(
     alphas: Mapping[str, Tensor], draw: Mapping[str, Tensor] | None = None
@@ -22,7 +20,7 @@ def mix(
     logits = {kind: torch.log_softmax(alpha, dim=-1) for kind, alpha in alphas.items()}
     if draw is None:
         return {kind: logit.exp() for kind, logit in logits.items()}
-    return {k: torch.softmax((logits[k] + draw[k]) / TEMPERATURE, dim=-1) for k in logits}
+    return {k: torch.softmax(logits[k] + draw[k], dim=-1) for k in logits}
 
 
 def gumbel(alphas: Mapping[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:

@@ -18,13 +18,9 @@ def close(answer: Value, right: Value, rtol: float = 1e-5) -> bool:
 def compare(
     answer: Value, right: Value, mistakes: Mapping[Any, str], otherwise: str, rtol: float = 1e-5
 ) -> None:
-    """Raise the hint of the mistake that gives this answer, or `otherwise`, unless it is right.
-
-    `mistakes` are wrong answers, numbers or tensors, each with its hint.
-    """
-    if not close(answer, right, rtol):
-        hints = [hint for wrong, hint in mistakes.items() if close(answer, wrong, rtol)]
-        raise AssertionError(next(iter(hints), otherwise))
+    """Raise a wrong answer's hint, the one it has in `mistakes` or `otherwise`."""
+    hints = (hint for wrong, hint in mistakes.items() if close(answer, wrong, rtol))
+    assert close(answer, right, rtol), next(hints, otherwise)
 
 
 def has_shape(answer: object, shape: Sequence[int]) -> bool:

@@ -1,6 +1,5 @@
 """Checks of chapter 03's exercises: where the toy ends, equation 8, the inner step, two bugs."""
 
-import math
 from collections.abc import Callable, Mapping
 
 import torch
@@ -19,11 +18,11 @@ def end_of_toy(end: Callable[[float], float]) -> None:
     """Check `end(xi)`: the alpha at which the toy's second order comes to rest."""
     for xi in (0.0, 0.5, 0.1, 2.0):
         alpha = float(end(xi))
-        line, single = 2 - 2 * xi, 2 / (1 + xi)
         mistakes = {
-            line: f"a straight line through both known ends; at xi = {xi} it gives {alpha:.4g}. "
-            "Set the gradient to zero instead.",
-            single: "the implicit term is 2 xi alpha; the 2 comes from L_train = (w - alpha)^2.",
+            2 - 2 * xi: f"a straight line through both known ends; at xi = {xi} it gives "
+            f"{alpha:.4g}. Set the gradient to zero instead.",
+            2 / (1 + xi): "the implicit term is 2 xi alpha; "
+            "the 2 comes from L_train = (w - alpha)^2.",
         }
         otherwise = (
             f"at xi = {xi} you say {alpha:.4g}. At rest w = alpha, so w' = w as well; then "
@@ -33,44 +32,40 @@ def end_of_toy(end: Callable[[float], float]) -> None:
 
 
 def mixed_product(product: Callable[[Slope, Tensor, Tensor, float], Tensor]) -> None:
-    """Check `product(slope, w, v, radius)`: equation 8, a central difference of `slope` along v.
-
-    The function behind it is L(w, a) = sin(w0 a0) + w0^2 w1 a1, whose second derivatives are known.
-    """
-    alphas = torch.tensor([0.7, -1.3], dtype=torch.float64)
-    w, v = _pair(0.5, -0.8), _pair(3.0, 4.0)
+    """Check `product(slope, w, v, radius)`: equation 8, a central difference of `slope` along v."""
+    w, v = torch.tensor([[0.5, -0.8], [3.0, 4.0]], dtype=torch.float64)
+    a0, radius, before = 0.7, 1e-3, w.clone()
     asked: list[Tensor] = []
 
-    def slope(weights: Tensor) -> Tensor:
+    def slope(weights: Tensor) -> Tensor:  # of L(w, a) = sin(w0 a0) + w0^2 w1 a1, by a
         asked.append(weights.detach().clone())
         w0, w1 = weights
-        return torch.stack([w0 * torch.cos(w0 * alphas[0]), w0**2 * w1])
+        return torch.stack([w0 * torch.cos(w0 * a0), w0**2 * w1])
 
-    radius = 1e-3
     answer = product(slope, w, v, radius)
     # The second derivative by alpha and w, times v, written out.
-    (w0, w1), (v0, v1), a0 = w, v, alphas[0]
+    (w0, w1), (v0, v1) = w, v
     first = torch.cos(w0 * a0) - w0 * a0 * torch.sin(w0 * a0)
     right = torch.stack([first * v0, 2 * w0 * w1 * v0 + w0**2 * v1])
     assert has_shape(answer, (2,)), (
         "return a tensor with one number for each alpha: combine the two gradients as they are."
     )
     assert asked, "slope was never called; it gives the gradient by alpha at the weights you pass."
-    assert torch.equal(w, _pair(0.5, -0.8)), "w was changed: work on a copy, w + eps * v."
+    assert torch.equal(w, before), "w was changed: work on a copy, w + eps * v."
     assert close(torch.stack(asked).mean(dim=0), w), (
         "the points must lie on both sides of w, at w + eps v and w - eps v: one side alone errs "
         "by eps, both by eps^2."
     )
     moved = max(float((point - w).norm()) for point in asked)
-    assert math.isclose(moved, radius, rel_tol=1e-6), (
+    assert close(moved, radius), (
         f"the weights moved by {moved:.3g}, not by R = {radius:g}: eps is R over the norm of v."
     )
-    multiplied, unit = right * (radius / v.norm()) ** 2, right / v.norm()
+    eps = radius / v.norm()
     mistakes = {
-        multiplied: "a / 2 * b is (a / 2) * b: divide by the product, a / (2 * b).",
+        right * eps**2: "a / 2 * b is (a / 2) * b: divide by the product, a / (2 * b).",
         2 * right: "twice too large: the two points are 2 eps apart, so divide by 2 eps.",
         -right: "the sign is turned round: plus first, minus taken from it.",
-        unit: "that is the slope along v of length one; divide by 2 eps, not by 2 R.",
+        right / v.norm(): "that is the slope along v of length one; divide by 2 eps, not by 2 R.",
     }
     otherwise = f"expected {right.tolist()}, found {answer.tolist()}."
     compare(answer, right, mistakes, otherwise, rtol=1e-4)  # as near as a difference comes
@@ -78,11 +73,11 @@ def mixed_product(product: Callable[[Slope, Tensor, Tensor, float], Tensor]) -> 
 
 def virtual_step(step: Callable[[Tensor, Tensor, Tensor, float, float, float], Tensor]) -> None:
     """Check `step(w, gradient, buffer, xi, momentum, decay)` against a step of torch's SGD."""
-    w, gradient, buffer = _pair(1.0, -2.0), _pair(0.3, 0.4), _pair(-0.5, 0.1)
-    xi, momentum, decay = 0.1, 0.9, 0.05
+    w, gradient, buffer = torch.tensor([[1, -2], [0.3, 0.4], [-0.5, 0.1]], dtype=torch.float64)
+    xi, momentum, decay, before = 0.1, 0.9, 0.05, w.clone()
     answer = step(w, gradient, buffer, xi, momentum, decay)
     assert has_shape(answer, (2,)), "return the moved weights, a new tensor of the same shape."
-    assert torch.equal(w, _pair(1.0, -2.0)), "w was changed in place; the real weights must stay."
+    assert torch.equal(w, before), "w was changed in place; the real weights must stay."
     weight = w.clone().requires_grad_()
     weight.grad = gradient.clone()
     optimiser = torch.optim.SGD([weight], xi, momentum, weight_decay=decay)
@@ -90,7 +85,7 @@ def virtual_step(step: Callable[[Tensor, Tensor, Tensor, float, float, float], T
     optimiser.step()
     right = weight.detach()
     pulled, pushed = gradient + decay * w, gradient + momentum * buffer
-    both = w - xi * (pushed + momentum * decay * w)
+    both = pushed + momentum * decay * w
     mistakes = {
         w - xi * pulled: "no momentum: add momentum * buffer to what is multiplied by xi.",
         w - xi * pushed: "no weight decay: add decay * w to the gradient.",
@@ -98,7 +93,7 @@ def virtual_step(step: Callable[[Tensor, Tensor, Tensor, float, float, float], T
         2 * w - right: "it climbs: the step goes against the gradient, w - xi * (...).",
         w - xi * (pulled + buffer): "the buffer counts whole; multiply it by momentum.",
         w - xi * pushed - decay * w: "weight decay belongs inside the brackets, times xi.",
-        both: "momentum belongs to the buffer alone, not to the weight decay.",
+        w - xi * both: "momentum belongs to the buffer alone, not to the weight decay.",
     }
     otherwise = (
         f"expected {right.tolist()}, found {answer.tolist()}: "
@@ -112,13 +107,9 @@ def spot_the_bugs(names: Mapping[str, str]) -> None:
     complete = isinstance(names, Mapping) and set(names) == set(BUGS_SHOWN)
     assert complete, 'answer with a dict of both, {"A": "...", "B": "..."}.'
     hints = {
-        "A": "A: go through it line by line beside `by_hand`. From which weights do the two points "
+        "A": "go through it line by line beside `by_hand`. From which weights do the two points "
         "start?",
-        "B": "B: read its last formula aloud, with brackets where Python puts them.",
+        "B": "read its last formula aloud, with brackets where Python puts them.",
     }
     for letter, right in BUGS_SHOWN.items():
-        assert names[letter] == right, hints[letter]
-
-
-def _pair(first: float, second: float) -> Tensor:
-    return torch.tensor([first, second], dtype=torch.float64)
+        assert names[letter] == right, f"{letter}: {hints[letter]}"

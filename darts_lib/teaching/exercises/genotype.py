@@ -8,23 +8,20 @@ from torch import Tensor
 from darts_lib.derivation import derive
 from darts_lib.genotype import Pair
 from darts_lib.search_space import PRIMITIVES, edges
-from darts_lib.teaching.exercises.answers import close, compare
+from darts_lib.teaching.exercises.answers import close, compare, has_shape
 
 Rule = Callable[[Tensor, Sequence[str]], Sequence[Pair]]
 """Chooses one node's two (operation, source) pairs from the alphas `(edges, primitives)`."""
 
 NAMES = ("none", "max_pool_3x3", "skip_connect", "sep_conv_3x3")
-ROWS = torch.tensor(
-    [[3.0, 0.5, 1.0, 0.0], [0.0, 2.0, 0.5, 2.5], [9.0, 9.5, 9.0, 9.0]], dtype=torch.float64
-)
+ROWS = torch.tensor([[3.0, 0.5, 1.0, 0.0], [0.0, 2.0, 0.5, 2.5], [9.0, 9.5, 9.0, 9.0]]).double()
 """Three edges: one that `none` has won, one that decides little, one with a common offset."""
 
 
 def edge_strength(strength: Callable[[Tensor, Sequence[str]], Tensor]) -> None:
     """Check `strength(alphas, primitives)`: the largest softmax weight besides `none`'s."""
     weights, answer = torch.softmax(ROWS, dim=-1), strength(ROWS, NAMES)
-    assert isinstance(answer, Tensor), "return a tensor: one number for each edge."
-    assert answer.shape == (3,), "return one number for each edge."
+    assert has_shape(answer, (3,)), "return a tensor: one number for each edge."
     right = weights[:, 1:].amax(dim=-1)
     raw, down = ROWS[:, 1:].amax(dim=-1), torch.softmax(ROWS, dim=0)[:, 1:].amax(dim=-1)
     before = torch.softmax(ROWS[:, 1:], dim=-1).amax(dim=-1)
@@ -41,8 +38,7 @@ def edge_strength(strength: Callable[[Tensor, Sequence[str]], Tensor]) -> None:
     compare(answer, right, mistakes, otherwise)
     for order in ((1, 0, 2, 3), (3, 2, 1, 0), (1, 2, 3)):
         table, names = ROWS[:, list(order)], [NAMES[column] for column in order]
-        kept = [column for column, name in enumerate(names) if name != "none"]
-        right = torch.softmax(table, dim=-1)[:, kept].amax(dim=-1)
+        right = _without_none(torch.softmax(table, dim=-1), names).amax(dim=-1)
         assert close(strength(table, names), right), (
             f"with the primitives {names} it is wrong: look for 'none' by its name, it may stand "
             "anywhere or be missing."
@@ -58,15 +54,12 @@ def node_choice(choose: Rule) -> None:
     assert answer == right, (
         f"on a table of zeros all is equal and the lower index wins: {right}, not {answer}."
     )
-    generator = torch.Generator().manual_seed(0)
-    tables = [
-        3 * torch.randn(rows, len(PRIMITIVES), generator=generator, dtype=torch.float64)
-        for rows in (2, 3, 4, 5) * 8
-    ]
+    draw = torch.Generator().manual_seed(0)
+    shapes = [(rows, len(PRIMITIVES)) for rows in (2, 3, 4, 5) * 8]
+    tables = [3 * torch.randn(shape, generator=draw, dtype=torch.float64) for shape in shapes]
     chosen = [_plain(choose(table, PRIMITIVES)) for table in tables]
-    for name, hint in HINTS.items():
-        rule = SUSPECTS[name]
-        assert chosen != [_plain(rule(table, PRIMITIVES)) for table in tables], hint
+    for name, rule in SUSPECTS.items():
+        assert chosen != [_plain(rule(table, PRIMITIVES)) for table in tables], HINTS[name]
     for table, pairs in zip(tables, chosen, strict=True):
         right = _right(table)
         assert len({source for _, source in pairs}) == 2, (
@@ -88,9 +81,8 @@ def _right(table: Tensor) -> list[Pair]:
     return list(derive({"normal": cell, "reduce": cell}).normal[-2:])
 
 
-def _without_none(weights: Tensor, names: Sequence[str]) -> Tensor:
-    ruled_out = torch.tensor([name == "none" for name in names])
-    return weights.masked_fill(ruled_out, -torch.inf)
+def _without_none(values: Tensor, names: Sequence[str], fill: float = -torch.inf) -> Tensor:
+    return values.masked_fill(torch.tensor([name == "none" for name in names]), fill)
 
 
 def _best_of(scores: Tensor, values: Tensor, names: Sequence[str]) -> list[Pair]:
@@ -100,8 +92,8 @@ def _best_of(scores: Tensor, values: Tensor, names: Sequence[str]) -> list[Pair]
 
 
 def _by_sum(alphas: Tensor, names: Sequence[str]) -> list[Pair]:
-    values = _without_none(torch.softmax(alphas, dim=-1), names)
-    return _best_of(values.masked_fill(values.isinf(), 0.0).sum(dim=-1), values, names)
+    values = _without_none(torch.softmax(alphas, dim=-1), names, 0.0)
+    return _best_of(values.sum(dim=-1), values, names)
 
 
 def _by_raw(alphas: Tensor, names: Sequence[str]) -> list[Pair]:

@@ -13,12 +13,9 @@ from darts_lib.recurrent.search_space import INPUTS, KIND, PRIMITIVES
 from darts_lib.search_space import edges, row_offset
 from darts_lib.teaching.exercises.answers import compare
 
-Choose = Callable[[Tensor], tuple[str, int]]
-"""Takes the logits of one node's edges, `(sources, 5)`, and returns (activation, source)."""
 
-
-def node_choice(choose: Choose) -> None:
-    """Check `choose(logits)`: the (activation, source) that the derivation keeps for a node."""
+def node_choice(choose: Callable[[Tensor], tuple[str, int]]) -> None:
+    """Check `choose(logits)`: a node's (activation, source) by its edges' logits `(sources, 5)`."""
     by_none = torch.tensor([[0.0, 1.0, 0.0, 0.0, 0.0], [9.0, 0.0, 2.0, 0.0, 0.0]])
     name, source = _answer(choose, by_none)
     assert name != "none", "`none` competes in the softmax, but no cell contains it."
@@ -41,7 +38,7 @@ def node_choice(choose: Choose) -> None:
         assert found == right, f"found {found}, but the library chooses {right}."
 
 
-def _answer(choose: Choose, logits: Tensor) -> tuple[str, int]:
+def _answer(choose: Callable[[Tensor], tuple[str, int]], logits: Tensor) -> tuple[str, int]:
     found = choose(logits.clone())
     is_pair = isinstance(found, tuple) and len(found) == 2 and isinstance(found[0], str)
     assert is_pair, f"return a pair like ('tanh', 0), not {found!r}."
@@ -50,10 +47,7 @@ def _answer(choose: Choose, logits: Tensor) -> tuple[str, int]:
 
 
 def text_perplexity(perplexity: Callable[[Sequence[float], Sequence[int]], float]) -> None:
-    """Check `perplexity(losses, words)`: that of a whole text, from its segments.
-
-    The losses are the segments' means in nats a word, `words` their numbers of words.
-    """
+    """Check `perplexity(losses, words)`: a text's, from its segments' mean losses and lengths."""
     losses, words = torch.tensor([1.0, 4.0], dtype=torch.float64), torch.tensor([60, 20])
     answer, right = float(perplexity(losses.tolist(), words.tolist())), math.exp(1.75)
     averaged = "average the losses first and take exp once; a mean of perplexities is too high."

@@ -18,10 +18,9 @@ def mixed_operation_count(count: Callable[[int, int], int]) -> None:
     for nodes, layers in ((4, 8), (1, 1), (2, 3), (5, 4)):
         net = Supernet(2, layers, nodes, primitives=("none", "skip_connect"))
         right = sum(isinstance(module, MixedOp) for module in net.modules())
-        found = count(nodes, layers)
-        operations, cell = 8 * right, right / layers
+        found, cell = count(nodes, layers), right / layers
         mistakes = {
-            operations: "you counted the candidate operations; a mixed operation is all of them on "
+            8 * right: "you counted the candidate operations; a mixed operation is all of them on "
             "one edge.",
             cell: "that is one cell; every cell of the supernet has mixed operations of its own.",
         }
@@ -35,30 +34,28 @@ def mixed_operation_count(count: Callable[[int, int], int]) -> None:
 def weights_at_temperature(soften: Callable[[Tensor, float], Tensor]) -> None:
     """Check `soften(alphas, temperature)`: each row's softmax of alphas over the temperature."""
     sharper, softer = soften(ROWS, 0.5), soften(ROWS, 2.0)
-    right, flat = torch.softmax(ROWS / 0.5, dim=-1), torch.softmax(ROWS / 2, dim=-1)
-    shape = tuple(ROWS.shape)
-    assert has_shape(sharper, shape), f"return weights of the alphas' own shape, {shape}."
+    right, hot = torch.softmax(ROWS / 0.5, dim=-1), torch.softmax(ROWS / 2, dim=-1)
+    assert has_shape(sharper, right.shape), "return weights of the alphas' own shape, (2, 4)."
     down, after = torch.softmax(ROWS / 0.5, dim=0), torch.softmax(ROWS, dim=-1) / 0.5
     mistakes = {
         down: "the softmax runs down the columns, over the edges; use dim=-1, over the primitives.",
-        flat: "a low temperature must sharpen the choice; divide the alphas by it, do not "
-        "multiply.",
+        hot: "a low temperature must sharpen the choice; divide the alphas by it, do not multiply.",
         after: "the weights of an edge must add up to one; divide before the softmax, not after.",
     }
     assert not close(sharper, softer), "the temperature is not used."
     first = "the first row should be"
     compare(sharper, right, mistakes, f"at temperature 0.5 {first} {_written(right[0])}.")
-    compare(softer, flat, {}, f"at temperature 2 {first} {_written(flat[0])}.")
+    compare(softer, hot, {}, f"at temperature 2 {first} {_written(hot[0])}.")
 
 
 def edge_entropy(entropy: Callable[[Tensor], Tensor]) -> None:
     """Check `entropy(alphas)`: nats for every edge; an edge that has decided has exactly zero."""
     found, weights = entropy(ROWS), torch.softmax(ROWS, dim=-1)
-    assert has_shape(found, (len(ROWS),)), (
-        f"return one value for each of the {len(ROWS)} edges: sum over the primitives only."
-    )
     right = -(weights * weights.log()).sum(dim=-1)
     bits = right / math.log(2)
+    assert has_shape(found, right.shape), (
+        "return one value for each of the 2 edges: sum over the primitives only."
+    )
     mistakes = {
         -right: "the sign is wrong: an entropy is never negative.",
         bits: "these are bits; use the natural logarithm, so that eight equal weights give ln 8.",
@@ -80,16 +77,14 @@ def node_of_a_cell(node: Node) -> None:
     """Check `node(states, alphas, operations)`: the sum of the mixed edges into one node."""
     torch.manual_seed(0)
     names = ("max_pool_3x3", "avg_pool_3x3", "skip_connect", "sep_conv_3x3")
-    mixed = [MixedOp(2, 1, names).double() for _ in range(2)]
-    states = [torch.randn(4, 2, 5, 5, dtype=torch.float64) for _ in range(2)]
-    operations = [list(edge.operations) for edge in mixed]
+    first, second = (MixedOp(2, 1, names).double() for _ in range(2))
+    states = torch.randn(2, 4, 2, 5, 5, dtype=torch.float64)
 
     def from_weights(weights: Tensor) -> Tensor:
-        terms = [mixed[i](states[i], weights[i]) for i in range(2)]
-        return torch.stack(terms).sum(dim=0)
+        return first(states[0], weights[0]) + second(states[1], weights[1])  # type: ignore[no-any-return]
 
     right = from_weights(torch.softmax(ROWS, dim=-1))
-    found = node(states, ROWS, operations)
+    found = node(list(states), ROWS, [list(first.operations), list(second.operations)])
     assert has_shape(found, right.shape), (
         f"a node keeps its inputs' shape, {tuple(right.shape)}: add the edges, do not join them."
     )

@@ -11,10 +11,7 @@ from darts_lib.network import AuxiliaryHead
 
 
 def dropped_node(node: Callable[[Tensor, Tensor, float, bool], Tensor]) -> None:
-    """Check `node(first, second, probability, identity)` by what it keeps of 4,000 images.
-
-    It adds two outputs under drop path; `identity` says that the second is one.
-    """
+    """Check `node(first, second, probability, second_is_identity)` on 4,000 images."""
     torch.manual_seed(0)
     first = torch.full((4000, 2, 2, 2), 1.0, dtype=torch.float64)
     second = 10 * first

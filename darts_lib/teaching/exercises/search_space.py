@@ -1,7 +1,7 @@
 """Checks of chapter 01: parameters, alpha's rows, counting cells, and a primitive of your own."""
 
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -9,8 +9,6 @@ from torch import Tensor, nn
 from darts_lib.cost.complexity import count_parameters
 from darts_lib.operations import Build, build_operation
 from darts_lib.search_space import count_cells, row_offset
-
-Result = TypeVar("Result")
 
 
 def separable_parameters(attempt: Callable[[int, int], int]) -> None:
@@ -34,16 +32,14 @@ def separable_parameters(attempt: Callable[[int, int], int]) -> None:
 def first_row(attempt: Callable[[int], int]) -> None:
     """Check `attempt(target)`: alpha's first row for the edges into state `target`."""
     for target in range(2, 9):
-        found, right = _count(attempt, target), row_offset(target)
+        row, right = _count(attempt, target), row_offset(target)
         hints = {
             sum(range(target)): "the inputs, states 0 and 1, have no edges into them",
             row_offset(target + 1): "that is where the next state starts; count earlier edges only",
             row_offset(target + 2): "the argument is a state: the first node is state 2, not 0",
         }
-        hint = hints.get(found, "count the edges into all earlier nodes: 2, then 3, then 4")
-        assert found == right, (
-            f"state {target}: row {found}, but its first edge is {right}; {hint}."
-        )
+        hint = hints.get(row, "count the edges into all earlier nodes: 2, then 3, then 4")
+        assert row == right, f"state {target}: row {row}, but its first edge is {right}; {hint}."
 
 
 def cells(attempt: Callable[[int, int], int]) -> None:
@@ -66,24 +62,22 @@ def cells(attempt: Callable[[int, int], int]) -> None:
 def own_primitive(attempt: Build) -> None:
     """Check `attempt(channels, stride, affine)`: a module that can stand on an edge."""
     torch.manual_seed(0)
-    for stride in (1, 2):
-        for affine in (False, True):
-            module = _call(attempt, 4, stride, affine)
-            assert isinstance(module, nn.Module), (
-                f"it returned {type(module).__name__}; return an nn.Module, which has parameters."
+    for stride, affine in ((1, False), (1, True), (2, False), (2, True)):
+        module = _call(attempt, 4, stride, affine)
+        assert isinstance(module, nn.Module), (
+            f"it returned {type(module).__name__}; return an nn.Module, which has parameters."
+        )
+        for height, width in ((8, 8), (7, 9)):
+            _check_picture(module, stride, height, width)
+        for norm in [part for part in module.modules() if isinstance(part, nn.BatchNorm2d)]:
+            assert norm.affine == affine, (
+                f"affine={affine} was asked for, but a BatchNorm2d has affine={norm.affine}; pass "
+                "it on, for example with batch_norm(channels, affine)."
             )
-            for height, width in ((8, 8), (7, 9)):
-                _check_picture(module, stride, height, width)
-            for part in module.modules():
-                if isinstance(part, nn.BatchNorm2d):
-                    assert part.affine == affine, (
-                        f"affine={affine} was asked for, but a BatchNorm2d has affine="
-                        f"{part.affine}; pass it on, for example with batch_norm(channels, affine)."
-                    )
-                    assert part.track_running_stats == affine, (
-                        "in a search a normalisation keeps no running statistics, retrained it "
-                        "does; batch_norm(channels, affine) does both."
-                    )
+            assert norm.track_running_stats == affine, (
+                "in a search a normalisation keeps no running statistics, retrained it does; "
+                "batch_norm(channels, affine) does both."
+            )
 
 
 def _check_picture(module: nn.Module, stride: int, height: int, width: int) -> None:
@@ -113,16 +107,14 @@ def _count(attempt: Callable[..., int], *arguments: int) -> int:
     return found
 
 
-def _call(attempt: Callable[..., Result], *arguments: object) -> Result:
+def _call(attempt: Callable[..., Any], *arguments: object) -> Any:
     """Call an attempt; whatever goes wrong in it becomes a hint."""
     assert callable(attempt), f"{attempt!r} is a value; the answer is a function, not its result."
     try:
         return attempt(*arguments)
     except Exception as error:
         shown = ", ".join(
-            f"a tensor {tuple(value.shape)}" if isinstance(value, Tensor) else repr(value)
-            for value in arguments
+            f"a tensor {tuple(x.shape)}" if isinstance(x, Tensor) else repr(x) for x in arguments
         )
-        raise AssertionError(
-            f"called with ({shown}) it raised {type(error).__name__}: {error}"
-        ) from error
+        told = f"called with ({shown}) it raised {type(error).__name__}: {error}"
+        raise AssertionError(told) from error

@@ -23,15 +23,13 @@ def smoothed_target(target: Callable[[int, int, float], Sequence[float]]) -> Non
         logits = torch.zeros(1, classes, requires_grad=True)
         loss = F.cross_entropy(logits, torch.tensor([label]), label_smoothing=smoothing)
         right = 1 / classes - torch.autograd.grad(loss, logits)[0][0]
-        others = torch.full((classes,), smoothing / (classes - 1))
+        others, total = torch.full((classes,), smoothing / (classes - 1)), float(found.sum())
         others[label] = 1 - smoothing
         assert smoothing == 0 or not torch.allclose(found, others), (
             "the smoothing is shared by all classes, the right one included: divide it by the "
             "number of classes."
         )
-        assert abs(float(found.sum()) - 1) < 1e-5, (
-            f"the shares add up to {float(found.sum()):.3f}, not 1."
-        )
+        assert abs(total - 1) < 1e-5, f"the shares add up to {total:.3f}, not 1."
         assert torch.allclose(found, right, atol=1e-5), (
             f"label {label} of {classes} classes at {smoothing}: the label's share is "
             f"{float(right[label]):.3f}, not {float(found[label]):.3f}."
