@@ -12,7 +12,7 @@ weights and alphas, not images or words: a loss is a function `loss(weights, alp
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -120,21 +120,38 @@ def architecture_gradient(
 
     `weights` are leaf tensors, usually a module's parameters, and so are `alphas`. Nothing is
     changed: the losses are given weights that have moved, and no `.grad` is read or written.
+    A weight that is frozen (`requires_grad_(False)`) is a constant: the inner step leaves it.
     `radius` serves the finite difference only. Where several processes share a batch, `mean` takes
     the mean of gradients over them; it cannot be differentiated, so it is not for the routes of
     `DOUBLE_BACKWARD`. Raises ValueError for a route that nobody knows.
     """
     if route not in ROUTES:
         raise ValueError(f"unknown route {route!r}; choose one of {', '.join(ROUTES)}.")
-    return ROUTES[route](Problem(train_loss, valid_loss, weights, alphas, inner, radius, mean))
+    free = {name: weight for name, weight in weights.items() if weight.requires_grad}
+    if len(free) < len(weights):
+        constants = dict(weights)
+        train_loss, valid_loss = (_beside(constants, loss) for loss in (train_loss, valid_loss))
+    if not free:  # nothing follows the alphas
+        route = "first_order"
+    return ROUTES[route](Problem(train_loss, valid_loss, free, alphas, inner, radius, mean))
+
+
+def _beside(constants: Tensors, loss: Loss) -> Loss:
+    """Return a loss of some of the weights; the others stay as they are."""
+    return lambda weights, alphas: loss({**constants, **weights}, alphas)
 
 
 def gradients(loss: Tensor, inputs: Sequence[Tensor], create_graph: bool = False) -> list[Tensor]:
-    """Return d loss / d inputs; zeros for an input that the loss does not depend on."""
-    found = torch.autograd.grad(
-        loss, inputs, create_graph=create_graph, allow_unused=True, materialize_grads=True
-    )
-    return list(found)
+    """Return d loss / d inputs; zeros for one that is frozen, or that the loss does not have."""
+    free = [each for each in inputs if each.requires_grad]
+    found: Iterator[Tensor] = iter(())
+    if free:
+        found = iter(
+            torch.autograd.grad(
+                loss, free, create_graph=create_graph, allow_unused=True, materialize_grads=True
+            )
+        )
+    return [next(found) if each.requires_grad else torch.zeros_like(each) for each in inputs]
 
 
 def held(tensors: Tensors) -> dict[str, Tensor]:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from darts_lib.engine.refusals import one_line, show
 from darts_lib.genotype import BaseGenotype, Genotype, GenotypeError, Pair
 from darts_lib.relaxation import Mix, mix
 from darts_lib.search_space import INPUTS, KEPT, KINDS, PRIMITIVES, edges, nodes_of, row_offset
@@ -19,7 +20,7 @@ RULED_OUT = -1.0
 
 
 def derive(
-    alphas: Mapping[str, Tensor],
+    alphas: Mapping[str, Any],
     primitives: Sequence[str] = PRIMITIVES,
     max_skip: int | None = None,
     mix: Mix = mix,
@@ -31,6 +32,7 @@ def derive(
     Each node keeps its two strongest edges, stronger first, and on each the strongest operation
     other than `none`; ties go to the lower index. `none` cannot win, but it takes its share of the
     weights, so an edge that prefers it is weak; an operation whose logit is -inf cannot win either.
+    The logits of a kind are a tensor, an array, lists, or a list of one of these for each node.
     `max_skip` keeps only that many skip connections in the normal cell, the strongest; the others
     give way to the next best choice. It is off by default, as in the paper. Raises GenotypeError
     for alphas of another width or that are not finite.
@@ -41,7 +43,7 @@ def derive(
 
 
 def choice_strengths(
-    alphas: Mapping[str, Tensor],
+    alphas: Mapping[str, Any],
     primitives: Sequence[str],
     mix: Mix = mix,
     kinds: Sequence[str] = KINDS,
@@ -50,8 +52,15 @@ def choice_strengths(
 
     That is `none`, and whatever has the logit -inf. All alphas are mixed, also of other kinds.
     """
-    logits = {kind: alpha.detach().cpu().double() for kind, alpha in alphas.items()}
+    there = [*alphas] if isinstance(alphas, Mapping) else []
+    if missing := [kind for kind in kinds if kind not in there]:
+        wanted = f"name {' and '.join(kinds)}"
+        raise GenotypeError(f"alphas lack {missing[0]!r}, they are {show(there)}; {wanted}.")
+    logits = {kind: _logits(kind, alpha) for kind, alpha in alphas.items()}
     for kind in kinds:
+        if logits[kind].ndim != 2:
+            shape = tuple(logits[kind].shape)
+            raise GenotypeError(f"alphas of {kind} have shape {shape}, not (edges, primitives).")
         if (columns := logits[kind].shape[1]) != len(primitives):
             raise GenotypeError(f"alphas have {columns} columns for {len(primitives)} names.")
     weights = mix(logits)
@@ -60,6 +69,18 @@ def choice_strengths(
     none = torch.tensor([name == "none" for name in primitives])
     out = {kind: none | (logits[kind] == -torch.inf) for kind in kinds}
     return {kind: weights[kind].masked_fill(out[kind], RULED_OUT) for kind in kinds}
+
+
+def _logits(kind: str, alpha: Any) -> Tensor:
+    """Return alphas as one tensor in float64; the tables of nodes are joined."""
+    try:
+        if isinstance(alpha, list | tuple) or str(getattr(alpha, "dtype", "")) == "object":
+            parts = [_logits(kind, part) for part in alpha]
+            return torch.cat(parts) if parts and parts[0].ndim == 2 else torch.stack(parts)
+        return torch.as_tensor(alpha).detach().cpu().double()
+    except (TypeError, ValueError, RuntimeError) as error:
+        wrong = f"alphas of {kind} are no table (edges, primitives) of numbers"
+        raise GenotypeError(f"{wrong}: {one_line(error)}") from None
 
 
 def keep_edges(

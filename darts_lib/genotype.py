@@ -105,7 +105,7 @@ class BaseGenotype:
         if not isinstance(values, Mapping):
             raise GenotypeError(f"a genotype must be an object with {names}, not {show(values)}.")
         if set(values) != set(names):
-            odd = show(sorted(set(values) ^ set(names)))
+            odd = show(sorted(set(values) ^ set(names), key=str))
             raise GenotypeError(f"{cls.title} fields must be {names}; missing or unknown: {odd}.")
         return cls(**{name: _field(cls.operation, name, values[name]) for name in names})
 

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from darts_lib.cost import advice
 from darts_lib.cost.complexity import count_parameters, multiply_adds
+from darts_lib.data.description import PictureData
 from darts_lib.data.images import (
     Batch,
     ImageSet,
@@ -25,9 +26,10 @@ from darts_lib.data.images import (
     clean_batch,
     figures,
     held_out,
-    load_images,
+    load_splits,
     sums,
 )
+from darts_lib.data.picture_folder import fingerprint
 from darts_lib.engine.batches import check_batch_size, epoch_batches
 from darts_lib.engine.command_line import run_from_file
 from darts_lib.engine.folder import Row
@@ -39,7 +41,7 @@ from darts_lib.engine.refusals import SettingsError
 from darts_lib.engine.run import UNNAMED, OnEpoch, Result, Run, run_in_folder
 from darts_lib.engine.settings import RunConfig
 from darts_lib.formats.cell_choice import CellSettings
-from darts_lib.formats.weight_files import WEIGHTS, load_weights, read_run, save_weights
+from darts_lib.formats.weight_files import WEIGHTS, describe, load_weights, read_run, save_weights
 from darts_lib.genotype import Genotype
 from darts_lib.kernels.precision import as_autocast
 from darts_lib.network import CellStack, Network
@@ -54,7 +56,8 @@ class RetrainConfig(CellSettings, RunConfig):
     `genotype` is that of `CellSettings`. The learning rate follows a cosine to 0, or with
     `schedule` "exponential" is multiplied by `rate_decay` after each epoch. `holdout` is the share
     of the training images, the last ones, that the network is tested on instead of the test images
-    and does not learn from: to choose among cells, which the test images must not do.
+    and does not learn from: to choose among cells, which the test images must not do. A folder's
+    validation split, if it has one beside its test split, takes the place of that share.
     `batch_size` is the whole batch: several ranks divide it, so the learning rate stays what it is;
     a batch k times as large wants k times the rate. `accumulate` computes a rank's share in so many
     parts, one after the other, for less memory. Either way a part is normalised by its own
@@ -91,6 +94,10 @@ class RetrainConfig(CellSettings, RunConfig):
     accumulate: int = Field(1, ge=1)
     sync_batch_norm: bool = False
 
+    def fingerprint(self) -> Row:
+        """Return that of one's own pictures, those of the test only where they judge."""
+        return fingerprint(self, unused="test" if self.holdout else "valid")
+
     def rate(self, epoch: int) -> float:
         """Return the learning rate of epoch 0, 1, ... `epochs - 1`."""
         if self.schedule == "exponential":
@@ -109,10 +116,12 @@ class Retraining(Run):
     CONFIG: type[RunConfig] = RetrainConfig
     PRINTED = ("train_loss", "train_accuracy", "learning_rate", "drop_path", "seconds")
     LESS_MEMORY = "accumulate, or a smaller batch_size, channels or layers"
+    KEPT = ("history.jsonl", WEIGHTS)
     figures = staticmethod(figures)
     config: RetrainConfig
     net: CellStack
     train: Any  # an ImageSet, or files that tell of themselves as one does
+    tested_on = "test images"
 
     def __init__(
         self, config: RetrainConfig, folder: object = UNNAMED, data: ImageSet | None = None
@@ -120,8 +129,10 @@ class Retraining(Run):
         """Start a retraining. `data` are the pictures, if not the configuration's."""
         super().__init__(config, folder)
         self.train = self.pictures() if data is None else data.to(self.device)
+        self.description = PictureData.row(self.train)
         check_batch_size(config.batch_size, len(self.train))
-        self.net = config.network(len(self.train.classes), self.train.channels).to(self.device)
+        form = (len(self.train.classes), self.train.channels)
+        self.net = self.placed(lambda: config.network(*form))
         if config.sync_batch_norm:
             if self.device.type != "cuda":
                 raise SettingsError(
@@ -140,7 +151,9 @@ class Retraining(Run):
 
     def pictures(self) -> Any:
         """Return the images that a retraining learns from: all but those held out."""
-        return _training_split(self.config)[0].to(self.device)
+        images, _, judges = _learning_and_judging(self.config, brief=False)
+        self.tested_on = judges if self.config.holdout else "test images"
+        return images.to(self.device)
 
     def parts(self) -> Mapping[str, Part]:
         """Return what a checkpoint keeps."""
@@ -230,9 +243,19 @@ class Retraining(Run):
             "multiply-adds an image"
         )
 
+    def advice(self) -> list[str]:
+        """Return what looks wrong before the first step."""
+        return advice.large_pictures(max(self.train.size))
+
     def warnings(self, history: Sequence[Row]) -> list[str]:
         """Say so if the network learnt nothing."""
         return advice.chance_loss(history, len(self.train.classes))
+
+    @classmethod
+    def write_weights(cls, path: Path, config: RetrainConfig, content: Row) -> None:
+        """Write the network of a checkpoint."""
+        tensors, data = content["state"]["network"], content.get("data")
+        save_weights(tensors, config.cell, path / WEIGHTS, data)
 
     def test(self) -> dict[str, float]:
         """Return `evaluate`'s figures on the test images, or on those held out for them."""
@@ -243,7 +266,8 @@ class Retraining(Run):
         """Test the network, for the first and only time, and keep its weights in the folder."""
         config, shape = self.config, (self.train.channels, *self.train.size)
         if self.ranks.first:
-            save_weights(self.net, config.cell, Path(str(self.folder)) / WEIGHTS)
+            file = Path(str(self.folder)) / WEIGHTS
+            save_weights(self.net, config.cell, file, self.description)
         tested = self.test()
         return {
             "genotype": config.cell.to_dict(),
@@ -252,7 +276,7 @@ class Retraining(Run):
             "test_loss": tested["loss"],
             "test_images": int(tested["images"]),
             "classes": len(self.train.classes),
-            "tested_on": "held-out training images" if config.holdout else "test images",
+            "tested_on": self.tested_on,
             "parameters": count_parameters(self.net, without="auxiliary_head"),
             "parameters_with_auxiliary": count_parameters(self.net),
             "multiply_adds": multiply_adds(self.net, shape),
@@ -268,17 +292,29 @@ def retrain(config: RetrainConfig, on_epoch: OnEpoch = None) -> RetrainResult:
     return run_in_folder(config, Retraining, Genotype, on_epoch)
 
 
-def judging_images(config: RetrainConfig) -> ImageSet:
-    """Return the images that judge a retraining: with a holdout these are training images."""
+def judging_images(config: RetrainConfig, like: PictureData | None = None) -> ImageSet:
+    """Return the images that judge a retraining: with a holdout these are no test images.
+
+    `like` are the data of a network that was trained before; see `load_splits`.
+    """
     if config.holdout:
-        return _training_split(config)[1]
-    return load_images(config.dataset, config.data_folder, "test", config.image_size)
-
-
-def _training_split(config: RetrainConfig) -> tuple[ImageSet, ImageSet]:
+        return _learning_and_judging(config, True, like)[1]
     folder, size = config.data_folder, config.image_size
-    images = load_images(config.dataset, folder, "train", size, config.max_images)
-    return held_out(images, config.holdout)
+    return load_splits(config.dataset, folder, size, brief=True, like=like)["test"]
+
+
+def _learning_and_judging(
+    config: RetrainConfig, brief: bool, like: PictureData | None = None
+) -> tuple[ImageSet, ImageSet, str]:
+    """Return the images to learn from, those that judge where `holdout` is above 0, their name."""
+    folder, size = config.data_folder, config.image_size
+    splits = load_splits(config.dataset, folder, size, config.max_images, brief, like)
+    if (valid := splits.get("valid")) is None:
+        return *held_out(splits["train"], config.holdout), "held-out training images"
+    unused = "test" if config.holdout else "validation"
+    if not brief:
+        print(f"holdout={config.holdout:g}: the {unused} pictures are not used", flush=True)
+    return splits["train"], valid, "validation images"
 
 
 def evaluate(net: CellStack, images: ImageSet, batch_size: int = 96) -> dict[str, float]:
@@ -316,9 +352,10 @@ def errors_line(top1: float, top5: float, classes: int) -> str:
 
 def evaluate_run(path: Path, config: RunConfig | None = None) -> dict[str, float]:
     """Test a finished run's network again; `config` is for this machine's data_root and device."""
-    tensors = read_run(path)
     own = stored_config(path, RetrainConfig, **this_machine(config))
-    test, device = judging_images(own), own.open_device()
+    tensors, known = read_run(path), describe(path)
+    like = PictureData.create(**known) if known else None
+    test, device = judging_images(own, like), own.open_device()
     net = own.network(len(test.classes), test.channels)
     load_weights(net, tensors, path / WEIGHTS)
     return evaluate(net.to(device), test.to(device), own.batch_size)

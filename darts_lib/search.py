@@ -21,6 +21,7 @@ from darts_lib.bilevel import InnerStep, Loss, Tensors, architecture_gradient, g
 from darts_lib.cost import advice
 from darts_lib.cost.complexity import count_parameters
 from darts_lib.cost.expected_cost import edge_costs, expected_cost
+from darts_lib.data.description import PictureData
 from darts_lib.data.images import (
     Batch,
     ImageSet,
@@ -30,9 +31,10 @@ from darts_lib.data.images import (
     clean_batch,
     figures,
     halves,
-    load_images,
+    load_splits,
     sums,
 )
+from darts_lib.data.picture_folder import fingerprint
 from darts_lib.derivation import derive
 from darts_lib.engine.batches import epoch_batches
 from darts_lib.engine.command_line import run_from_file
@@ -98,6 +100,10 @@ class SearchConfig(MethodSettings, RunConfig):
     recompute: bool = False
     madds_weight: float = Field(0, ge=0)
 
+    def fingerprint(self) -> Row:
+        """Return that of one's own pictures, without those of the test: no search reads them."""
+        return fingerprint(self, unused="test")
+
     @model_validator(mode="after")
     def _check_edges(self) -> Self:
         allowed(self.edge_primitives, self.primitives, self.nodes)  # refuses what is no cell
@@ -131,11 +137,11 @@ class Search(Run):
                 "differentiates a gradient that the ranks would first have to share; use order=2."
             )
         self.train, self.valid = (half.to(self.device) for half in data or self._halves())
+        self.description = PictureData.row(self.train)
         self.method = METHODS[config.method]
         shape = (config.channels, config.layers, config.nodes)
-        self.net = self.method.supernets[config.supernet](
-            *shape, len(self.train.classes), self.train.channels, config.primitives
-        ).to(self.device)
+        form = (*shape, len(self.train.classes), self.train.channels, config.primitives)
+        self.net = self.placed(lambda: self.method.supernets[config.supernet](*form))
         if isinstance(self.net, FusedSupernet):
             self.net.recompute = config.recompute
         self.fast.compiled(self.net.cells)
@@ -158,9 +164,10 @@ class Search(Run):
     def _halves(self) -> Halves:
         config = self.config
         folder, size = config.data_folder, config.image_size
-        images = load_images(config.dataset, folder, "train", size, config.max_images)
-        check_half(config.batch_size, len(images))
-        return halves(images)
+        splits = load_splits(config.dataset, folder, size, config.max_images)
+        train, valid = splits["train"], splits.get("valid")
+        check_half(config.batch_size, len(train), 0 if valid is None else len(valid))
+        return halves(train, valid)
 
     # Algorithm 1 ---------------------------------------------------------------------------------
 
@@ -312,6 +319,7 @@ class Search(Run):
         reach = self.steps() * config.epochs, config.alpha_learning_rate
         missing = [kind for kind in KINDS if kind not in self.net.kinds]
         lines = advice.ignored_order(config) + advice.short_reach(*reach)
+        lines += advice.large_pictures(max(self.train.size))
         return lines + advice.missing_cells(missing, config.layers)
 
     def warnings(self, history: Sequence[Row]) -> list[str]:

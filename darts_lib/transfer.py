@@ -16,9 +16,16 @@ from typing import Any, ClassVar, Literal
 import torch
 from pydantic import Field
 
-from darts_lib.data.imagenet_data import find_pictures, read_batches
+from darts_lib.data.imagenet_data import (
+    check_shared_memory,
+    find_pictures,
+    fingerprint,
+    read_batches,
+    workers_told,
+)
 from darts_lib.data.images import Batch
 from darts_lib.engine.batches import epoch_batches
+from darts_lib.engine.folder import Row
 from darts_lib.engine.opening import default_folder
 from darts_lib.engine.progress import live
 from darts_lib.engine.run import OnEpoch, run_in_folder
@@ -72,6 +79,10 @@ class ImageNetRetrainConfig(RetrainConfig):
         """Return the folder that has `train` and `val`."""
         return super().data_folder if self.data_root else data_root() / "imagenet"
 
+    def fingerprint(self) -> Row:
+        """Return that of the files' names, and the sizes of some."""
+        return fingerprint(self.data_folder)
+
     def network(self, classes: int, in_channels: int = 3) -> CellStack:
         """Return the untrained network, which always has three input channels."""
         net = ImageNetNetwork(self.cell, self.channels, self.layers, classes, self.auxiliary)
@@ -88,7 +99,16 @@ class ImageNetRetraining(Retraining):
         """Return the files of the `train` pictures; those of `val` are kept for the test."""
         folder, size = self.config.data_folder, self.config.image_size
         files, self.held_out = find_pictures(folder, size, self.config.max_images)
+        for each, ranks in ((files, self.ranks.count), (self.held_out, 1)):
+            batches = epoch_batches(len(each), self.config.batch_size, None)
+            lengths = [len(batch) // ranks for batch in batches]
+            check_shared_memory(each.size, lengths, self.config.workers)
         return files
+
+    def epoch(self, epoch: int) -> Row:
+        """Run an epoch; a worker that dies ends it in one line."""
+        with workers_told(self.config.workers):
+            return super().epoch(epoch)
 
     def batches(self, generator: torch.Generator) -> Generator[tuple[Batch]]:
         """Yield an epoch's augmented batches; closing it ends the worker processes."""
@@ -99,12 +119,16 @@ class ImageNetRetraining(Retraining):
             for _, batch in zip(live(indices), reading, strict=True):
                 yield (batch,)
 
+    def advice(self) -> list[str]:
+        """Return nothing: this form is made for large pictures."""
+        return []
+
     def test(self) -> dict[str, float]:
         """Return `tested`'s figures on the `val` pictures."""
         batches = epoch_batches(len(self.held_out), self.config.batch_size, None)
         indices = self.ranks.in_turn(batches)
         reading = read_batches(self.held_out, indices, self.config.workers, self.device)
-        with contextlib.closing(reading):
+        with workers_told(self.config.workers), contextlib.closing(reading):
             return tested(self.net, reading)
 
     def trial_batches(self) -> tuple[Batch]:

@@ -1,5 +1,6 @@
 """A server on this machine that sends one body to every request, and a tiny archive for it."""
 
+import gzip
 import hashlib
 import http.server
 import io
@@ -27,7 +28,10 @@ WANTED = [entry(name, content) for name, content in GOOD.items()]
 
 def tar_of(entries: Sequence[Entry] = WANTED) -> bytes:
     buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w:gz") as archive:
+    with (
+        gzip.GzipFile(fileobj=buffer, mode="wb", mtime=0) as packed,  # the same bytes each time
+        tarfile.open(fileobj=packed, mode="w") as archive,
+    ):
         for made, content in entries:
             archive.addfile(made, io.BytesIO(content))
     return buffer.getvalue()

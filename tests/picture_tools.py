@@ -1,14 +1,27 @@
 """Builders of pictures and of folders of them: a class a folder, or flat with a kit of labels."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
 from scipy.io import savemat
 
-from darts_lib.data.imagenet_data import TRUTH
+from darts_lib.data import picture_folder
+from darts_lib.data.labels import TRUTH
 
 CLASSES = {"n01": (200, 40, 40), "n02": (40, 200, 40), "n03": (40, 40, 200)}
+
+
+def read(root: Path, size: int = 0) -> Any:
+    """Return the pictures to train on and those to test on, and the classes."""
+    splits, classes, *_ = picture_folder.read(root, size)
+    return splits["train"], splits["test"], classes
+
+
+def noise(rng: np.random.RandomState, width: int, height: int) -> Image.Image:
+    """Return a colour picture of noise."""
+    return Image.fromarray(rng.randint(256, size=(height, width, 3)).astype(np.uint8))
 
 
 def stored(path: Path, picture: Image.Image, **options: object) -> Path:

@@ -63,6 +63,28 @@ def test_toy_formula(route: str) -> None:
         assert float(toy("first_order", rate, a, w).total["a"]) == w - 2
 
 
+@pytest.mark.parametrize("route", ROUTES)
+def test_a_frozen_weight_is_a_constant(route: str) -> None:
+    """L_val = a (w + u), L_train = (w - a)^2 + (u - a)^2: only a free weight moves, and adds 2 r a.
+
+    It is neither decayed nor pushed by its momentum.
+    """
+    rate, a, at, m = 0.1, 0.7, {"w": 1.5, "u": -0.4}, {"w": 0.3, "u": -2.0}
+    inner = InnerStep(rate, 0.9, 0.2, {name: leaf(value) for name, value in m.items()})
+    moves = {name: 2 * (x - a) + 0.2 * x + 0.9 * m[name] for name, x in at.items()}
+    for free in ("wu", "w", "u", ""):
+        found = architecture_gradient(
+            lambda w, a: (w["w"] - a["a"]) ** 2 + (w["u"] - a["a"]) ** 2,
+            lambda w, a: a["a"] * (w["w"] + w["u"]),
+            {name: leaf(x).requires_grad_(name in free) for name, x in at.items()},
+            {"a": leaf(a)}, inner, route,
+        )  # fmt: skip
+        moved = [] if route == "first_order" else list(free)
+        direct = sum(at.values()) - rate * sum(moves[name] for name in moved)
+        terms = [float(found.direct["a"]), float(found.implicit["a"])]
+        assert terms == pytest.approx([direct, 2 * rate * a * len(moved)], abs=1e-10), free
+
+
 @both_rates
 def test_exact_and_unrolled_agree(rate: float) -> None:
     unrolled = architecture_gradient(*smooth_problem(rate).arguments, route="unrolled")

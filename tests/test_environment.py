@@ -61,6 +61,16 @@ def test_environment_installs_the_project_with_its_extras() -> None:
     assert re.findall(r"conda activate ([\w-]+)", readme) == [environment["name"]]
 
 
+def test_the_readme_names_systems_and_hosted_notebooks() -> None:
+    readme = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
+    for words in ("Linux, Windows or a Mac with Apple silicon", "no packages for Intel Macs"):
+        assert words in readme
+    (lowest,) = (part.version for part in RUNTIME["torch"].specifier if part.operator == ">=")
+    hosted = readme.partition("Colab, Kaggle")[2]
+    assert f"torch {lowest}" in hosted
+    assert "`pip install --no-deps -e .`" in hosted
+
+
 NAMES = {"sklearn": "scikit-learn", "yaml": "pyyaml", "PIL": "pillow"}
 NAMES |= {"cycler": "matplotlib", "distributed": "dask"}
 

@@ -96,6 +96,10 @@ def test_a_run_leaves_its_files_and_figures_and_is_read_back(
     result = kind.go(kind.settings(straight), stop_after(1))
     assert f"finished already; read back from {straight}" in capsys.readouterr().out
     assert end_of(straight) == before
+    for gone in own | {"history.jsonl"}:
+        (straight / gone).unlink()
+    kind.go(kind.settings(straight), stop_after(1))
+    assert end_of(straight) == before, "what is gone comes back from the checkpoint"
     assert [row["epoch"] for row in result.history] == list(range(1, len(result.history) + 1))
     assert all(row.keys() == set(ROWS[name].split()) for row in result.history)
     assert all(row["seconds"] > 0 for row in result.history)

@@ -3,7 +3,6 @@
 import copy
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -15,7 +14,7 @@ from torch.nn import functional as F
 
 from darts_lib import retrain as retraining
 from darts_lib.cost.complexity import count_parameters, multiply_adds
-from darts_lib.data.images import Batch, ImageSet, load_images
+from darts_lib.data.images import Batch, ImageSet, load_images, load_splits
 from darts_lib.engine.files import unpack
 from darts_lib.engine.folder import read_json
 from darts_lib.engine.refusals import SettingsError
@@ -121,7 +120,7 @@ def test_the_result_is_that_of_the_network_after_the_last_epoch() -> None:
     figures = read_json(retrained / "result.json")
     assert {name: figures[name] for name in expected} == expected
     assert 0 <= figures["test_accuracy"] <= figures["test_top5"] <= 1
-    with pytest.raises(SettingsError, match=r"holds no weights\.safetensors; finish"):
+    with pytest.raises(SettingsError, match="is no run folder"):
         evaluate_run(retrained.parent)
 
 
@@ -138,15 +137,18 @@ def test_evaluation_counts_every_picture_once_and_restores_the_mode() -> None:
 
 @pytest.fixture
 def read(monkeypatch: Patch) -> list[str]:
-    """Return the splits of images that are read, as they are."""
-    splits: list[str] = []
+    """Return the splits of images that are taken, as they are."""
+    taken: list[str] = []
 
-    def spy(dataset: str, root: Path, split: Any, *sizes: int) -> ImageSet:
-        splits.append(split)
-        return load_images(dataset, root, split, *sizes)
+    class Spied(dict[str, ImageSet]):
+        def __getitem__(self, split: str) -> ImageSet:
+            taken.append(split)
+            return super().__getitem__(split)
 
-    monkeypatch.setattr(retraining, "load_images", spy)
-    return splits
+    monkeypatch.setattr(
+        retraining, "load_splits", lambda *given, **options: Spied(load_splits(*given, **options))
+    )
+    return taken
 
 
 def test_the_test_images_are_read_once_and_only_after_the_last_epoch(read: list[str]) -> None:

@@ -190,6 +190,23 @@ def test_a_bad_gradient_of_either_half_leaves_its_update_out(bad: str, route: st
         run.guard.check(7, 0.5, "here")
 
 
+@pytest.mark.parametrize("supernet", ["plain", "fused"])
+@pytest.mark.parametrize("route", ROUTES)
+def test_what_is_frozen_stays_and_all_else_learns(supernet: str, route: str) -> None:
+    """Neither decayed nor pushed by a momentum that it has from before."""
+    run, *batches = started(supernet=supernet, route=route)
+    run.step(*batches)
+    frozen = [*run.net.stem.parameters(), *run.net.cells[1].parameters(), run.alphas["reduce"]]
+    for each in frozen:
+        each.requires_grad_(False)
+    every = [*run.net.parameters(), *run.alphas.values()]
+    before = [each.detach().clone() for each in every]
+    run.step(*batches)
+    run.guard.check(1, 0.1, "")
+    for each, value in zip(every, before, strict=True):
+        assert torch.equal(each, value) == any(each is other for other in frozen)
+
+
 def test_bfloat16_gives_nearly_the_same_step() -> None:
     """Autocast on the CPU: the loss within 2 %, the alphas' gradient in the same direction."""
     steps = []

@@ -36,8 +36,9 @@ from torchvision import datasets
 
 from darts_lib.data.data_sets import archives, read_downloaded
 from darts_lib.data.downloads import Archive, prepare
-from darts_lib.data.imagenet_data import KIT, TRUTH, find_pictures
+from darts_lib.data.imagenet_data import find_pictures
 from darts_lib.data.images import load_images
+from darts_lib.data.labels import KIT, TRUTH
 from darts_lib.data.text import load_text
 from darts_lib.derivation import genotypes_of
 from darts_lib.engine.command_line import read_config

@@ -35,6 +35,17 @@ def short_reach(steps: int, rate: float) -> list[str]:
     ]
 
 
+def large_pictures(side: int) -> list[str]:
+    """Warn if pictures of so many pixels a side go through the form for CIFAR."""
+    if side < 128:
+        return []
+    return [
+        f"image_size={side}: the form for CIFAR works at full size in a third of its cells, so a "
+        f"picture costs {(side / 64) ** 2:.0f} times what it does at 64: take image_size=64, or "
+        "retrain in the form for ImageNet (python -m darts_lib.imagenet_retrain)."
+    ]
+
+
 def missing_cells(kinds: Sequence[str], layers: int) -> list[str]:
     """Warn if the supernet has no cell of some kinds: their alphas have no gradient."""
     return [

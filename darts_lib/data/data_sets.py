@@ -9,7 +9,8 @@ from sklearn.model_selection import train_test_split
 from torchvision import datasets
 
 from darts_lib.data.downloads import OTHER_WAYS, Archive, DataFile, prepare
-from darts_lib.data.picture_folder import Splits
+from darts_lib.data.listing import Split
+from darts_lib.data.picture_folder import Pictures, Splits
 from darts_lib.engine.refusals import SettingsError, one_line
 
 CIFAR = {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}
@@ -25,7 +26,7 @@ def read_digits() -> Splits:
     labels = torch.from_numpy(digits.target).long()
     parts = train_test_split(range(len(labels)), test_size=360, random_state=0, stratify=labels)
     train, test = ((images[part], labels[part]) for part in map(torch.tensor, parts))
-    return train, test, tuple(str(name) for name in digits.target_names)
+    return {"train": train, "test": test}, tuple(map(str, digits.target_names))
 
 
 def read_downloaded(dataset: str, root: Path) -> Splits:
@@ -45,8 +46,9 @@ def read_downloaded(dataset: str, root: Path) -> Splits:
 
 
 def _read_files(dataset: str, root: Path) -> Splits:
-    parts = []
-    for split in ("train", "test"):
+    splits: dict[Split, Pictures] = {}
+    names: tuple[Split, ...] = ("train", "test")
+    for split in names:
         if dataset == "svhn":
             part = datasets.SVHN(root, split=split)
             images, labels = part.data, part.labels
@@ -56,9 +58,8 @@ def _read_files(dataset: str, root: Path) -> Splits:
         else:
             part = CIFAR[dataset](root, train=split == "train")
             images, labels = np.moveaxis(part.data, 3, 1), part.targets
-        parts.append((torch.as_tensor(images).contiguous(), torch.as_tensor(labels).long()))
-    train, test = parts
-    return train, test, tuple(getattr(part, "classes", "0123456789"))  # SVHN names none
+        splits[split] = torch.as_tensor(images).contiguous(), torch.as_tensor(labels).long()
+    return splits, tuple(getattr(part, "classes", "0123456789"))  # SVHN names none
 
 
 def archives(dataset: str) -> list[Archive]:

@@ -22,7 +22,7 @@ from typing import IO
 
 from torchvision.datasets import utils
 
-from darts_lib.engine.files import locked
+from darts_lib.engine.files import kind_of_file, locked
 from darts_lib.engine.progress import TransferLines, watched
 from darts_lib.engine.refusals import SettingsError, one_line
 
@@ -40,16 +40,15 @@ class DataFile:
     bytes: int | None = None
 
     def fault(self, root: Path) -> str:
-        """Say what is wrong: missing, or its size and first bytes. Empty for a sound file."""
+        """Say what is wrong: missing, or its size and what it is. Empty for a sound file."""
         path = root / self.path
         if not path.is_file():
             return f"{self.path} is missing"
         size = path.stat().st_size
         if self.bytes in (None, size) and utils.check_integrity(path, self.md5):
             return ""
-        with path.open("rb") as file:
-            start = file.read(15)
-        return f"{self.path} fails its check ({size:,} bytes that begin with {start!r})"
+        kind = kind_of_file(path) or "of no known kind"
+        return f"{self.path} fails its check ({size:,} bytes, {kind})"
 
 
 @dataclass(frozen=True)
@@ -77,6 +76,7 @@ def prepare(dataset: str, root: Path, archives: Sequence[Archive]) -> None:
     """
     if not any(archive.faults(root) for archive in archives):
         return
+    _refuse_other_folder(dataset, root, archives)
     try:
         root.mkdir(parents=True, exist_ok=True)
         with locked(root / f".{dataset}.lock", f"{dataset} in {root}", wait=math.inf):
@@ -88,6 +88,34 @@ def prepare(dataset: str, root: Path, archives: Sequence[Archive]) -> None:
             f"{dataset} is not complete in {root}, and it cannot be completed there "
             f"({_reason(error)}): make the folder writable or make room, {OTHER_WAYS}."
         ) from error
+
+
+def _refuse_other_folder(dataset: str, root: Path, archives: Sequence[Archive]) -> None:
+    """Raise SettingsError if a set, absent from `root`, lies above, below or in another version."""
+    members = [member.path for archive in archives for member in archive.members]
+    paths = [*members, *(archive.file.path for archive in archives)]
+    if any((root / path).exists() for path in paths):
+        return
+    folders = (path for path in sorted(root.iterdir()) if path.is_dir()) if root.is_dir() else ()
+    below = [root, *folders]
+    for path in paths:
+        parts = path.split("/")
+        for count in range(1, len(parts)):
+            if (root / "/".join(parts[count:])).is_file():
+                meant = Path(*root.parts[:-count]) / path
+                where = f"data_root is {root.parents[count - 1]}"
+                if not meant.is_file():
+                    where = f"name its folders as in DATA_ROOT/{path}"
+                raise SettingsError(f"{root} is the folder of {dataset} itself: {where}.")
+        for folder in below:
+            if (folder / path).is_file():
+                raise SettingsError(f"{dataset} is in {folder}: data_root is that, not {root}.")
+            for ending in (".bin", ".mat"):
+                if (other := folder / f"{Path(path).name}{ending}").is_file():
+                    raise SettingsError(
+                        f"{other} is of {dataset} in another version than Python's, which is "
+                        f"read: put {paths[-1]} into {root}, or {OTHER_WAYS}."
+                    )
 
 
 def _complete(dataset: str, root: Path, archive: Archive) -> None:

@@ -1,34 +1,45 @@
 """ImageNet and folders like it: too large for memory, so a DataLoader reads each batch from files.
 
 `train/<class>/*.JPEG` to train on; `val/<class>/*.JPEG`, or the validation folder as it is handed
-out, flat and with its labels in a file, to test on. Source of sizes and augmentation: DARTS paper,
-section 3.2, and its code.
+out, flat and with its labels in a file, to test on, unless `test` has the classes. Source of sizes
+and augmentation: DARTS paper, section 3.2, and its code.
 """
 
+import contextlib
 import os
-from collections.abc import Callable, Generator, Sequence
+import shutil
+import time
+from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from PIL import Image
-from scipy.io import loadmat
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
-from darts_lib.data import picture_folder
+from darts_lib.data import description, pixels
 from darts_lib.data.images import normalise
-from darts_lib.data.picture_folder import EXTENSIONS, ClassFiles, Labelled, Pictures
-from darts_lib.engine.refusals import SettingsError
+from darts_lib.data.listing import Labelled, listed
+from darts_lib.data.picture_folder import Pictures
+from darts_lib.data.pixels import EIGHT_BITS, Scale
+from darts_lib.engine.progress import duration
+from darts_lib.engine.refusals import SettingsError, one_line
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Of ImageNet's training pictures, a figure a channel, pixels from 0 to 1; as published."""
-LAYOUT = (
-    "FOLDER/train/<class>/*.JPEG with FOLDER/val/<class>/*.JPEG, or with ImageNet's flat FOLDER/val"
-    " and its labels, where data_root is FOLDER"
-)
+SHARED, PAGE = Path("/dev/shm"), 4096
+"""Where Linux keeps the memory that processes share, and the bytes in which it is handed out."""
+PREFETCH = 2
+"""So many batches a worker has read, or is reading, before they are asked for."""
+LOOK, PATIENCE = 5.0, 600.0
+"""Seconds between two looks whether the workers live, and without a batch until a run ends."""
+MORE_SHARED = "docker run --shm-size 1g, or fewer workers"
+LOST = ("DataLoader", "Too many open files")
+"""How torch's messages begin where a worker is no more or cannot be heard."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,53 +54,55 @@ class PictureFiles:
     labels: Tensor
     classes: tuple[str, ...]
     size: tuple[int, int]
+    scale: Scale = EIGHT_BITS
+    """How pictures of more than 8 bits become 8."""
     channels: int = 3
+    name: str = "folder"
+    mean: tuple[float, ...] = MEAN
+    std: tuple[float, ...] = STD
 
     @classmethod
-    def of(cls, files: Labelled, classes: tuple[str, ...], size: int) -> "PictureFiles":
+    def of(
+        cls, files: Labelled, classes: tuple[str, ...], size: int, scale: Scale = EIGHT_BITS
+    ) -> "PictureFiles":
         """Pack a list of (path, label)."""
         paths = np.array([os.fsencode(path) for path, _ in files])
         labels = torch.tensor([label for _, label in files])
-        return cls(paths, labels, classes, (size, size))
+        return cls(paths, labels, classes, (size, size), scale)
 
     def __len__(self) -> int:
         return len(self.labels)
 
 
 def find_pictures(
-    root: Path, size: int = 224, max_images: int = 0
+    root: Path, size: int = 224, max_images: int = 0, scale: Scale | None = None
 ) -> tuple[PictureFiles, PictureFiles]:
-    """Return the files to train on and those to test on, and print which form was found.
+    """Return the files to train on and those to test on, and print what the folder has.
 
-    Only names are read. `max_images` above 0 keeps so many training pictures, of every class its
-    share. Raises SettingsError for an empty folder, classes that one side lacks, wrong labels.
+    Only names are read, and a sample of the pictures. `max_images` above 0 keeps so many training
+    pictures, of every class its share; `scale` is for deep ones, if not theirs. Raises
+    SettingsError as `listed` does, and for a picture of the sample that cannot be read.
     """
-    root = Path(os.path.realpath(os.path.expanduser(root)))
-    files = picture_folder.class_files(root, "train", LAYOUT)
-    classes = tuple(files)
-    train = picture_folder.interleave(files, np.random.RandomState(0))[: max_images or None]
-    test, source = _held_out(root, files)
-    print(
-        f"{root}: {len(train)} training and {len(test)} test pictures in {len(classes)} classes, "
-        f"read at {size}x{size} pixels; labels of val from {source}.",
-        flush=True,
+    listing = listed(Path(os.path.realpath(os.path.expanduser(root))))
+    train, test = listing.train[: max_images or None], sorted(listing.test)
+    samples = [[files[i][0] for i in pixels.sample(len(files))] for files in (train, test)]
+    seen = pixels.survey(*samples, given=scale)
+    learnt, judged = (
+        PictureFiles.of(files, listing.classes, size, seen.scale) for files in (train, test)
     )
-    return PictureFiles.of(train, classes, size), PictureFiles.of(test, classes, size)
+    listing.tell(f"read at {size}x{size} pixels.")
+    if listing.valid:
+        print("the validation pictures are not used")
+    images = Reader(learnt, None).pictures(pixels.sample(len(train)))
+    print(*seen.notes, *pixels.oddities([images], seen.deep), sep="\n", flush=True)
+    return learnt, judged
 
 
-def _held_out(root: Path, train: ClassFiles) -> tuple[Labelled, str]:
-    """Return the labelled files of `root/val`, in either form, and where their labels are from."""
-    folder = root / "val"
-    if {each.name for each in picture_folder.subfolders(folder)} & set(train):
-        files = picture_folder.held_out_files(root, "val", train, LAYOUT)
-        pairs = [(path, label) for label, name in enumerate(files) for path in files[name]]
-        return pairs, "its class folders"
-    if not (flat := picture_folder.pictures(folder)):
-        raise SettingsError(f"{folder} has no pictures to test on; expected: {LAYOUT}.")
-    labels, source = _find_labels(root)
-    _check_labels(flat, labels, source, train)
-    place = {name: index for index, name in enumerate(train)}
-    return [(path, place[labels[_stem(path.name)]]) for path in flat], str(source)
+def fingerprint(root: Path) -> dict[str, Any]:
+    """Return what tells a folder's pictures from others: their names, and some contents."""
+    listing = listed(Path(os.path.realpath(os.path.expanduser(root))))
+    splits = {"train": listing.train, "test": listing.test}
+    return description.fingerprint(listing.root, listing.classes, splits, large=True)
 
 
 def transform(size: int, augmented: bool) -> Callable[[Image.Image], Tensor]:
@@ -114,7 +127,8 @@ class Reader(Dataset[Pictures | SettingsError]):
 
     With an `epoch_seed` pictures are augmented. The random numbers of each come from that seed and
     its index alone, so neither the number of workers nor the order changes a bit. A file that
-    cannot be read gives the error as the value: raised in a worker it would lose its one line.
+    cannot be read gives the error as the value: raised in a worker it would lose its one line. A
+    worker shares its batch here: what torch cannot send later is lost, and waited for in vain.
     """
 
     def __init__(self, files: PictureFiles, epoch_seed: int | None) -> None:
@@ -124,16 +138,23 @@ class Reader(Dataset[Pictures | SettingsError]):
     def __getitem__(self, indices: Tensor) -> Pictures | SettingsError:
         """Return the batch of these indices, or the error."""
         try:
-            images = torch.stack([self._picture(index) for index in indices.tolist()])
+            batch = self.pictures(indices.tolist()), self.files.labels[indices]
         except SettingsError as error:
             return error
-        return images, self.files.labels[indices]
+        try:
+            for part in batch if get_worker_info() else ():
+                part.share_memory_()  # type: ignore[no-untyped-call]
+        except RuntimeError as error:
+            return SettingsError(f"no shared memory is left ({one_line(error)}); {MORE_SHARED}.")
+        return batch
+
+    def pictures(self, indices: list[int]) -> Tensor:
+        """Return the images of these indices; raise SettingsError for one that cannot be read."""
+        return torch.stack([self._picture(index) for index in indices])
 
     def _picture(self, index: int) -> Tensor:
         path = Path(os.fsdecode(self.files.paths[index]))
-        with picture_folder.opened(path) as file:
-            # Not turned by its EXIF: published figures are of pictures as they are stored.
-            picture = picture_folder.in_channels(file, 3)
+        picture = pixels.picture_bytes(path, 3, self.files.scale)
         if self.epoch_seed is None:
             return self.transform(picture)
         # torch's generator takes 32 bits of a seed; this mixes both numbers into them. The CPU's
@@ -154,114 +175,80 @@ def read_batches(
     """Yield the pictures of each batch of indices, normalised float32 on the device, with labels.
 
     They travel as bytes. Closing the generator, or an error, ends its worker processes. Raises
-    SettingsError naming a file that cannot be read.
+    SettingsError naming a file that cannot be read; for too little shared memory, before the first
+    batch; for workers that died, or have sent nothing for `PATIENCE` seconds.
     """
+    check_shared_memory(files.size, map(len, batches), workers)
     loader = DataLoader(
         Reader(files, epoch_seed),
         sampler=batches,
         batch_size=None,
         num_workers=workers,
         pin_memory=device.type == "cuda",
+        timeout=LOOK if workers else 0,
+        prefetch_factor=PREFETCH if workers else None,
         generator=torch.Generator(),  # else it draws from the one that training draws from
     )
-    iterator = iter(loader)
+    iterator: Any = None
     try:
-        for batch in iterator:
-            if isinstance(batch, SettingsError):
-                raise batch
-            images, labels = (part.to(device, non_blocking=True) for part in batch)
-            yield normalise(images, MEAN, STD), labels
+        with workers_told(workers):
+            iterator = iter(loader)
+            for _ in batches:
+                batch = _awaited(iterator)
+                if isinstance(batch, SettingsError):
+                    raise batch
+                images, labels = (part.to(device, non_blocking=True) for part in batch)
+                given = normalise(images, MEAN, STD), labels
+                del batch, images  # their shared memory is the next batch's
+                yield given
     finally:
-        if workers:  # not left to the collector: an error's traceback keeps the iterator alive
-            iterator._shutdown_workers()  # type: ignore[attr-defined]
+        if workers and iterator:  # not left to the collector: an error's traceback keeps it alive
+            iterator._shutdown_workers()
+            for worker in iterator._workers:  # one that was stopped does not end when asked to
+                worker.kill()
+                worker.join(LOOK)
 
 
-# --- the labels of a flat folder of validation pictures, in the forms in which they are handed out
+def check_shared_memory(size: tuple[int, int], lengths: Iterable[int], workers: int) -> None:
+    """Raise SettingsError if the batches that are read ahead are more than is free of `SHARED`.
 
-TRUTH = "ILSVRC2012_validation_ground_truth.txt"
-TEXTS = ("val_labels.txt", "LOC_val_solution.csv", "val_annotations.txt")
-"""Our own plain form, Kaggle's and Tiny ImageNet's: a line a picture, its file and its class."""
-KIT = "ILSVRC2012_devkit_t12/data"
-
-Labels = dict[str, str]  # the class of each picture, by its file's name without the extension
-
-
-def _find_labels(root: Path) -> tuple[Labels, Path]:
-    """Return the labels of `root/val`'s pictures, and the file that they come from.
-
-    It is looked for in `root/val`, `root` and the three folders above `root`, also in an unpacked
-    development kit there.
+    `size` is (height, width) of the pictures, `lengths` are the batches'. torchrun's ranks on a
+    machine share its memory.
     """
-    for place in (root / "val", root, *root.parents[:3]):
-        for name in (*TEXTS, TRUTH, f"{KIT}/{TRUTH}"):
-            if (file := place / name).is_file():
-                read = _text_labels if name in TEXTS else _kit_labels
-                return read(file), file
-    raise SettingsError(
-        f"{root / 'val'} has neither the class folders of {root / 'train'} nor labels: put "
-        f"{TRUTH} with meta.mat (from the development kit), {', '.join(TEXTS[:-1])} or "
-        f"{TEXTS[-1]} into {root}, or sort the pictures into val/<class>."
-    )
-
-
-def _check_labels(flat: list[Path], labels: Labels, source: Path, train: ClassFiles) -> None:
-    """Refuse a picture without a label, a label without a picture, a class of only one side."""
-    names = {_stem(path.name) for path in flat}
-    bare, spare = sorted(names - set(labels)), sorted(set(labels) - names)
-    if bare or spare:
-        first = f"{bare[0]} has no label" if bare else f"{spare[0]} has no picture"
+    if not workers or not SHARED.is_dir():
+        return
+    ahead = sorted(lengths)[-PREFETCH * workers :]
+    parts = [part for n in ahead for part in (3 * size[0] * size[1] * n, 8 * n)]
+    ranks, free = int(os.environ.get("LOCAL_WORLD_SIZE") or 1), shutil.disk_usage(SHARED).free
+    if (needed := ranks * sum(-(-part // PAGE) * PAGE for part in parts)) > free:
         raise SettingsError(
-            f"{source} labels {len(labels)} pictures, but there are {len(names)} (for example, "
-            f"{first}): add or remove pictures until both are the same."
-        )
-    if odd := sorted(set(labels.values()) ^ set(train)):
-        raise SettingsError(
-            f"the classes of the training pictures and of {source} differ in {len(odd)}, "
-            f"{', '.join(odd[:5])}: train/ needs a folder a class, named as the labels are."
+            f"workers={workers} needs {max(1, round(needed / 1e6)):,} MB of shared memory, "
+            f"{SHARED} has {free // 10**6:,}: {MORE_SHARED}."
         )
 
 
-def _stem(name: str) -> str:
-    stem, dot, extension = name.rpartition(".")
-    return stem if dot + extension.lower() in EXTENSIONS else name
-
-
-def _text_labels(file: Path) -> Labels:
-    """Read lines of `file class`, with a comma or blanks between; what follows is left out."""
-    labels = {}
-    for number, line in enumerate(_lines(file), 1):
-        fields = line.replace(",", " ").split()
-        if len(fields) < 2:
-            raise SettingsError(f"{file}, line {number}: {line!r} is not 'file class'; repair it.")
-        if fields[0] != "ImageId":  # the head of Kaggle's table
-            labels[_stem(fields[0])] = fields[1]
-    return labels
-
-
-def _kit_labels(truth: Path) -> Labels:
-    """Read the kit's numbers, one for each picture in order; meta.mat tells what they stand for."""
-    meta = truth.with_name("meta.mat")
-    try:  # the WNID of each ILSVRC2012_ID, which counts from 1
-        synsets = np.atleast_1d(loadmat(meta, squeeze_me=True)["synsets"])
-        classes = {str(int(each["ILSVRC2012_ID"])): str(each["WNID"]) for each in synsets}
-    except Exception as error:  # SciPy's are of all kinds for a file that is no meta.mat
-        raise SettingsError(
-            f"{meta}, which says what the numbers of {TRUTH} stand for, cannot be read "
-            f"({type(error).__name__}: {error}); take it from the development kit."
-        ) from error
-    labels = {}
-    for number, line in enumerate(_lines(truth), 1):
-        if line not in classes:
-            raise SettingsError(
-                f"{truth}, line {number}: {line!r} is no ILSVRC2012_ID of meta.mat beside it; "
-                "unpack the development kit again."
-            )
-        labels[f"ILSVRC2012_val_{number:08}"] = classes[line]
-    return labels
-
-
-def _lines(file: Path) -> list[str]:
+@contextlib.contextmanager
+def workers_told(workers: int) -> Generator[None]:
+    """Tell in one line that a worker died: torch raises that wherever the process happens to be."""
     try:
-        return [line.strip() for line in file.read_text(encoding="utf-8-sig").splitlines() if line]
-    except (OSError, ValueError) as error:
-        raise SettingsError(f"{file} cannot be read as text ({error}); get it again.") from error
+        yield
+    except (RuntimeError, OSError) as error:
+        if isinstance(error, RuntimeError) and not str(error).startswith(LOST):
+            raise
+        raise SettingsError(
+            f"workers={workers}: one that reads pictures died or hangs ({one_line(error)}); run it "
+            "again, with fewer workers if memory is short: finished epochs are kept."
+        ) from error
+
+
+def _awaited(iterator: Any) -> Any:
+    """Return the next batch; a timeout of the loader is only a look whether its workers live."""
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        try:
+            return next(iterator)
+        except RuntimeError as error:
+            if "timed out" not in str(error):
+                raise
+            if time.monotonic() >= deadline:
+                raise RuntimeError(f"DataLoader: none in {duration(PATIENCE)}") from error

@@ -10,24 +10,26 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from darts_lib.data import picture_folder
+from darts_lib.data.description import PictureData
+from darts_lib.data.listing import Split
 from darts_lib.data.picture_folder import Splits
+from darts_lib.data.pixels import EIGHT_BITS, Scale
 from darts_lib.engine.batches import check_batch_size
-from darts_lib.engine.refusals import SettingsError, unknown
-from darts_lib.engine.settings import DATASETS, DOWNLOADED
+from darts_lib.engine.refusals import SettingsError
+from darts_lib.engine.settings import DOWNLOADED, known_dataset
 
 FLIPPED = ("cifar10", "cifar100", "fashion_mnist", "folder")
 """Data sets whose pictures may be mirrored: a mirrored digit is another sign."""
 CIFAR10_MEAN = (0.49139968, 0.48215827, 0.44653124)
 CIFAR10_STD = (0.24703233, 0.24348505, 0.26158768)
 
-Split = Literal["train", "test"]
 Batch = tuple[Tensor, Tensor]
 """Images `(batch, channels, height, width)`, float32 and normalised, with labels `(batch,)`."""
 
@@ -38,7 +40,7 @@ class ImageSet:
 
     `images` is uint8 `(n, channels, height, width)`, `labels` int64 `(n,)`. `mean` and `std` are
     those of the training images, a figure a channel, pixels counted from 0 to 1. `pad` (pixels)
-    and `flip` say how `augment` treats a batch.
+    and `flip` say how `augment` treats a batch. `scale` is how deeper pictures became 8 bits.
     """
 
     name: str
@@ -49,6 +51,7 @@ class ImageSet:
     std: tuple[float, ...]
     pad: int
     flip: bool
+    scale: Scale = EIGHT_BITS
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -75,18 +78,37 @@ class ImageSet:
 
 
 def load_images(
-    dataset: str, data_root: Path, split: Split, size: int = 0, max_images: int = 0
+    dataset: str,
+    data_root: Path,
+    split: Split,
+    size: int = 0,
+    max_images: int = 0,
+    like: PictureData | None = None,
 ) -> ImageSet:
-    """Return one split of a data set, its pictures in file order.
+    """Return one split of `load_splits`, `train` or `test`."""
+    return load_splits(dataset, data_root, size, max_images, like=like)[split]
 
-    `size` is the side in pixels of a folder's pictures, 0 to find it from them. `max_images`
-    above 0 keeps the first so many. Mean and std are always those of the whole training split;
-    CIFAR-10's are the published code's constants.
+
+def load_splits(
+    dataset: str,
+    data_root: Path,
+    size: int = 0,
+    max_images: int = 0,
+    brief: bool = False,
+    like: PictureData | None = None,
+) -> dict[Split, ImageSet]:
+    """Return the splits of a data set, their pictures in file order.
+
+    All have `train` and `test`; a folder that has both a test and a validation folder also has
+    `valid`. `size` is the side in pixels of a folder's pictures, 0 to find it from them.
+    `max_images` above 0 keeps the first so many of each split. Mean and std are always those of the
+    whole training split; CIFAR-10's are the published code's constants. `brief` is `Listing.tell`'s
+    for a folder. Pictures for a network that was trained on others are made `like` those: with
+    their size, channels, scale, mean and std, and their numbers of classes.
     Raises SettingsError for an unknown data set, a size it does not have, or data that are
     missing, broken or cannot be downloaded.
     """
-    if dataset not in DATASETS:
-        raise SettingsError(unknown("dataset", str(dataset), DATASETS))
+    dataset = known_dataset(str(dataset))
     if size < 0 or (size and dataset != "folder"):
         raise SettingsError(
             f"image_size is {size} for dataset {dataset}: only the pictures of a "
@@ -94,24 +116,36 @@ def load_images(
         )
     if max_images < 0:
         raise SettingsError(f"max_images is {max_images}: use 0 (all pictures) or more.")
-    train, test, classes = _read(dataset, Path(os.path.expanduser(data_root)), size)
-    mean, std = (CIFAR10_MEAN, CIFAR10_STD) if dataset == "cifar10" else statistics(train[0])
-    images, labels = train if split == "train" else test
+    root = Path(os.path.expanduser(data_root))
+    splits, classes, scale = _read(dataset, root, size, brief, like)
+    pixels = splits["train"][0]
+    mean, std = (CIFAR10_MEAN, CIFAR10_STD) if dataset == "cifar10" else statistics(pixels)
+    if like and (like.classes or dataset == "folder"):
+        own = dataset == "folder"
+        numbers = like.numbers(classes, torch.arange(len(classes)), root if own else dataset)
+        splits = {split: (images, numbers[old]) for split, (images, old) in splits.items()}
+    if like and like.classes:
+        classes, mean, std = like.classes, like.mean, like.std
     # Four pixels for CIFAR and its like, an eighth of the side elsewhere: as much in proportion.
-    pad = 4 if dataset in DOWNLOADED else max(1, train[0].shape[-1] // 8)
-    chosen = slice(max_images or None)
-    flip = dataset in FLIPPED
-    return ImageSet(dataset, images[chosen], labels[chosen], classes, mean, std, pad, flip)
+    pad = 4 if dataset in DOWNLOADED else max(1, pixels.shape[-1] // 8)
+    flip, kept = dataset in FLIPPED, max_images or None
+    return {
+        split: ImageSet(dataset, images[:kept], labels[:kept], classes, mean, std, pad, flip, scale)
+        for split, (images, labels) in splits.items()
+    }
 
 
-def _read(dataset: str, root: Path, size: int) -> Splits:
+def _read(
+    dataset: str, root: Path, size: int, brief: bool, like: PictureData | None
+) -> tuple[*Splits, Scale]:
     if dataset == "folder":
-        return picture_folder.read(root, size)
+        return picture_folder.read(root, size, brief, like)
     # Only here: scikit-learn and torchvision take as long to load as torch itself, and `--help`
     # or a refused setting needs neither.
     from darts_lib.data.data_sets import read_digits, read_downloaded
 
-    return read_digits() if dataset == "digits" else read_downloaded(dataset, root)
+    splits = read_digits() if dataset == "digits" else read_downloaded(dataset, root)
+    return *splits, EIGHT_BITS
 
 
 def statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -129,11 +163,12 @@ def statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
     return tuple(mean), tuple(std)
 
 
-def halves(images: ImageSet) -> tuple[ImageSet, ImageSet]:
+def halves(images: ImageSet, valid: ImageSet | None = None) -> tuple[ImageSet, ImageSet]:
     """Return the first half (it trains the weights) and the second half (it trains the alphas).
 
-    In file order, as in the published code; paper, section 3.1. Raises SettingsError when a half
-    has fewer than two pictures or lacks a class.
+    In file order, as in the published code; paper, section 3.1. A validation split, if there is
+    one, takes the place of the second half. Raises SettingsError when a part has fewer than two
+    pictures or lacks a class.
     """
     middle = len(images) // 2
     if middle < 2:
@@ -142,6 +177,8 @@ def halves(images: ImageSet) -> tuple[ImageSet, ImageSet]:
             "use at least 4 (more pictures, or a larger max_images)."
         )
     first, second = images.select(slice(middle)), images.select(slice(middle, None))
+    if valid is not None:
+        first, second = images, valid
     counts = (half.labels.bincount(minlength=len(images.classes)) for half in (first, second))
     for name, in_first, in_second in zip(images.classes, *counts, strict=True):
         if not (in_first and in_second):
@@ -235,8 +272,15 @@ def figures(split: str, sums: Sequence[float]) -> dict[str, Any]:
     return {f"{split}_loss": loss / count, f"{split}_accuracy": correct / count}
 
 
-def check_half(batch_size: int, count: int) -> None:
-    """Raise SettingsError if half of `count` training pictures is less than a batch."""
+def check_half(batch_size: int, count: int, valid: int = 0) -> None:
+    """Raise SettingsError if a part of a search's pictures is less than a batch.
+
+    Of `count` training pictures each part has half, or they are one part and `valid` the other.
+    """
+    if valid:
+        check_batch_size(batch_size, count, "training pictures, for the weights")
+        check_batch_size(batch_size, valid, "validation pictures, for the alphas")
+        return
     which = f"pictures for the weights, half of the {count} that are not for the test"
     check_batch_size(batch_size, count // 2, which)
 

@@ -5,16 +5,22 @@ read side by side; a segment is some rows of them, and its targets are the rows 
 Every random draw takes an explicit generator.
 """
 
+import contextlib
+import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from pydoc_data.topics import topics
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from darts_lib.data.description import file_digest
+from darts_lib.data.listing import SPLITS as FOLDER_SPLITS
+from darts_lib.engine.files import is_there, kind_of_file, read_text
 from darts_lib.engine.refusals import SettingsError
 
 TEXTS = ("topics", "penn", "wikitext-2", "folder")
@@ -63,32 +69,88 @@ def load_text(dataset: str, root: Path) -> Corpus:
     """
     if dataset == "topics":
         return _read_topics()
-    folder = root if dataset == "folder" else root / dataset
-    texts = [_read(folder / f"{split}.txt", dataset) for split in SPLITS]
+    files = text_files(dataset, root)
+    if any(file.stem not in SPLITS for file in files):
+        print(f"reading {', '.join(file.name for file in files)} of {files[0].parent}", flush=True)
+    texts = [_read(file, dataset) for file in files]
     corpus = _numbered(texts, dict.fromkeys(word for text in texts for word in text))
     if dataset in KNOWN:
-        _check(corpus, folder)
+        _check(corpus, dataset, files)
+    elif problem := _unparted(texts[0]):
+        print(f"warning: {files[0]} has {problem}; words are parted at spaces", flush=True)
     return corpus
+
+
+def text_files(dataset: str, root: Path) -> list[Path]:
+    """Return the files for training, validation and test, under the names by which they go.
+
+    That is `train.txt`, `ptb.train.txt`, `wiki.train.tokens`, `dev.txt` and the like; what is not
+    there has its usual name. Raises SettingsError where several could be meant.
+    """
+    folder = root if dataset == "folder" else root / dataset
+    if dataset in KNOWN and root.name == dataset and not os.path.isdir(folder):
+        raise SettingsError(f"{root} is {dataset} itself: data_root is {root.parent}.")
+    usual = KNOWN[dataset][2] if dataset in KNOWN else "{}.txt"
+    files, names = [], []
+    with contextlib.suppress(OSError):  # told of when the first file cannot be read
+        names = sorted(os.listdir(folder))
+    for split in SPLITS:
+        known = [name for name in (f"{split}.txt", usual.format(split)) if name in names]
+        other = [name for name in names if _split_named(name) == split]
+        if len(other) > 1 and not known:
+            raise SettingsError(
+                f"{folder} has several files for {split}, {', '.join(other)}: rename the one that "
+                f"is meant to {split}.txt."
+            )
+        files.append(folder / (known or other or [f"{split}.txt"])[0])
+    return files
+
+
+def _split_named(name: str) -> str:
+    """Return the split in the name of a text file, `ptb.valid.txt`; empty for another file."""
+    words = re.split(r"[^a-z]+", name.lower())
+    splits = {FOLDER_SPLITS[word] for word in words if word in FOLDER_SPLITS}
+    return splits.pop() if words[-1] in ("txt", "tokens") and len(splits) == 1 else ""
+
+
+def fingerprint(dataset: str, root: Path) -> dict[str, Any]:
+    """Return digests of one's own three files; a text with a name needs none."""
+    if dataset != "folder":
+        return {}
+    digests = {}
+    for split, file in zip(SPLITS, text_files(dataset, root), strict=True):
+        _check_there(file, dataset)
+        digests[split] = file_digest(file, way_out=_way_out(dataset)).hex()
+    return {"digest": digests}
+
+
+def _unparted(words: Sequence[str]) -> str:
+    """Say so if a text has hardly a space, as those of languages that are written without."""
+    lines, letters = words.count(END), sum(map(len, words))
+    if len(words) < 2.5 * lines:
+        return "about one word a line"
+    long = (letters - len(END) * lines) / max(1, len(words) - lines)
+    return f"words of {long:.0f} letters" if long > 15 else ""
 
 
 def _read(file: Path, dataset: str) -> list[str]:
     """Return the words of a file with `<eos>` at the end of each line, an empty one included."""
-    try:
-        content = file.read_text(encoding="utf-8-sig")  # some editors put a mark before the text
-        if "\0" in content:
-            raise UnicodeError("NUL, as in UTF-16")
-    except UnicodeError as error:
-        raise SettingsError(f"{file} is not UTF-8 text ({error}); save it as UTF-8.") from None
-    except OSError as error:
-        problem = f"{file} cannot be read ({error.strerror})"
-        raise SettingsError(f"{problem}: {_way_out(dataset)}.") from None
-    lines = content.split("\n")
+    _check_there(file, dataset)
+    kind = kind_of_file(file)
+    if kind and not kind.startswith(("a text", "empty")):  # a pointer or a web page is UTF-8 too
+        raise SettingsError(f"{file} is {kind}, no text to learn from: {_way_out(dataset)}.")
+    lines = read_text(file).split("\n")
     if not lines[-1].strip():
         lines.pop()  # what follows the last line's end
     words = [word for line in lines for word in [*line.split(), END]]
     if all(word == END for word in words):
         raise SettingsError(f"{file} is empty: {_way_out(dataset)}.")
     return words
+
+
+def _check_there(file: Path, dataset: str) -> None:
+    if not is_there(file):
+        raise SettingsError(f"{file} is not there: {_way_out(dataset)}.")
 
 
 def _way_out(dataset: str) -> str:
@@ -104,16 +166,16 @@ def _way_out(dataset: str) -> str:
     )
 
 
-def _check(corpus: Corpus, folder: Path) -> None:
+def _check(corpus: Corpus, dataset: str, files: Sequence[Path]) -> None:
     """Refuse another edition of a published corpus than the one that others measure on."""
-    tokens, words, _ = KNOWN[folder.name]
-    counts = [(f"{folder / split}.txt", split, n) for split, n in zip(SPLITS, tokens, strict=True)]
-    for place, what, count in [*counts, (folder, "words", words)]:
+    tokens, words, _ = KNOWN[dataset]
+    counts = list(zip(files, SPLITS, tokens, strict=True))
+    for place, what, count in [*counts, (files[0].parent, "words", words)]:
         if (there := len(getattr(corpus, what))) != count:
             noun = "different words" if what == "words" else "tokens"
             raise SettingsError(
                 f"{place} has {there:,} {noun}, not {count:,}: it is cut short or another edition; "
-                f"{_way_out(folder.name)}."
+                f"{_way_out(dataset)}."
             )
 
 

@@ -1,22 +1,27 @@
 """`python -m darts_lib.search CONFIG.json`: a run from a file of settings, alone or by torchrun."""
 
 import argparse
-import contextlib
+import io
 import json
+import os
 import sys
 import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
 from darts_lib.engine.folder import read_json
 from darts_lib.engine.opening import check_kind, run_path, stored_config
+from darts_lib.engine.places import place
 from darts_lib.engine.ranks import joined
-from darts_lib.engine.refusals import SettingsError, show
-from darts_lib.engine.settings import RunConfig
+from darts_lib.engine.refusals import SettingsError, one_line, show
+from darts_lib.engine.settings import RunConfig, project_root
 
 Config = TypeVar("Config", bound=RunConfig)
 Result = TypeVar("Result")
+
+TOLD = (OSError, FloatingPointError, ModuleNotFoundError)
+"""Errors besides the library's own whose line says enough to a person."""
 
 
 def read_config(path: Path, kind: type[Config], data_root: str = "") -> Config:
@@ -45,8 +50,9 @@ def run_from_file(
 
     Under torchrun every rank calls this, and all of them work on the one run.
     """
-    given = _parser(kind).parse_args()
-    with refused_in_one_line():
+
+    def main(arguments: Sequence[str]) -> None:
+        given = _parser(kind).parse_args(arguments)
         config = read_config(given.config, kind, given.data_root)
         with joined() as ranks:
             if ranks.first:
@@ -54,6 +60,8 @@ def run_from_file(
             result = run(config)
             if ranks.first:
                 print(summary(result))
+
+    run_command(main)
 
 
 def _parser(kind: type[RunConfig]) -> argparse.ArgumentParser:
@@ -75,7 +83,9 @@ def _parser(kind: type[RunConfig]) -> argparse.ArgumentParser:
         ),
     )
     parser.add_argument(
-        "config", type=Path, help="settings as JSON, or the folder of a run that is to go on"
+        "config",
+        type=path_argument,
+        help="settings as JSON, or the folder of a run that is to go on",
     )
     parser.add_argument(
         "--data-root", default="", metavar="FOLDER", help="of data sets or pictures, if not usual"
@@ -83,11 +93,59 @@ def _parser(kind: type[RunConfig]) -> argparse.ArgumentParser:
     return parser
 
 
-@contextlib.contextmanager
-def refused_in_one_line() -> Iterator[None]:
-    """End the program with status 2 where something cannot be used, and say so in one line."""
+def path_argument(text: str) -> Path:
+    """Return the path that an argument names, or end the program in a line; argparse's `type`."""
     try:
-        yield
+        return place(text, "path")
     except SettingsError as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         sys.exit(2)
+
+
+def run_command(main: Callable[[Sequence[str]], int | None]) -> None:
+    """Run a command on its arguments and end the program with its status, if that is not 0.
+
+    What stops it is told in one line: by status 2 what cannot be used or computed, by 130 a Ctrl-C,
+    by 141 a reader of its output that has gone. Only a fault of the library is a traceback.
+    """
+    for stream in (sys.stdout, sys.stderr):  # a letter that a terminal lacks must not end a run
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        status = main(sys.argv[1:]) or 0
+        sys.stdout.flush()
+    except KeyboardInterrupt as stop:
+        said = str(stop) or "stopped; the same command goes on from what is kept, or starts again"
+        print(said, file=sys.stderr)
+        status = 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the last flush
+        status = 141
+    except Exception as error:
+        of_the_library = type(error).__module__.startswith("darts_lib.")
+        if not of_the_library and not isinstance(error, TOLD):
+            raise
+        print(f"{type(error).__name__}: {one_line(error)}", file=sys.stderr)
+        status = 2
+    if status:
+        sys.exit(status)
+
+
+def at_least(given: argparse.Namespace, **least: float) -> None:
+    """Refuse options of a command line that are less than what stands here by their names."""
+    for name, bound in least.items():
+        value = getattr(given, name)
+        if not value >= bound:  # nor is it a NaN
+            raise SettingsError(f"--{name.replace('_', '-')} {value}: must be at least {bound:g}.")
+
+
+def clone_with(*files: str) -> Path:
+    """Return the root of the project; refuse where it lacks these files of a clone of it."""
+    root = project_root()
+    for file in files:
+        if not (root / file).is_file():
+            raise SettingsError(
+                f"the chapters and pages are not here ({root / file} is missing): run this in a "
+                "clone of the project, not where the library alone is installed."
+            )
+    return root

@@ -2,6 +2,7 @@
 
 import contextlib
 import ctypes
+import math
 import os
 import shutil
 import sys
@@ -9,10 +10,12 @@ import weakref
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from darts_lib.engine.files import read_text
 from darts_lib.engine.refusals import SettingsError, show
 
 POLICY = "OMP_WAIT_POLICY"
@@ -20,6 +23,8 @@ POLICY = "OMP_WAIT_POLICY"
 WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"
 FIXED_WORKSPACES = (":4096:8", ":16:8")
 """The two values with which cuBLAS adds up in one order; torch knows no others."""
+CGROUP, LIMITS = Path("/sys/fs/cgroup"), ("max", "current")
+"""Where Linux says how much memory a container may have, and has."""
 
 
 def resolve_device(name: str) -> torch.device:
@@ -103,6 +108,29 @@ def _glibc(function: str, *numbers: int) -> None:
             library[function](*numbers)
 
 
+def free_memory() -> float:
+    """Return the bytes that Linux could still hand out, swap and a container's limit included.
+
+    Infinite on other systems: there asking for too much is an error, on Linux the process's end.
+    """
+    try:
+        rows = (line.split() for line in read_text(Path("/proc/meminfo")).splitlines())
+        table = {row[0]: 1024 * int(row[1]) for row in rows if len(row) > 1}
+        free = float(table["MemAvailable:"] + table.get("SwapFree:", 0))
+    except (SettingsError, ValueError, KeyError):
+        return math.inf
+    with contextlib.suppress(SettingsError, ValueError):  # ValueError: the limit is the word max
+        limit, used = (int(read_text(CGROUP / f"memory.{name}")) for name in LIMITS)
+        free = min(free, limit - used)
+    return free
+
+
+def check_memory(needed: float, what: str) -> None:
+    """Raise MemoryError, whose message begins with `what`, if so many bytes are not free."""
+    if needed > (free := free_memory()):
+        raise MemoryError(f"{what} takes {needed / 2**30:,.1f} GiB, {free / 2**30:,.1f} are free")
+
+
 @dataclass
 class StepMemory:
     """Bytes at the peak of a step, beyond what was there before it."""
@@ -133,6 +161,8 @@ def step_memory(device: torch.device, known: Iterable[Tensor]) -> Iterator[StepM
         live += 0 if keepers[key] else size
         keepers[key] += 1
         memory.peak = max(memory.peak, live)
+        if size >= 2**20:  # else the next one of its size might end the process
+            check_memory(size, "the next tensor")
         alone = tensor.detach()  # an output with its own node would be a ring that nothing frees
 
         def saved() -> Tensor:

@@ -1,8 +1,8 @@
 """The run folder: the truth of a run, and how a run that was killed goes on.
 
-config.json               kind, library version, settings; with the first checkpoint
-checkpoint.pt             all state after the last finished epoch; the one truth
+checkpoint.pt             all state after the last finished epoch, settings, data; the one truth
 checkpoint.previous.pt    the one before it, should the last be damaged
+config.json               kind, version, settings, data for people to read; with the first of them
 history.jsonl             scalars and the genotype, a line an epoch   (from the checkpoint)
 alphas.npz                alphas by epoch, entry 0 is the start       (from the checkpoint)
 genotype.json             the cell after the last finished epoch      (from the checkpoint)
@@ -12,7 +12,6 @@ result.json               the final figures; its presence means 'finished'
 import contextlib
 import io
 import json
-import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,7 +23,15 @@ from torch import Tensor
 
 from darts_lib import __version__
 from darts_lib.engine.devices import machine
-from darts_lib.engine.files import DamagedFileError, pack, unpack, write_whole
+from darts_lib.engine.files import (
+    DamagedFileError,
+    is_there,
+    pack,
+    read_text,
+    replace,
+    unpack,
+    write_whole,
+)
 from darts_lib.engine.ranks import Ranks
 from darts_lib.engine.refusals import SettingsError
 
@@ -32,22 +39,35 @@ Row = dict[str, Any]
 """One epoch of the history: numbers, and the genotype as JSON's lists."""
 
 
+class JsonObject(dict[str, Any]):
+    """An object of a JSON file; a name that it lacks is refused, and so is one that comes twice."""
+
+    def __init__(self, file: Path, pairs: list[tuple[str, Any]]) -> None:
+        super().__init__(pairs)
+        self.file = file
+        if len(self) < len(pairs):
+            names = [name for name, _ in pairs]
+            raise ValueError(f"it has {max(names, key=names.count)!r} twice")
+
+    def __missing__(self, name: str) -> Any:
+        raise SettingsError(f"{self.file} lacks {name!r}; restore it or name another.")
+
+
 def write_json(path: Path, content: object) -> None:
     """Write JSON whole or not at all."""
     write_whole(path, (json.dumps(content, indent=1) + "\n").encode())
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> JsonObject:
     """Read a JSON object; a damaged file is named with its line."""
+    text = read_text(path)
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise SettingsError(f"{path} cannot be read ({error.strerror}); name another.") from error
+        content = json.loads(text, object_pairs_hook=lambda pairs: JsonObject(path, pairs))
     except (ValueError, RecursionError) as error:
         raise SettingsError(
             f"{path} cannot be read as JSON ({error}); repair it or name another."
         ) from error
-    if not isinstance(content, dict):
+    if not isinstance(content, JsonObject):
         raise SettingsError(f"{path} must hold a JSON object, not {type(content).__name__}.")
     return content
 
@@ -55,7 +75,7 @@ def read_json(path: Path) -> dict[str, Any]:
 def read_history(path: Path) -> list[Row]:
     """Return the history of a run folder, a dict an epoch."""
     with _readable(path / "history.jsonl", "a run folder") as file:
-        return [dict(json.loads(line)) for line in file.read_text(encoding="utf-8").splitlines()]
+        return [dict(json.loads(line)) for line in read_text(file).splitlines()]
 
 
 def read_alphas(path: Path) -> dict[str, Tensor]:
@@ -70,14 +90,25 @@ def read_alphas(path: Path) -> dict[str, Tensor]:
 @contextlib.contextmanager
 def _readable(file: Path, place: str) -> Iterator[Path]:
     """Raise SettingsError where a file is absent, or damaged as what reads it inside finds."""
-    if not file.is_file():
-        raise SettingsError(f"{file.parent} is not {place}: it has no {file.name}.")
+    if not is_there(file):
+        raise SettingsError(
+            f"{file.parent} is not {place}: it has no {file.name}{way_back(file.parent)}."
+        )
     try:
         yield file
     except Exception as error:  # any reader's complaint means the same: not our file any more
         raise SettingsError(
             f"{file} is damaged ({error}): delete result.json and run it again."
         ) from error
+
+
+def way_back(path: Path) -> str:
+    """Say how a file comes back that is gone from a finished run's folder; else nothing."""
+    if not (path / "result.json").is_file():
+        return ""
+    if any((path / name).is_file() for name in CHECKPOINTS):
+        return "; run the same again, which makes it from the checkpoint"
+    return ", and no checkpoint to make it from; resume=False makes the whole run anew"
 
 
 FORMAT = 1
@@ -109,26 +140,26 @@ class RunFolder:
     path: Path
     settings: Row = field(default_factory=dict)
     ranks: Ranks = field(default_factory=Ranks.current)
+    data: Row = field(default_factory=dict)
 
     def load(self) -> tuple[dict[str, Any], Progress] | None:
         """Return (state, progress) of the newest good checkpoint, or None; rename bad ones."""
         return self.ranks.after_first(self._load)
 
     def _load(self) -> tuple[dict[str, Any], Progress] | None:
-        for file in filter(Path.exists, (self.path / name for name in CHECKPOINTS)):
+        for file in filter(is_there, (self.path / name for name in CHECKPOINTS)):
             try:
-                content = unpack(file)
+                content = read_checkpoint(file)
             except DamagedFileError as error:
-                file.replace(f"{file}.damaged")
+                replace(file, file.with_name(f"{file.name}.damaged"))
                 print(f"{error}; it is now {file.name}.damaged.")
                 continue
-            check_format(file, content.get("format"))
             progress = Progress(content["history"], content["alphas"])
             if torch.get_num_threads() != content["threads"]:
                 print(f"using {content['threads']} threads, as the run began, for the same bits.")
                 torch.set_num_threads(content["threads"])
             if self.ranks.first:
-                self._write_derived(progress)
+                self.write_derived(progress)
             print(f"resuming at epoch {progress.epochs + 1} from {self.path}")
             return content["state"], progress
         if any(self.path.glob("checkpoint*.damaged")):
@@ -144,19 +175,22 @@ class RunFolder:
             "threads": torch.get_num_threads(),
             "history": progress.history,
             "alphas": progress.alphas,
+            "settings": self.settings,
+            "data": self.data,
             "state": dict(state),
         }
         newest, previous = (self.path / name for name in CHECKPOINTS)
-        if not newest.exists():
-            settings = {"format": FORMAT, "library": __version__, "settings": self.settings}
-            write_json(self.path / "config.json", settings)
+        if not newest.exists() or not (self.path / "config.json").exists():
+            told = {"settings": self.settings, "data": self.data}
+            write_json(self.path / "config.json", {"format": FORMAT, "library": __version__} | told)
         write_whole(self.path / "checkpoint.next.pt", pack(content))
         if newest.exists():
-            os.replace(newest, previous)
-        os.replace(self.path / "checkpoint.next.pt", newest)
-        self._write_derived(progress)
+            replace(newest, previous)
+        replace(self.path / "checkpoint.next.pt", newest)
+        self.write_derived(progress)
 
-    def _write_derived(self, progress: Progress) -> None:
+    def write_derived(self, progress: Progress) -> None:
+        """Write the files that are made from a checkpoint."""
         lines = "".join(json.dumps(row) + "\n" for row in progress.history)
         write_whole(self.path / "history.jsonl", lines.encode())
         if progress.alphas:
@@ -177,12 +211,34 @@ class RunFolder:
     def result(self) -> dict[str, Any] | None:
         """Return the result of a finished run, else None; say so if another version made it."""
         file = self.path / "result.json"
-        if not file.exists():
+        if not is_there(file):
             return None
         result = read_json(file)
         if result.get("library") != __version__:
             print(f"{self.path} was made by darts_lib {result.get('library')}, not {__version__}.")
         return result
+
+
+def read_checkpoint(file: Path) -> dict[str, Any]:
+    """Read a checkpoint. Raises DamagedFileError; SettingsError for one of another format."""
+    content = unpack(file)
+    check_format(file, content.get("format"))
+    shape = {"history": list, "alphas": dict, "state": dict, "threads": int}
+    shape |= {name: dict for name in ("settings", "data") if name in content}  # of older ones: none
+    for name, kind in shape.items():
+        if not isinstance(content.get(name), kind):
+            raise DamagedFileError(
+                f"{file} is not a run's checkpoint: it has no {kind.__name__} {name!r}"
+            )
+    return content
+
+
+def newest_checkpoint(path: Path) -> Row:
+    """Return what the newest checkpoint of a folder that can be read holds, or nothing."""
+    for file in filter(is_there, (path / name for name in CHECKPOINTS)):
+        with contextlib.suppress(DamagedFileError):
+            return read_checkpoint(file)
+    return {}
 
 
 def check_format(file: Path, stored: object) -> None:

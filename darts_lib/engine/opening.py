@@ -4,18 +4,25 @@ import contextlib
 import gc
 import hashlib
 import json
+import os
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
-import torch
-
 from darts_lib.engine import devices
-from darts_lib.engine.files import locked, sweep, write_whole
-from darts_lib.engine.folder import CHECKPOINTS, Row, RunFolder, check_format, read_json
+from darts_lib.engine.files import check_writable, is_there, locked, sweep
+from darts_lib.engine.folder import (
+    CHECKPOINTS,
+    Row,
+    RunFolder,
+    check_format,
+    newest_checkpoint,
+    read_json,
+)
+from darts_lib.engine.places import place
 from darts_lib.engine.ranks import Ranks
-from darts_lib.engine.refusals import SettingsError
+from darts_lib.engine.refusals import SettingsError, show
 from darts_lib.engine.settings import RunConfig, runs_root
 
 Config = TypeVar("Config", bound=RunConfig)
@@ -42,20 +49,32 @@ def opened(config: RunConfig) -> Iterator[RunFolder]:
             stack.enter_context(locked(path.parent / f".{path.name}.lock", f"run folder {path}"))
             path.mkdir(exist_ok=True)
             stack.callback(_remove_if_empty, path)
-            if not config.resume and (path / "config.json").exists():
+            if not config.resume and _has(path, "config.json", *CHECKPOINTS):
                 _move_aside(path)
         except OSError as error:
             raise SettingsError(
                 f"run_dir {path} cannot be used ({error.strerror}); give another run_dir."
             ) from error
         if not (path / "result.json").exists():  # what cannot be kept is told now, not later
-            write_whole(path / ".writable.part", b"{}")
+            check_writable(path)
         sweep(path)
-        settings = {"kind": config.KIND, **config.settings_that_matter()}
-        _check(path, settings)
+        folder = same_run(path, config)
+        _warn_of_others(path)
         devices.warn_of_unused_gpu(config.device)
         ranks.wait()
-        yield RunFolder(path, settings)
+        yield folder
+
+
+def check_start(config: RunConfig) -> None:
+    """Refuse what `opened` would, and make nothing: a chapter asks this before its lesson."""
+    path = run_path(config)
+    if config.resume and _has(path, *CHECKPOINTS, "result.json"):
+        same_run(path, config)
+    place = next(each for each in (path, *path.parents) if each.exists())
+    if not (path / "result.json").exists() and not os.access(place, os.W_OK | os.X_OK):
+        raise SettingsError(
+            f"run_dir {path} cannot be used ({place} cannot be written); give another run_dir."
+        )
 
 
 @contextlib.contextmanager
@@ -70,6 +89,9 @@ def tidy_end(path: Path) -> Iterator[None]:
     except BaseException as error:
         _empty_frames(error)
         gc.collect()  # a run holds its own step: a ring, which only this frees at once
+        if isinstance(error, FloatingPointError):
+            line = f"FloatingPointError: {error}"
+            error._render_traceback_ = lambda: [line]  # type: ignore[attr-defined]
         if not isinstance(error, KeyboardInterrupt):
             raise
         said = (
@@ -80,8 +102,6 @@ def tidy_end(path: Path) -> Iterator[None]:
         raise stop from None
     finally:
         devices.give_back_memory()
-    if torch.cuda.is_available():  # elsewhere Python's own collections come soon enough
-        gc.collect()
 
 
 def _empty_frames(error: BaseException) -> None:
@@ -95,10 +115,7 @@ def _empty_frames(error: BaseException) -> None:
 
 def run_path(config: RunConfig) -> Path:
     """Return the run folder of `config`, wherever it is named: one folder, and so one lock."""
-    given = Path(config.run_dir).expanduser() if config.run_dir else default_folder(config)
-    if given.is_file():
-        raise SettingsError(f"run_dir {given} is a file; give another run_dir.")
-    return given.resolve()
+    return place(config.run_dir or default_folder(config), "run_dir", folder=True).resolve()
 
 
 def default_folder(config: RunConfig) -> Path:
@@ -110,31 +127,106 @@ def default_folder(config: RunConfig) -> Path:
     return runs_root() / f"{config.KIND}-{config.dataset}-{digest}"
 
 
-def _check(path: Path, wanted: Row) -> None:
-    """Check that a folder which holds a run holds this one; warn if it holds other things."""
-    file = path / "config.json"
-    started = any((path / name).exists() for name in (*CHECKPOINTS, "result.json"))
-    if file.exists() and started:
+def same_run(path: Path, config: RunConfig) -> RunFolder:
+    """Return the folder of `config`'s run; refuse one that holds a run of other settings or data.
+
+    Data are compared by `RunConfig.fingerprint`, none are loaded. Where those of a finished run are
+    gone, or an older version kept nothing of them, a line says that they are not compared.
+    """
+    settings = {"kind": config.KIND, **config.settings_that_matter()}
+    started = _has(path, *CHECKPOINTS, "result.json")
+    stored = stored_run(path) if started else {}
+    if started and not stored:
+        raise SettingsError(f"{path} has a checkpoint but no config.json; use another run_dir.")
+    if started and (differing := _differing(stored["settings"], settings)):
+        raise SettingsError(
+            f"{path} was made with other settings ({differing}); give another "
+            "run_dir, or resume=False to move that run aside."
+        )
+    try:
+        data = config.fingerprint()
+    except SettingsError as error:
+        if not (path / "result.json").exists():
+            raise
+        print(f"the data of the finished run in {path} are not compared: {error}")
+        data = {}
+    if started and data and not stored["data"]:
+        print(f"{path} is of a version that kept nothing of its data: they are not compared.")
+    elif changes := data_changes(stored.get("data", {}), data):
+        raise SettingsError(
+            f"the data of the run in {path} have changed: {'; '.join(changes)}. Give back the data "
+            "that it was started with, or another run_dir, or resume=False to move that run aside."
+        )
+    return RunFolder(path, settings, data=data)
+
+
+def data_changes(then: Row, now: Row) -> list[str]:
+    """Say by name how data differ from those that a run was started with; see `fingerprint`."""
+    said: list[str] = []
+    for what, value in now.items():
+        before: Any = then.get(what, value)
+        if not isinstance(before, type(value)):  # in a file that a person has written to
+            before = type(value)()
+        if isinstance(value, list) and before != value:
+            new = [f"{name!r} is new" for name in value if name not in before]
+            gone = [f"{name!r} is gone" for name in before if name not in value]
+            told = ", ".join((new + gone)[:10]) or f"in another order, {value[0]!r} is the first"
+            said.append(f"{len(value)} {what} now, {len(before)} when the run was started ({told})")
+        elif isinstance(value, dict):
+            for split, there in value.items():
+                if (there_before := before.get(split)) == there:
+                    continue
+                if isinstance(there, int):
+                    said.append(f"{there} in {split} now, {there_before} then")
+                elif not said:
+                    said.append(f"other contents or names of the files of {split}")
+    return said
+
+
+def stored_run(path: Path) -> Row:
+    """Return `settings` and `data` of the run in a folder, or nothing where none are kept.
+
+    They are those of its checkpoint: config.json is a copy for people. It counts where a checkpoint
+    of an older version has none, or there is no checkpoint.
+    """
+    file, settings = path / "config.json", None
+    content: Row = {}
+    if is_there(file):
         content = read_json(file)
-        check_format(file, content.get("format"))
-        stored = content.get("settings", {})
-        pairs = {name: (stored.get(name), wanted.get(name)) for name in sorted({*stored, *wanted})}
-        differing = [f"{name} {a!r} there, {b!r} here" for name, (a, b) in pairs.items() if a != b]
-        if differing:
-            raise SettingsError(
-                f"{path} was made with other settings ({'; '.join(differing)}); give another "
-                "run_dir, or resume=False to move that run aside."
-            )
-    if file.exists():
-        return  # a run that was killed in its first epoch has nothing to lose
+        settings = content.get("settings")
+        if "format" not in content or not isinstance(settings, dict):
+            raise SettingsError(f"{file} was not written by a run; name a run folder.")
+        check_format(file, content["format"])
+    checkpoint = newest_checkpoint(path)
+    kept: Any = checkpoint.get("settings", settings)
+    if settings and (differing := _differing(kept, settings, "in the checkpoint")):
+        print(f"{file} is not as it was written ({differing}); what its checkpoint says holds.")
+    data = checkpoint.get("data", content.get("data"))
+    data = data if isinstance(data, dict) else {}
+    return {} if kept is None else {"settings": kept, "data": data}
+
+
+def _differing(there: Row, here: Row, place: str = "there") -> str:
+    pairs = {name: (there.get(name), here.get(name)) for name in sorted({*there, *here})}
+    return "; ".join(
+        f"{n} {show(a)} {place}, {show(b)} here" for n, (a, b) in pairs.items() if a != b
+    )
+
+
+def _has(path: Path, *names: str) -> bool:
+    return any((path / name).exists() for name in names)
+
+
+def _warn_of_others(path: Path) -> None:
+    """Warn if a folder in which no run was started holds other things."""
     names = sorted(each.name for each in path.iterdir() if each.suffix != ".ipynb")
-    if others := [name for name in names if not name.startswith(".")]:
+    others = [name for name in names if not name.startswith(".")]
+    # A run that was killed in its first epoch has left a config.json, and nothing to lose.
+    if others and not _has(path, "config.json", *CHECKPOINTS):
         print(
             f"warning: run_dir {path} already holds other things ({len(others)}, such as "
             f"{others[0]}); the files of the run are put beside them."
         )
-    if started:
-        raise SettingsError(f"{path} has a checkpoint but no config.json; use another run_dir.")
 
 
 def _remove_if_empty(path: Path) -> None:
@@ -153,16 +245,10 @@ def _move_aside(path: Path) -> None:
 
 
 def stored_settings(path: Path) -> Row:
-    """Return the settings in a run folder's config.json as they stand there, with their `kind`."""
-    file = path / "config.json"
-    if not file.is_file():
+    """Return the settings of the run in a folder, as they stand there, with their `kind`."""
+    if not (stored := stored_run(path)):
         raise SettingsError(f"{path} is no run folder: it has no config.json; name another.")
-    content = read_json(file)
-    stored = content.get("settings")
-    if "format" not in content or not isinstance(stored, dict):
-        raise SettingsError(f"{file} was not written by a run; name a run folder.")
-    check_format(file, content["format"])
-    return stored
+    return dict(stored["settings"])
 
 
 def stored_config(path: Path, kind: type[Config], **here: object) -> Config:

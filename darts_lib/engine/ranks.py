@@ -115,7 +115,8 @@ def joined() -> Iterator[Ranks]:
     try:
         with contextlib.ExitStack() as quiet:
             if not ranks.first:
-                quiet.enter_context(contextlib.redirect_stdout(open(os.devnull, "w")))  # noqa: SIM115
+                nowhere = open(os.devnull, "w", encoding="utf-8", newline="\n")  # noqa: SIM115
+                quiet.enter_context(contextlib.redirect_stdout(nowhere))
             yield ranks
     finally:
         if sys.exc_info()[0] is None:  # a rank that failed must not wait for the others

@@ -1,7 +1,6 @@
 """What no setting may be, and how a message shows a value: on one line, short, whatever it is."""
 
 import difflib
-import os
 import reprlib
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any, Self
@@ -13,6 +12,7 @@ _SHORT.maxstring = _SHORT.maxother = 100
 _SHORT.maxlist = _SHORT.maxtuple = _SHORT.maxset = _SHORT.maxdict = 20
 _SHORT.maxlevel = 4
 
+SMALLEST, LARGEST = 1.2e-38, 3.4e38  # of float32, in which runs compute
 BOUNDS = {
     "greater_than_equal": "must be at least {ge}",
     "greater_than": "must be more than {gt}",
@@ -56,10 +56,10 @@ def one_line(error: Exception) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
+def nearest(name: str, known: Iterable[str], cutoff: float = 0.6) -> str:
     """Return the known name that was perhaps meant, capitals aside, or an empty text."""
     table = {each.lower(): each for each in known}
-    near = difflib.get_close_matches(name.lower(), table, n=1)
+    near = difflib.get_close_matches(name.lower(), table, n=1, cutoff=cutoff)
     return table[near[0]] if near else ""
 
 
@@ -100,10 +100,10 @@ class StrictModel(BaseModel):
             raise ValueError(f"the largest number is {2**31 - 1}")
         if isinstance(value, str) and "\0" in value:
             raise ValueError("a text has no NUL character")
-        if info.field_name in ("data_root", "run_dir"):
-            os.fsencode(str(value))  # a ValueError for half a character
-            if os.path.expanduser(str(value)).startswith("~"):
-                raise ValueError("there is no such user; write the whole path")
+        rules = cls.model_fields[str(info.field_name)].metadata
+        least = SMALLEST if any(getattr(rule, "gt", None) == 0 for rule in rules) else 0
+        if isinstance(value, float) and not least <= abs(value) <= LARGEST:
+            raise ValueError(f"runs compute in float32, from {SMALLEST} to {LARGEST}")
         return value
 
     @classmethod

@@ -11,7 +11,7 @@ import copy
 import math
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence, Sized
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Generic, Protocol, Self, TypeVar
@@ -21,10 +21,20 @@ from torch import Tensor, nn
 
 from darts_lib.engine.acceleration import Acceleration, Batch
 from darts_lib.engine.batches import epoch_batches, seed_epoch
-from darts_lib.engine.devices import step_memory, wait
-from darts_lib.engine.files import unpack
-from darts_lib.engine.folder import Progress, Row, RunFolder, read_alphas, read_history, read_json
-from darts_lib.engine.opening import opened, stored_config, this_machine
+from darts_lib.engine.devices import check_memory, step_memory, wait
+from darts_lib.engine.files import is_there
+from darts_lib.engine.folder import (
+    Progress,
+    Row,
+    RunFolder,
+    newest_checkpoint,
+    read_alphas,
+    read_checkpoint,
+    read_history,
+    read_json,
+    way_back,
+)
+from darts_lib.engine.opening import opened, same_run, stored_config, this_machine
 from darts_lib.engine.optimisers import FiniteGuard, Part, laid_out_like, load, stored, tensors_of
 from darts_lib.engine.progress import EpochLine, counted, duration
 from darts_lib.engine.ranks import Ranks
@@ -35,8 +45,13 @@ EVERY = 50
 """Steps between two looks at what the guard has noted."""
 OnEpoch = Callable[[Row], None] | None
 """What is called with the row of each finished epoch, if anything is."""
+Net = TypeVar("Net", bound=nn.Module)
 UNNAMED = "the run folder"
 """What messages call the folder of a run that has none."""
+COMPILING = (
+    "compiling the cells comes first, and again where shapes change: minutes on a GPU, a quarter "
+    "of an hour or more on a CPU, without a word (compile='off' starts at once)"
+)
 NO_MEMORY = ("out of memory", "DefaultCPUAllocator")
 """What torch says, on any device, where memory is not enough."""
 
@@ -53,6 +68,8 @@ class Run:
     """The figures of a row that its line shows."""
     LESS_MEMORY: str
     """What to change where a step does not fit into memory, as words that follow `less with`."""
+    KEPT: tuple[str, ...] = ("history.jsonl", "alphas.npz", "genotype.json")
+    """The files of a finished run that are made again from its checkpoint where they are gone."""
     figures: Callable[[str, Sequence[float]], Row]
     """Returns the figures of a row from the name of a split and sums such as `step` returns."""
 
@@ -65,6 +82,7 @@ class Run:
 
     def __init__(self, config: Any, folder: object = UNNAMED) -> None:
         self.config, self.folder = config, folder
+        self.description: Row = {}  # what it knows of its data, as JSON's values
         self.device, self.ranks = config.open_device(), Ranks.current()
         self.fast = Acceleration.of(config, self.device)
         # A tensor, so that a recorded step follows the schedule.
@@ -161,11 +179,13 @@ class Run:
     ) -> None:
         """Take an optimiser's step along `gradients`, or along those its variables have already.
 
-        `clip` limits their norm. One that is no number is left out, and told by the guard.
+        `clip` limits their norm. One that is no number is left out, and told by the guard. What is
+        frozen stays as it is: an optimiser leaves out what has no gradient, decay and all.
         """
         variables = optimiser.param_groups[0]["params"]
         for variable, gradient in zip(variables, gradients or (), strict=gradients is not None):
-            variable.grad = laid_out_like(gradient, variable)
+            free = variable.requires_grad
+            variable.grad = laid_out_like(gradient, variable) if free else None
         norm = nn.utils.get_total_norm([v.grad for v in variables if v.grad is not None])
         if math.isfinite(clip):
             nn.utils.clip_grads_with_norm_(variables, clip, norm)
@@ -183,11 +203,11 @@ class Run:
         try:
             for name, part in self.parts().items():
                 load(part, state[name])
-        except (KeyError, RuntimeError, ValueError) as error:
+        except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
             first = str(error).partition("\n")[0]
             raise SettingsError(
-                f"the checkpoint in {self.folder} is of a network with other weights than this "
-                f"version of darts_lib builds ({first}); use the version that made it, or another "
+                f"the checkpoint in {self.folder} is of another network than these settings and "
+                f"data make ({first}); give back the data that it was started with, or another "
                 "run_dir."
             ) from error
 
@@ -202,11 +222,14 @@ class Run:
         steps, epochs = self.steps(), self.config.epochs
         print(self.config.line)
         print(self.data_line(counted(steps, "step")))
+        if self.fast.compile:
+            print(COMPILING, flush=True)
         seconds, size = self.trial()
         print(
             f"{self.network_line()}; a step keeps about {size / 2**20:,.0f} MiB (less with "
             f"{self.LESS_MEMORY}); {'at most' if self.fast.graph else 'about'} "
             f"{duration(seconds * steps * epochs)} for {counted(epochs, 'epoch')}"
+            f"{', and compiling on top' if self.fast.compile else ''}"
         )
         for warning in self.advice():
             print(f"warning: {warning}")
@@ -217,7 +240,7 @@ class Run:
         The first chooses kernels and shows the memory, the second is timed; neither is recorded.
         """
         state = copy.deepcopy(self.state())
-        with self._memory_error_told("a step", "finished epochs"):
+        with self.memory_told("a step", "finished epochs", self.folder):
             given = self.trial_batches()
             with step_memory(self.device, self.changed()) as memory:
                 self.step(*given)
@@ -232,6 +255,8 @@ class Run:
     def run(self, folder: RunFolder, on_epoch: OnEpoch = None) -> None:
         """Make the epochs still to do, giving each row to `on_epoch`; finish the folder."""
         self.describe()
+        self.description |= folder.data
+        folder = replace(folder, data=self.description)
         if checkpoint := folder.load():
             state, progress = checkpoint
             self.restore(state)
@@ -241,7 +266,8 @@ class Run:
         line = EpochLine(self.config.epochs, progress.epochs)
         while progress.epochs < self.config.epochs:
             done = progress.epochs
-            with self._memory_error_told(f"a step of epoch {done + 1}", f"{done} finished epochs"):
+            kept = f"{done} finished epochs"
+            with self.memory_told(f"a step of epoch {done + 1}", kept, self.folder):
                 row = self.epoch(done)
             progress.history.append(row)
             progress.record_alphas(self.alphas)
@@ -254,18 +280,31 @@ class Run:
         hours = sum(row["seconds"] for row in progress.history) / 3600
         folder.finish({**self.result(progress.history), "hours": hours})
 
+    @classmethod
     @contextlib.contextmanager
-    def _memory_error_told(self, step: str, kept: str) -> Generator[None]:
+    def memory_told(cls, what: str, kept: str, folder: object) -> Generator[None]:
+        """Tell in one line that `what` does not fit into memory; `kept` are epochs in `folder`."""
         try:
             yield
-        except RuntimeError as error:  # only CUDA has a type of its own for this
-            if not any(words in str(error) for words in NO_MEMORY):
-                raise
+        except (RuntimeError, MemoryError) as error:  # only CUDA has a type of its own for this
             first = str(error).partition("\n")[0]
+            if not isinstance(error, MemoryError) and not any(w in str(error) for w in NO_MEMORY):
+                raise
             raise SettingsError(
-                f"{step} does not fit into memory ({first}); less with {self.LESS_MEMORY}. "
-                f"{kept.capitalize()} are kept in {self.folder}."
+                f"{what} does not fit into memory ({first}); less with {cls.LESS_MEMORY}. "
+                f"{kept.capitalize()} are kept in {folder}."
             ) from error
+
+    def placed(self, build: Callable[[], Net]) -> Net:
+        """Return the network that `build` makes, on the device, if its memory is there.
+
+        It is first built without any: weights, gradients and a copy for the trial are the least.
+        """
+        with torch.device("meta"):
+            weights = sum(weight.nbytes for weight in build().parameters())
+        if self.device.type == "cpu":
+            check_memory(3 * weights, "training its weights")
+        return build().to(self.device)
 
     @classmethod
     def loaded(cls, path: Path, config: RunConfig | None = None, missing: str = "") -> Self:
@@ -274,11 +313,30 @@ class Run:
         `config` may give another `data_root` or `device`; `missing` is for where no checkpoint is.
         """
         file = path / "checkpoint.pt"
-        if not file.is_file():
+        if not is_there(file):
             raise SettingsError(f"{path} holds no checkpoint.pt; {missing}")
-        run = cls(stored_config(path, cls.CONFIG, **this_machine(config)), path)
-        run.restore(unpack(file)["state"])
+        stored = stored_config(path, cls.CONFIG, **this_machine(config))
+        same_run(path, stored)
+        run = cls(stored, path)
+        run.restore(read_checkpoint(file)["state"])
         return run
+
+    @classmethod
+    def mend(cls, folder: RunFolder, config: Any) -> None:
+        """Make the files that are gone from a finished run's folder again, from its checkpoint."""
+        gone = [name for name in cls.KEPT if not (folder.path / name).exists()]
+        gone = gone if folder.ranks.first else []
+        if gone and (content := newest_checkpoint(folder.path)):
+            folder.write_derived(Progress(content["history"], content["alphas"]))
+            cls.write_weights(folder.path, config, content)
+            print(f"{', '.join(gone)} of {folder.path} was gone and is made from its checkpoint.")
+        elif gone:
+            print(f"{folder.path} has no {', '.join(gone)}{way_back(folder.path)}.")
+        folder.ranks.wait()
+
+    @classmethod
+    def write_weights(cls, path: Path, config: Any, content: Row) -> None:
+        """Write the file of weights that a checkpoint's `content` stands for, if there is one."""
 
 
 class Cell(Protocol):
@@ -310,7 +368,7 @@ class Result(Generic[AnyCell]):
     def read(cls, path: Path, cell: type[AnyCell]) -> "Result[AnyCell]":
         """Read a run folder; a search that has not finished has the cell of its last epoch."""
         history, file = read_history(path), path / "result.json"
-        figures = read_json(file) if file.is_file() else {}
+        figures: Row = read_json(file) if is_there(file) else {}
         if not history:
             raise SettingsError(f"{path} has no finished epoch: run it again.")
         genotype = cell.from_dict({**history[-1], **figures}.get("genotype"))
@@ -323,7 +381,15 @@ def run_in_folder(
     """Make a run, or go on with one that was stopped, or read it back."""
     with opened(config) as folder:
         if folder.result() is None:
-            kind(config, folder.path).run(folder, on_epoch)  # no name keeps an ended run
+            with kind.memory_told("the start of the run", "finished epochs", folder.path):
+                _make(kind, config, folder, on_epoch)
         else:
+            kind.mend(folder, config)
             print(f"finished already; read back from {folder.path}")
         return Result.read(folder.path, cell)
+
+
+def _make(kind: type[Run], config: RunConfig, folder: RunFolder, on_epoch: OnEpoch) -> None:
+    run = kind(config, folder.path)
+    run.run(folder, on_epoch)
+    vars(run).clear()  # it holds its own step: a ring, which memory would wait for

@@ -1,15 +1,19 @@
 """The base configuration: where things are, and the settings that every run shares."""
 
+import contextlib
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from darts_lib.engine.devices import auto_scale, keep_freed_memory, resolve_device
-from darts_lib.engine.refusals import StrictModel, is_unset, unknown
+from darts_lib.engine.files import is_there, read_text
+from darts_lib.engine.places import place
+from darts_lib.engine.refusals import SettingsError, StrictModel, is_unset, show, unknown
 
 
 def project_root() -> Path:
@@ -21,19 +25,24 @@ def project_root() -> Path:
     here = Path.cwd()
     for folder in (here, *here.parents, *Path(__file__).resolve().parents):
         file = folder / "pyproject.toml"
-        if file.is_file() and 'name = "darts-lib"' in file.read_text(encoding="utf-8"):
-            return folder
+        with contextlib.suppress(SettingsError):  # what cannot be read is not ours
+            if is_there(file) and 'name = "darts-lib"' in read_text(file):
+                return folder
     return here
 
 
 def runs_root() -> Path:
     """Return the folder of run folders: `DARTS_LIB_RUNS`, else `runs` in the project."""
-    return Path(os.environ.get("DARTS_LIB_RUNS") or project_root() / "runs")
+    return _root("DARTS_LIB_RUNS", "runs")
 
 
 def data_root() -> Path:
     """Return the folder of data sets: `DARTS_LIB_DATA`, else `data` in the project."""
-    return Path(os.environ.get("DARTS_LIB_DATA") or project_root() / "data")
+    return _root("DARTS_LIB_DATA", "data")
+
+
+def _root(variable: str, usual: str) -> Path:
+    return place(os.environ.get(variable) or project_root() / usual, variable, folder=True)
 
 
 DOWNLOADED = ("cifar10", "cifar100", "fashion_mnist", "svhn")
@@ -50,6 +59,19 @@ SHAPES = {
 """The number of classes and of channels of each. A folder's are found from its pictures."""
 
 Switch = Literal["auto", "on", "off"]
+
+
+def known_dataset(name: str, what: str = "dataset", known: Collection[str] = DATASETS) -> str:
+    """Return the name of a data set however it is spelt; capitals and hyphens do not count.
+
+    Raises SettingsError for an unknown one, which says what to write for a folder's path.
+    """
+    plain = {re.sub(r"[\W_]", "", each.lower()): each for each in known}
+    if match := plain.get(re.sub(r"[\W_]", "", name.lower())):
+        return match
+    if os.path.isdir(os.path.expanduser(name)):
+        raise SettingsError(f"dataset is 'folder', and this is its data_root: {show(name)}")
+    raise SettingsError(unknown(what, name, known))
 
 
 class RunConfig(StrictModel):
@@ -69,6 +91,7 @@ class RunConfig(StrictModel):
 
     KIND: ClassVar[str] = "run"  # how its folders are named and told apart
     AUTOMATIC: ClassVar[tuple[str, ...]] = ("amp", "graph")  # what `auto` may switch on
+    KNOWN_DATA: ClassVar[tuple[str, tuple[str, ...]]] = "dataset", DATASETS
     LAPTOP: ClassVar[dict[str, Any]] = {}
     FILLED_BY_SCALE: ClassVar[tuple[str, ...]] = ("epochs", "dataset", "batch_size")
     NO_EFFECT_ON_RESULT: ClassVar[frozenset[str]] = frozenset(
@@ -108,11 +131,20 @@ class RunConfig(StrictModel):
             scale = named = auto_scale()
         return {**(cls.LAPTOP if named == "laptop" else {}), **kept, "scale": scale}
 
-    @model_validator(mode="after")
-    def _check_dataset(self) -> Self:
-        if self.dataset not in DATASETS:
-            raise ValueError(unknown("dataset", self.dataset, DATASETS))
-        return self
+    @field_validator("data_root", "run_dir")
+    @classmethod
+    def _check_place(cls, given: str, info: ValidationInfo) -> str:
+        os.fsencode(given)  # a ValueError for half a character
+        if os.path.expanduser(given).startswith("~"):
+            raise ValueError("there is no such user; write the whole path")
+        if given:
+            place(given, str(info.field_name), folder=True)
+        return given
+
+    @field_validator("dataset")
+    @classmethod
+    def _as_known(cls, name: str) -> str:
+        return known_dataset(name, *cls.KNOWN_DATA)
 
     @model_validator(mode="after")
     def _check_device(self) -> Self:
@@ -130,6 +162,14 @@ class RunConfig(StrictModel):
     def data_folder(self) -> Path:
         """Return where the data set lies: `data_root` if given, else the project's data folder."""
         return Path(os.path.expanduser(self.data_root)) if self.data_root else data_root()
+
+    def fingerprint(self) -> dict[str, Any]:
+        """Return what tells a person's own data from others, before any are loaded.
+
+        By name: lists of names in their order (`classes`), and by split how much there is
+        (`counts`) and a digest of the files (`digest`). Empty for a data set known by its name.
+        """
+        return {}
 
     def open_device(self) -> torch.device:
         """Return the device to compute on, after setting the CPU's threads and heap."""

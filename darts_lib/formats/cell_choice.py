@@ -10,8 +10,11 @@ from typing import Any, ClassVar, Generic, TypeVar
 from pydantic import ValidationInfo, field_validator
 
 from darts_lib.derivation import random_genotype
+from darts_lib.engine.files import read_text
+from darts_lib.engine.folder import read_history
+from darts_lib.engine.opening import stored_run
 from darts_lib.engine.refusals import SettingsError, StrictModel, nearest, show
-from darts_lib.formats.dialects import read
+from darts_lib.formats.dialects import read, recognise
 from darts_lib.genotype import LIMIT, PUBLISHED, BaseGenotype, Genotype, GenotypeError
 
 AnyCell = TypeVar("AnyCell")
@@ -21,58 +24,78 @@ AnyCell = TypeVar("AnyCell")
 class Cells(Generic[AnyCell]):
     """The cells of one kind: what one is called, the published ones, one drawn, one read.
 
-    `draw` takes a seed, `read` the text of a cell, also as JSON.
+    `draw` takes a seed, `read` a text and the name of the cell in it, if it has several.
     """
 
     title: str
     published: Mapping[str, AnyCell]
     draw: Callable[[int], AnyCell]
-    read: Callable[[str], AnyCell]
+    read: Callable[[str, str], AnyCell]
 
-    def find(self, name: str, seed: int = 0) -> AnyCell:
+    def find(self, name: str, seed: int = 0, part: str = "") -> AnyCell:
         """Return the cell that `name` stands for.
 
-        `name` is a published cell (`DARTS_V2`), `random` (drawn with `seed`), the path of a
-        `genotype.json`, of a cell's text or of a search's run folder, or a `Genotype(...)` text;
-        a convolutional cell may also be in another project's text, with a list for each node or a
-        weight in each pair. Raises GenotypeError with the valid names for anything else.
+        `name` is a published cell (`DARTS_V2`), `random` (drawn with `seed`), a search's run
+        folder, or a file or text in which a cell stands, see `formats.dialects.read_as`; of several
+        in a file `FILE:NAME`, or `part`, names one. Raises GenotypeError with the valid names for
+        anything else.
         """
-        if name in self.published:
-            return self.published[name]
-        if name == "random":
+        published = {each.lower(): cell for each, cell in self.published.items()}
+        if name.lower() in published:
+            return published[name.lower()]
+        if name.lower() == "random":
             return self.draw(seed)
-        if name.lstrip().startswith("Genotype"):
-            return self.read(name)
         path = name
         with contextlib.suppress(ValueError):  # no user is called by a NUL or by half a character
             path = os.path.expanduser(name)
         folder = os.path.isdir(path)
         path = os.path.join(path, "genotype.json") if folder else path
-        if os.path.isfile(path):  # unlike Path's, it takes any text, however long
-            return self._from_file(Path(path))
-        near = nearest(name, (*self.published, "random"))
+        file, _, inner = path.rpartition(":")
+        # Unlike Path's, isfile takes any text, however long.
+        if os.path.isfile(path):
+            return self._from_file(Path(path), part)
+        if os.path.isfile(file):
+            return self._from_file(Path(file), inner)
+        quoted = "'" in name or '"' in name
+        if not folder and (quoted or os.sep not in name) and recognise(name):
+            return self.read(name, part)
+        near = nearest(name, (*self.published, "random"), cutoff=0.75)
         hint = f"did you mean {near!r}? " if near else ""
         if folder or os.sep in name:
             hint = "this folder has no genotype.json. " if folder else "nothing is there. "
         raise GenotypeError(
             f"unknown {self.title} {show(name)}: {hint}It may be {', '.join(self.published)}, "
-            "'random', a genotype.json, a finished search's run folder, or a Genotype(...) text."
+            "'random', a file with a cell in it (or FILE:NAME), a finished search's run folder, or "
+            "a Genotype(...) text."
         )
 
-    def _from_file(self, path: Path) -> AnyCell:
+    def _from_file(self, path: Path, part: str) -> AnyCell:
+        _tell_unfinished(path)
         try:
-            with open(path, encoding="utf-8-sig") as file:
-                return self.read(file.read(LIMIT + 1))  # more is no cell, however it goes on
-        except OSError as error:
-            reason = f"cannot be read ({error.strerror}); name another file."
+            text = read_text(path, 40 * LIMIT + 1)  # a longer one is refused whole
+            return self.read(text, part)
+        except SettingsError as error:
+            raise GenotypeError(str(error)) from None
         except GenotypeError as error:
-            reason = str(error)
-        except ValueError as error:
-            reason = f"is no text ({error}); name another file."
-        raise GenotypeError(f"{path}: {reason}") from None
+            raise GenotypeError(f"{path}: {error}") from None
 
 
-CELLS = Cells(Genotype.title, PUBLISHED, random_genotype, read)
+def _tell_unfinished(path: Path) -> None:
+    """Say so if a cell is that of a search which has not finished."""
+    folder = path.parent
+    if path.name != "genotype.json" or (folder / "result.json").exists():
+        return
+    with contextlib.suppress(SettingsError):  # no run folder
+        if run := stored_run(folder):
+            done, epochs = len(read_history(folder)), run["settings"].get("epochs")
+            print(f"warning: {folder} has not finished: its cell after epoch {done} of {epochs}")
+
+
+def _read(text: str, part: str) -> Genotype:
+    return read(text, name=part)
+
+
+CELLS = Cells(Genotype.title, PUBLISHED, random_genotype, _read)
 find_genotype = CELLS.find
 """Return the convolutional genotype that a name stands for; see `Cells.find`."""
 
@@ -100,4 +123,4 @@ class CellSettings(StrictModel):
         """Return the genotype itself; an empty name has none and is refused."""
         if not self.genotype:
             raise SettingsError("genotype is empty; name a cell, for example genotype='DARTS_V2'.")
-        return self.CELLS.read(self.genotype)
+        return self.CELLS.read(self.genotype, "")

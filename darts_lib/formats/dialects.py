@@ -1,56 +1,231 @@
-"""The text formats in which other projects write a discrete cell: read, write, convert.
+"""Cells as text: any text in which one stands is read; the dialects of other projects are written.
 
-original    the original's `Genotype(normal=[...], ...)`; holds any cell
-pt.darts    khanrc/pt.darts: the same with an inner list for each node; holds any cell
-mmrazor     MMRazor's yaml; two different sources a node, all nodes joined, the search space's
-            operations, as many nodes in both cells
-nni         NNI's dictionary as JSON, which is read but not written
-json        this library's own `genotype.json`; holds any cell
+original     the original's `Genotype(normal=[...], ...)`; holds any cell
+pt.darts     khanrc/pt.darts: the same with an inner list for each node; holds any cell
+mmrazor      MMRazor's yaml; two different sources a node, all nodes joined, the search space's
+             operations, as many nodes in both cells
+json         this library's own `genotype.json`; holds any cell
+nni          NNI's dictionary, which is read but not written, as are the next three
+nasbench301  NAS-Bench-301's settings: edge `edge_normal_4` (row 4 of the alphas) has an operation,
+             and `inputs_node_normal_3` is `0_2` where node 3 hears states 0 and 2
+naslib       NASLib's pairs (source, operation) for the two cells, without `none` in its numbers
+bananas      the same as BANANAS writes them: `none` is operation 0
 
-Nothing in a text is ever run. MMRazor, as in `configs/nas/mmcls/darts` of its release 1.0: node
+Nothing in a text is ever run. A call may have any name, its fields names or places, and FairDARTS's
+triples (operation, node, source) for pairs. MMRazor (1.0: `configs/nas/mmcls/darts`): node
 `normal_n3` chooses two edges, edge `normal_n3_p0` (from state 0 into node 3) an operation. NNI's
 hub (3.0: `nni/nas/hub/pytorch/nasnet.py`, 2.x: `nni/retiarii/hub/pytorch`): `normal/op_3_0` and
 `normal/input_3_0` are the operation and the source of node 3's first pair; the source is a number
 or a list of one. NNI's older examples (`examples/nas/darts`, `examples/nas/oneshot/darts`) have
-names like MMRazor's, nodes as `normal_n3_switch`, and choices by name or by number.
+names like MMRazor's, nodes as `normal_n3_switch`, and choices by name or by number. NASLib's
+numbers: `search_spaces/nasbench301/conversions.py` of NASLib; that BANANAS counts `none`: its #54.
 """
 
-import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from itertools import product
-from typing import Any
-
-import yaml
+from dataclasses import fields
+from typing import Any, NamedTuple
 
 from darts_lib.engine.refusals import one_line, show
-from darts_lib.formats.dialect_texts import load_json, load_yaml
-from darts_lib.genotype import LIMIT, Genotype, GenotypeError, Pair, literal_fields
-from darts_lib.search_space import INPUTS, KINDS, PRIMITIVES
-
-OPERATIONS = PRIMITIVES[1:]
+from darts_lib.formats.dialect_tables import (
+    EDGE,
+    READERS,
+    WRITERS,
+    Cell,
+    is_nested,
+    read_fields,
+    tell,
+)
+from darts_lib.formats.dialect_texts import (
+    REPEATED,
+    Call,
+    Named,
+    Unread,
+    load_json,
+    load_yaml,
+    readings,
+    unread,
+)
+from darts_lib.genotype import LIMIT, Genotype, GenotypeError, literal_fields
 
 MESSAGE_LIMIT = 400  # characters; a file's values may be of any length
 
-Choices = Mapping[object, Sequence[object]]  # by name; a name in a file may be anything
+DIALECTS = ("original", "pt.darts", "mmrazor", "nni", "json", "nasbench301", "naslib", "bananas")
+WRITTEN = tuple(WRITERS)
+"""The names of the dialects that are read, and of those that are written."""
+
+_PARSERS: dict[str, Callable[[str], Any]] = {
+    "original": literal_fields,
+    "pt.darts": literal_fields,
+    "mmrazor": load_yaml,
+}
+"""How a whole text is parsed; as JSON in the other dialects."""
 
 
-def read(text: str, dialect: str = "") -> Genotype:
-    """Return the cell that a text holds in `dialect`; without one, recognise it from the text.
+class Candidate(NamedTuple):
+    """What may be a cell in a text: its name there, its dialect, and its data.
 
-    Raises GenotypeError, one line that names the dialect and the line or the field.
+    Without a dialect it is another name for the candidate that the data name.
     """
+
+    name: str
+    dialect: str
+    data: Any
+
+
+def read(text: str, dialect: str = "", name: str = "") -> Genotype:
+    """Return the cell that stands in a text, whatever stands around it; see `read_as`."""
+    return read_as(Genotype, text, dialect, name)
+
+
+def read_as(kind: type[Cell], text: str, dialect: str = "", name: str = "") -> Cell:
+    """Return the cell of a kind that stands in a text: its only one, or the one that is named.
+
+    `name` is its name there, the end of that, or its number. Where all have one name, as in a log,
+    it is the last, and a line on stderr says which of how many. Cells in other dialects than
+    `dialect` do not count. Raises GenotypeError, one line that names the dialect and the line or
+    the field, or the cells that there are.
+    """
+    if dialect and dialect not in DIALECTS:
+        raise GenotypeError(f"unknown dialect {show(dialect)}; use one of {', '.join(DIALECTS)}.")
+    if len(text) > 10 * LIMIT:
+        raise GenotypeError(f"the text has more than {10 * LIMIT} characters; give a part of it.")
+    found, log = _found(text, kind)
+    if dialect in ("naslib", "bananas"):
+        found = [each._replace(dialect=dialect) for each in found if each.dialect == "numbers"]
+    elif dialect:
+        found = [each for each in found if each.dialect == dialect]
+    if found:
+        return _cell(_chosen(found, name, log), kind)
     if len(text) > LIMIT:
         raise GenotypeError(
-            f"the text has more than {LIMIT} characters and is no cell; name another file."
+            f"the text has more than {LIMIT} characters and no cell; name another file."
         )
-    name = dialect or recognise(text)
-    if name not in DIALECTS:
-        raise GenotypeError(f"unknown dialect {show(name)}; use one of {', '.join(DIALECTS)}.")
+    if not (dialect := dialect or recognise(text)):
+        raise GenotypeError(
+            f"line 1: {show(text.lstrip())} is the start of no known dialect, and no cell follows; "
+            f"name one of {', '.join(DIALECTS)}."
+        )
+    readable = kind is Genotype or dialect in ("original", "pt.darts")
+    return _cell(Candidate(name, dialect if readable else "json", text), kind)  # or what is wrong
+
+
+def _found(text: str, kind: type[Cell]) -> tuple[list[Candidate], bool]:
+    """Return what may be a cell in a text, and whether the text is a log."""
+    for pieces, log in readings(text):
+        found = [each for name, data in pieces for each in _inside(data, kind, name)]
+        if any(each.dialect for each in found):
+            return found, log
+    return [], False
+
+
+def _inside(data: object, kind: type[Cell], *path: str) -> Iterator[Candidate]:
+    """Yield what may be a cell in data, at any depth."""
+    name = "/".join(filter(None, path))
+    if isinstance(data, Call):
+        data = _by_name(data, kind)
+    if dialect := _dialect_of(data, kind):
+        yield Candidate(name, dialect, data)
+    elif isinstance(data, Named):
+        yield from _inside(data.value, kind, name, data.name)
+    elif isinstance(data, Unread) and data.name:
+        yield Candidate(name, "", data.name)
+    elif isinstance(data, str) and re.search(r"\w\s*\(|[({]\s*['\"({\[]", data):
+        found, _ = _found(data, kind)
+        for number, each in enumerate(found, start=1):
+            inner = each.name or (str(number) if len(found) > 1 else "")
+            yield each._replace(name="/".join(filter(None, (name, inner))))
+    elif isinstance(data, Mapping):
+        for key, value in data.items():
+            placed = isinstance(data, Call) and isinstance(key, int)
+            yield from _inside(value, kind, name, "" if placed else str(key))
+    elif isinstance(data, list | tuple):  # a tuple has what is inside something else
+        for number, value in enumerate(data, start=1):
+            item = isinstance(data, list) and (isinstance(value, str) or _dialect_of(value, kind))
+            yield from _inside(value, kind, name, str(number) if item and name else "")
+
+
+def _by_name(call: Call, kind: type[Cell]) -> Call:
+    """Return a call with names for the arguments in the places of a cell's fields."""
+    names = dict[object, str](enumerate(field.name for field in fields(kind)))
+    match call.get(0):
+        case [[str(), *_] | [[str(), *_], *_], *_] if len(call) >= len(names):
+            return Call({names.get(key, key): value for key, value in call.items()})
+    return call
+
+
+def _dialect_of(data: object, kind: type[Cell]) -> str:
+    """Return the dialect of what looks like a cell; nothing for other data."""
+    if isinstance(data, Mapping):
+        values = [data[field.name] for field in fields(kind)[::2] if field.name in data]
+        lists = [value for value in values if isinstance(value, list)]
+        if isinstance(data, Call) and (lists or any(isinstance(value, Unread) for value in values)):
+            return "pt.darts" if any(map(is_nested, lists)) else "original"
+        if lists:
+            return "json"
+        keys = [key for key in data if isinstance(key, str) and kind is Genotype]
+        if any(map(EDGE.fullmatch, keys)):
+            return "nasbench301"
+        if any(re.match("(normal|reduce)(_n[0-9]|/(op|input)_)", key) for key in keys):
+            return "mmrazor" if any(isinstance(value, dict) for value in data.values()) else "nni"
+    match data:
+        case [[_, *_], [_, *_]] if kind is Genotype and all(
+            isinstance(pair, list) and [*map(type, pair)] == [int, int]
+            for pairs in data
+            for pair in pairs
+        ):
+            return "numbers"
+    return ""
+
+
+def _chosen(found: Sequence[Candidate], name: str, log: bool) -> Candidate:
+    """Return the candidate that is meant, or refuse with the names that there are."""
+    written = {each.name: each for each in found if each.dialect}
+    cells = [
+        each if each.dialect else written[each.data]._replace(name=each.name)
+        for each in found
+        if each.dialect or (each.data in written and not each.name.endswith(each.data))
+    ]
+    # A cell that code puts together, from variables, is no candidate where another is written out.
+    cells = [each for each in cells if unread(each.data) in (None, REPEATED)] or cells
+    names = [each.name or str(number) for number, each in enumerate(cells, start=1)]
+    there = ", ".join(names[:12])[:300] + ", ..." * (len(names) > 12)
+    if name:
+        low = f"/{name}".lower()
+        same_name = [each for each in cells if f"/{each.name}".lower() == low]
+        ends = same_name or [each for each in cells if f"/{each.name}".lower().endswith(low)]
+        if not ends and name.isdecimal() and len(name) < 6:
+            ends = cells[int(name) - 1 : int(name)]
+        if not (cells := ends):
+            raise GenotypeError(f"no cell in it is called {show(name)}; there are {there}.")
+    # A cell for each epoch is a log, wherever it is kept.
+    last, same = cells[-1], {re.sub("(?i)epoch\\W*[0-9]+", "epoch", each.name) for each in cells}
+    if len(cells) > 1 and (log or (len(same) == 1 and last.name)):
+        tell(f"cell {len(cells)} of {len(cells)} is taken, the last in the text")
+    elif any(each.data != last.data for each in cells):
+        one = f"FILE:{names[0]} or --name {names[0]}"
+        raise GenotypeError(f"it holds several cells, {there}; name one, as {one}.")
+    return last
+
+
+def _cell(given: Candidate, kind: type[Cell]) -> Cell:
+    """Read a candidate's data; those of its whole text are parsed first, strictly."""
     try:
-        return _READERS[name](text)
+        data = given.data
+        if isinstance(data, str):
+            data = _PARSERS.get(given.dialect, load_json)(data)
+        for key, value in data.items() if isinstance(data, Mapping) else ():
+            if place := unread(value):
+                raise GenotypeError(f"genotype field {show(key)} {place.reason}")
+        if given.dialect in READERS:
+            return READERS[given.dialect](data)  # type: ignore[return-value]  # of this kind alone
+        return read_fields(data, kind)
     except (ValueError, RecursionError) as error:
-        line = f"{name}: {one_line(error)}"
+        line = f"{given.dialect}: {one_line(error)}"
+        for space, sign in OTHER_SPACES.items():
+            if re.search(f"unknown operation '({sign})'", line):
+                known = line.partition(";")[0]
+                line = f"{known}; it is one of {space}, whose cells have no place here."
         more = "..." if len(line) > MESSAGE_LIMIT else ""
         raise GenotypeError(line[:MESSAGE_LIMIT] + more) from None
 
@@ -65,218 +240,34 @@ def write(genotype: Genotype, dialect: str) -> str:
         read_only = f"{dialect} is read but not written"
         what = read_only if dialect in DIALECTS else f"unknown dialect {show(dialect)}"
         raise GenotypeError(f"{what}; use one of {', '.join(WRITTEN)}.")
-    return _WRITERS[dialect](genotype)
+    return WRITERS[dialect](genotype)
+
+
+SIGNS = {
+    "mmrazor": r"\bchosen['\"]?\s*:",
+    "nni": r"['\"](normal|reduce)(/|_n[0-9])",
+    "pt.darts": r"\w\s*\(\s*(\w{1,40}\s*=)?\s*[\[(]\s*[\[(]\s*[\[(]",
+    "original": r"\w\s*\(",
+    "naslib": r"[\[(]\s*[\[(]\s*[\[(]\s*[0-9]",
+    "json": r"\{",
+}
+"""What tells the dialect of a text, perhaps malformed, the surest first."""
+
+OTHER_SPACES = {
+    "NAS-Bench-201": r"\|\w+~[0-9]\||nor_conv_[0-9]x[0-9]",
+    "NAS-Bench-101": r"conv[13]x[13]-bn-relu|maxpool3x3",
+    "RobustDARTS's space S4": "noise",
+    "NASNet's space": r"(dil_)?conv_[1-9]x1_1x[1-9]|conv_[13]x[13]|(max|avg)_pool_[57]x[57]",
+}
+"""Spaces whose cells are often met, and their operations, or what their cells look like."""
 
 
 def recognise(text: str) -> str:
-    """Return the dialect that a text, perhaps malformed, looks like; GenotypeError for none."""
-    start = text.lstrip()
-    if start.startswith("Genotype"):
-        nested = re.search(r"[\[(]\s*[\[(]\s*[\[(]", text)
-        return "pt.darts" if nested else "original"
-    if re.search(r"\bchosen['\"]?\s*:", text):
-        return "mmrazor"
-    if start.startswith("{"):
-        return "nni" if re.search(r'"(normal|reduce)(/|_n[0-9])', text) else "json"
-    raise GenotypeError(
-        f"line 1: {show(start)} is the start of no known dialect; name one of "
-        f"{', '.join(DIALECTS)}."
-    )
+    """Return the dialect that a text, perhaps malformed, looks like; nothing for none.
 
-
-# --- lists in lists: pt.darts -----------------------------------------------------------------
-
-
-def _read_nested(text: str) -> Genotype:
-    """Join the inner lists of pt.darts, one a node, into the flat list of the original."""
-    values = literal_fields(text)
-    for kind in (kind for kind in KINDS if kind in values):
-        nodes = values[kind]
-        if not isinstance(nodes, list | tuple):
-            raise GenotypeError(f"field {kind} is {show(nodes)}; write a list of nodes.")
-        for node, pairs in enumerate(nodes, start=INPUTS):
-            if not isinstance(pairs, list | tuple) or len(pairs) != 2:
-                raise GenotypeError(
-                    f"field {kind}, node {node} is {show(pairs)}; write a list of two pairs."
-                )
-        values[kind] = [pair for pairs in nodes for pair in pairs]
-    return Genotype.from_dict(values)
-
-
-def _write_nested(genotype: Genotype) -> str:
-    parts = []
-    for kind in KINDS:
-        concat = genotype.concat(kind)
-        nodes = [list(pairs) for each, _, pairs in _nodes(genotype) if each == kind]
-        span = range(concat[0], concat[-1] + 1)  # pt.darts writes a range where it can
-        parts.append(f"{kind}={nodes!r}")
-        parts.append(f"{kind}_concat={span if tuple(span) == concat else list(concat)!r}")
-    return f"Genotype({', '.join(parts)})"
-
-
-def _nodes(genotype: Genotype) -> Iterator[tuple[str, int, tuple[Pair, ...]]]:
-    """Yield the kind of cell, the number and the two pairs of each node."""
-    for kind in KINDS:
-        pairs = genotype.pairs(kind)
-        for i in range(0, len(pairs), 2):
-            yield kind, i // 2 + INPUTS, pairs[i : i + 2]
-
-
-# --- choices by name: MMRazor, and NNI's older examples ---------------------------------------
-
-
-def _read_mmrazor(text: str) -> Genotype:
-    """Read MMRazor's yaml; edges that no node chooses may be there and are ignored."""
-    choices: dict[object, list[object]] = {}
-    for alias, entry in load_yaml(text).items():
-        chosen = entry.get("chosen") if isinstance(entry, dict) and len(entry) == 1 else None
-        if not isinstance(chosen, list):
-            raise GenotypeError(f"{show(alias)} holds {show(entry)}; write `chosen:` and a list.")
-        choices[alias] = chosen
-    return _follow(choices, switch="")
-
-
-def _follow(choices: Choices, switch: str) -> Genotype:
-    """Go from each node to its two chosen edges and from these to their operations."""
-    cells: dict[str, list[Pair]] = {kind: [] for kind in KINDS}
-    for kind, node in product(KINDS, range(INPUTS, _last_node(choices, switch) + 1)):
-        edges = {f"{kind}_n{node}_p{source}": source for source in range(node)}
-        for edge in _chosen_edges(choices, f"{kind}_n{node}{switch}", list(edges)):
-            cells[kind].append((_operation(edge, choices[edge]), edges[edge]))
-    return Genotype.joining_all(*cells.values())
-
-
-def _last_node(choices: Choices, switch: str) -> int:
-    """Return the highest node that any name speaks of, so that no lost node goes unnoticed."""
-    pattern = re.compile(rf"(?:normal|reduce)_n([2-9]|[1-9][0-9])(?:{switch}|_p(0|[1-9][0-9]?))")
-    last = INPUTS
-    for alias in choices:
-        match = pattern.fullmatch(alias) if isinstance(alias, str) else None
-        if not match:
-            wanted = f"normal_n2{switch} or normal_n2_p0"
-            raise GenotypeError(f"unknown field {show(alias)}; names are like {wanted}.")
-        last = max(last, int(match[1]))
-    return last
-
-
-def _chosen_edges(choices: Choices, alias: str, edges: Sequence[str]) -> list[str]:
-    if alias not in choices:
-        raise GenotypeError(f"field {alias} is missing; both cells need all nodes, two edges each.")
-    chosen = [edge for edge in choices[alias] if isinstance(edge, str) and edge in edges]
-    if len(choices[alias]) != 2 or len(set(chosen)) != 2:
-        given = show(choices[alias])
-        raise GenotypeError(f"{alias} chooses {given}; it needs two of {', '.join(edges)}.")
-    for edge in chosen:
-        if edge not in choices:
-            raise GenotypeError(f"field {edge} is missing, and {alias} chooses it; add it.")
-    return chosen
-
-
-def _operation(field: str, value: object) -> str:
-    value = _single(value)
-    if isinstance(value, str) and value in OPERATIONS:
-        return value
-    hint = "it is never part of a cell; " if value in ("zero", "none") else ""
-    raise GenotypeError(f"{field} chooses {show(value)}; {hint}use one of {', '.join(OPERATIONS)}.")
-
-
-def _single(value: object) -> object:
-    return value[0] if isinstance(value, list) and len(value) == 1 else value
-
-
-def _write_mmrazor(genotype: Genotype) -> str:
-    """Return MMRazor's yaml with the chosen edges only, or refuse what it has no place for."""
-    if reason := _no_place(genotype):
-        raise GenotypeError(f"{reason}; write it as original, pt.darts or json.")
-    table = {}
-    for kind, node, pairs in _nodes(genotype):
-        alias = f"{kind}_n{node}"
-        table[alias] = {"chosen": [f"{alias}_p{source}" for _, source in pairs]}
-        for name, source in sorted(pairs, key=lambda pair: pair[1]):
-            table[f"{alias}_p{source}"] = {"chosen": [name]}
-    return yaml.safe_dump(table, sort_keys=False).rstrip("\n")
-
-
-def _no_place(genotype: Genotype) -> str:
-    """Say what of a cell MMRazor's format cannot hold; nothing if it holds all of it."""
-    for kind, node, pairs in _nodes(genotype):
-        if odd := [name for name, _ in pairs if name not in OPERATIONS]:
-            return f"{kind}, node {node}: mmrazor has no {odd[0]}"
-    for kind in KINDS:
-        concat, everything = list(genotype.concat(kind)), [*genotype.numbers(genotype.pairs(kind))]
-        if concat != everything:
-            return f"{kind}_concat={concat}: mmrazor always joins {everything}"
-    sizes = [len(genotype.pairs(kind)) // 2 for kind in KINDS]
-    if sizes[0] != sizes[1]:
-        return f"mmrazor has as many nodes in both cells, not {sizes[0]} and {sizes[1]}"
-    for kind, node, ((_, first), (_, second)) in _nodes(genotype):
-        if first == second:
-            twice = f"{kind}, node {node} takes source {first} twice"
-            return f"{twice}, and mmrazor has one edge between two states"
-    return ""
-
-
-# --- NNI --------------------------------------------------------------------------------------
-
-OLDER_NAMES = {name.replace("_", "").replace("pool3x3", "pool"): name for name in OPERATIONS}
-"""The operations by what NNI's older examples call them: `maxpool`, `skipconnect`, `sepconv3x3`."""
-
-HUB_FIELDS = [
-    (f"{kind}/op_{node}_{k}", f"{kind}/input_{node}_{k}")
-    for kind, node, k in product(KINDS, range(INPUTS, INPUTS + 4), range(2))
-]
-"""What the hub calls operation and source of each pair; its cells have four nodes."""
-
-
-def _read_nni(text: str) -> Genotype:
-    """Read NNI's dictionary, of its hub or of its older examples, as JSON."""
-    table = load_json(text)
-    if any("/" in name for name in table):
-        return _read_hub(table)
-    # By short name, or by number in their order.
-    operations: dict[Any, str] = {**OLDER_NAMES, **dict(enumerate(OPERATIONS))}
-    choices: dict[object, list[object]] = {}
-    for name, value in table.items():
-        values, stem = value if isinstance(value, list) else [value], name.removesuffix("_switch")
-        if stem != name:
-            choices[name] = [f"{stem}_p{x}" if type(x) is int else x for x in values]
-        else:
-            choices[name] = [operations.get(x, x) if type(x) in (int, str) else x for x in values]
-    return _follow(choices, switch="_switch")
-
-
-def _read_hub(table: Mapping[str, object]) -> Genotype:
-    needed = [name for pair in HUB_FIELDS for name in pair]
-    for name in table:
-        if name not in (*needed, "width", "depth"):  # these two size the network
-            raise GenotypeError(f"unknown field {show(name)}; cells go from {needed[0]} to op_5_1.")
-    for name in needed:
-        if name not in table:
-            raise GenotypeError(f"field {name} is missing; each of the four nodes has two pairs.")
-    pairs = []
-    for name, field in HUB_FIELDS:
-        operation, source = _operation(name, table[name]), _single(table[field])
-        if type(source) is not int:
-            raise GenotypeError(f"{field} is {show(source)}; write one state, as 0 or as [0].")
-        pairs.append((operation, source))
-    return Genotype.joining_all(pairs[:8], pairs[8:])
-
-
-# --- all of them ------------------------------------------------------------------------------
-
-_READERS: dict[str, Callable[[str], Genotype]] = {
-    "original": Genotype.from_text,
-    "pt.darts": _read_nested,
-    "mmrazor": _read_mmrazor,
-    "nni": _read_nni,
-    "json": lambda text: Genotype.from_dict(load_json(text)),
-}
-_WRITERS: dict[str, Callable[[Genotype], str]] = {
-    "original": str,
-    "pt.darts": _write_nested,
-    "mmrazor": _write_mmrazor,
-    "json": lambda genotype: json.dumps(genotype.to_dict()),
-}
-
-DIALECTS, WRITTEN = tuple(_READERS), tuple(_WRITERS)
-"""The names of the dialects that are read, and of those that are written."""
+    Raises GenotypeError for a cell of another space.
+    """
+    for space in ("NAS-Bench-201", "NAS-Bench-101"):
+        if re.search(OTHER_SPACES[space], text):
+            raise GenotypeError(f"this is a cell of {space}, another space; it has no place here.")
+    return next((dialect for dialect, sign in SIGNS.items() if re.search(sign, text)), "")

@@ -7,14 +7,21 @@ branch, and that of version 0.1.0, known from its source only.
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
+import torch
 
 from darts_lib.engine.refusals import SettingsError
-from darts_lib.formats.weight_files import load_weights, read_weights
+from darts_lib.formats.weight_files import (
+    Weights,
+    check_fit,
+    listed,
+    load_weights,
+    read_weights,
+)
 from darts_lib.genotype import Genotype
 from darts_lib.network import CellStack, ImageNetNetwork, Network
 from darts_lib.search_space import INPUTS, reductions
@@ -34,49 +41,76 @@ def load_network(
     cell = genotype or file.genotype
     if cell is None:
         raise SettingsError(f"{path} carries no genotype; name it, for example --genotype DARTS_V2")
-    tensors = {as_main(name): value for name, value in file.tensors.items()}
-    mmrazor = any(name.startswith("backbone.") for name in tensors)
+    build, weights = file.fitting(lambda weights: _plan(path, weights, cell, expected))
+    net = build()
+    load_weights(net, weights, path)
+    return net.eval(), cell
+
+
+def _plan(
+    path: Path, weights: Weights, cell: Genotype, expected: Mapping[str, int | None]
+) -> tuple[Callable[[], CellStack], Weights]:
+    """Return what builds the network, and the weights by our names: all fit, before it is built."""
+    tensors = {as_main(name): value for name, value in weights.items()}
+    mmrazor = {"backbone.stem.0.weight", "head.fc.weight"} <= {*tensors}
     shape = _shape_of(path, tensors, mmrazor)
     for name, value in expected.items():
         if value is not None and value != shape[name]:
             raise SettingsError(f"{path} has {name}={shape[name]}, not {value}.")
-    kind = ImageNetNetwork if IMAGENET_STEM in tensors else Network
-    net: CellStack = kind(cell, **shape)
+    build = partial(Network if "in_channels" in shape else ImageNetNetwork, cell, **shape)
+    with torch.device("meta"):  # shapes only: a file does not decide how much memory is taken
+        plan = build()
     if mmrazor:
-        names = mmrazor_names(net.state_dict(), cell, shape["layers"])
+        names = mmrazor_names(plan.state_dict(), cell, shape["layers"])
         ours = {theirs: name for name, theirs in names.items()}
         tensors = {ours.get(name, name): value for name, value in tensors.items()}
-    load_weights(net, tensors, path)
-    return net.eval(), cell
+    check_fit(plan, tensors, path)
+    return build, tensors
 
 
-def _shape_of(path: Path, tensors: Mapping[str, Tensor], mmrazor: bool) -> dict[str, Any]:
+SUPERNETS = {
+    r"cells\.\d+\._ops\.\d+\._ops\.": "the original does not store alphas there: the cell is in "
+    "its log.txt",
+    r"cells\.\d+\.(edges|fans)\.": "load_search(FOLDER) reads a search, and the folder itself "
+    "stands for its cell",
+}
+"""Names of a supernet's weights, the original's and ours, and where the cell is instead."""
+
+
+def _shape_of(path: Path, tensors: Weights, mmrazor: bool) -> dict[str, Any]:
     """Read what a network takes besides its genotype off the weights."""
+    for pattern, place in SUPERNETS.items():
+        if any(re.match(pattern, name) for name in tensors):
+            alphas = [name for name in tensors if "alpha" in name]
+            there = f"its alphas stand beside them ({listed(alphas)})" if alphas else place
+            raise SettingsError(
+                f"{path} holds the weights of a search, not of a derived network; {there}."
+            )
     stem = "backbone.stem.0.weight" if mmrazor else "stem.0.weight"
-    classifier = "head.fc.weight" if mmrazor else "classifier.weight"
-    imagenet = IMAGENET_STEM in tensors
-    cells = [int(cell) for name in tensors for cell in re.findall(r"\bcells\.(\d+)\.", name)]
-    first = tensors.get(IMAGENET_STEM if imagenet else stem)
-    if first is None or first.dim() != 4 or classifier not in tensors or not cells:
+    imagenet = IMAGENET_STEM in tensors and not mmrazor
+    first = tensors[IMAGENET_STEM if imagenet else stem]
+    classifier = tensors["head.fc.weight" if mmrazor else "classifier.weight"]
+    numbers = {n for name in tensors for n in re.findall(r"\bcells\.([0-9]+)\.preproc", name)}
+    layers = sum(str(n) in numbers for n in range(len(numbers)))
+    width = first.shape[:1].numel()
+    channels = 2 * width if imagenet else width // 3
+    whole = 0 < layers == len(numbers) and len(tensors) > 10 * layers  # else of names alone
+    if first.dim() != 4 or classifier.dim() != 2 or not channels or not whole:
         raise SettingsError(
-            f"{path} holds no derived network: it lacks {stem!r} (or {IMAGENET_STEM!r}), "
-            f"{classifier!r} or any cell; a supernet's weights are read by load_search."
+            f"{path} is of no derived network: its stem is {tuple(first.shape)}, its classifier "
+            f"{tuple(classifier.shape)}, its cells are {listed(sorted(numbers))}."
         )
-    if max(cells) >= len(tensors):  # else a name alone would make us build any number of cells
-        raise SettingsError(f"{path} names cell {max(cells)} but holds {len(tensors)} weights.")
-    shape = {"layers": 1 + max(cells), "classes": len(tensors[classifier])}
+    shape = {"layers": layers, "classes": len(classifier), "channels": channels}
     shape["auxiliary"] = any("aux" in name for name in tensors)
     if imagenet:
-        return {**shape, "channels": 2 * len(first)}
+        return shape
     # Among our own names a normalisation right inside an operation is that of a pool.
     pooled = any("pool" in name or re.search(r"_ops\.\d+\.1\.weight", name) for name in tensors)
-    channels = len(first) // 3
-    return {**shape, "channels": channels, "in_channels": first.shape[1], "pool_norm": pooled}
+    return {**shape, "in_channels": first.shape[1], "pool_norm": pooled}
 
 
 # --- what MMRazor calls the weights -----------------------------------------------------------
 
-PREFIXES = ("architecture.model.", "architecture.", "module.")  # of all names of a checkpoint
 WHOLE = (
     (r"stem\.(.+)", r"backbone.stem.\1"),
     (r"classifier\.(.+)", r"head.fc.\1"),
@@ -123,8 +157,6 @@ def _first_match(name: str, rules: Iterable[tuple[str, str]]) -> str:
 
 
 def as_main(name: str) -> str:
-    """Bring a name of a checkpoint to the form of the main branch: no prefix, no older layout."""
-    for prefix in PREFIXES:
-        name = name.removeprefix(prefix)
+    """Bring a name of a checkpoint to the form of the main branch, from an older layout."""
     name = name.replace(".edges.choices.", ".route._candidates.")
     return name.replace(".0.choices.", "._candidates.")

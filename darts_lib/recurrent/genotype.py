@@ -12,7 +12,7 @@ from torch import Tensor
 
 from darts_lib.derivation import choice_strengths, keep_edges
 from darts_lib.formats.cell_choice import Cells
-from darts_lib.formats.dialect_texts import load_json
+from darts_lib.formats.dialects import read_as
 from darts_lib.genotype import BaseGenotype, Pair
 from darts_lib.recurrent.search_space import ACTIVATIONS, INPUTS, KEPT, KIND, NODES, PRIMITIVES
 from darts_lib.relaxation import Mix, mix
@@ -58,11 +58,9 @@ def random_genotype(seed: int, nodes: int = NODES) -> RecurrentGenotype:
     return RecurrentGenotype.joining_all(pairs)
 
 
-def read(text: str) -> RecurrentGenotype:
-    """Read a cell from JSON's lists or from its `Genotype(...)` text."""
-    if text.lstrip().startswith("{"):
-        return RecurrentGenotype.from_dict(load_json(text))
-    return RecurrentGenotype.from_text(text)
+def read(text: str, name: str = "") -> RecurrentGenotype:
+    """Read the cell that stands in a text; see `formats.dialects.read_as`."""
+    return read_as(RecurrentGenotype, text, name=name)
 
 
 PUBLISHED = {

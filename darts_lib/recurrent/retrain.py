@@ -15,6 +15,7 @@ and cuts; the original code goes back to its best checkpoint. Source: paper, A.2
 import copy
 import time
 from collections.abc import Generator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -30,7 +31,7 @@ from darts_lib.engine.progress import live
 from darts_lib.engine.refusals import SettingsError
 from darts_lib.engine.run import UNNAMED, OnEpoch, Result, run_in_folder
 from darts_lib.formats.cell_choice import CellSettings
-from darts_lib.formats.weight_files import WEIGHTS, load_weights, read_run, save_weights
+from darts_lib.formats.weight_files import WEIGHTS, check_fit, load_weights, read_run, save_weights
 from darts_lib.recurrent.genotype import CELLS, RecurrentGenotype
 from darts_lib.recurrent.network import LanguageModel, derived_network
 from darts_lib.recurrent.search import TextRun, Words, evaluate_columns
@@ -87,6 +88,7 @@ class RecurrentRetraining(TextRun):
 
     CONFIG = RecurrentRetrainConfig
     PRINTED = ("train_perplexity", "valid_perplexity", "averaged", "seconds")
+    KEPT = ("history.jsonl", WEIGHTS)
     config: RecurrentRetrainConfig
 
     def __init__(
@@ -194,11 +196,19 @@ class RecurrentRetraining(TextRun):
         """Give the network the weights with the lowest validation loss."""
         self.net.load_state_dict(self.best, strict=False)  # the tied matrix stands there once
 
+    @classmethod
+    def write_weights(cls, path: Path, config: RecurrentRetrainConfig, content: Row) -> None:
+        """Write the weights of a checkpoint that have the lowest validation loss."""
+        best = content["state"]["best"]
+        tensors = {**best, "decoder.weight": best["encoder.weight"]}  # tied; here once, there twice
+        save_weights(tensors, config.cell, path / WEIGHTS, content.get("data"))
+
     def result(self, history: Sequence[Row]) -> Row:
         """Test the weights with the lowest validation loss, once, and keep them in the folder."""
         corpus, words = self.corpus, len(self.corpus.words)
         self.take_best()
-        save_weights(self.net, self.config.cell, Path(str(self.folder)) / WEIGHTS)
+        file = Path(str(self.folder)) / WEIGHTS
+        save_weights(self.net, self.config.cell, file, self.description)
         columns = batchify(corpus.test, 1).to(self.device)
         sums = evaluate_columns(self.net, columns, self.config.bptt).tolist()
         row: Row = {"genotype": self.config.cell.to_dict(), **self.figures("test", sums)}
@@ -226,7 +236,10 @@ def load_network(path: Path) -> LanguageModel:
     if encoder is None or encoder.dim() != 2:
         raise SettingsError(f"{file} holds no language model: it lacks the matrix encoder.weight.")
     genotype = RecurrentGenotype.from_dict(read_json(path / "result.json").get("genotype"))
-    net = derived_network(genotype, encoder.shape[1], len(encoder))
+    build = partial(derived_network, genotype, encoder.shape[1], len(encoder))
+    with torch.device("meta"):  # a file does not decide how much memory is taken
+        check_fit(build(), tensors, file)
+    net = build()
     load_weights(net, tensors, file)
     return net
 

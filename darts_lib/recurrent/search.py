@@ -22,7 +22,15 @@ from torch.func import functional_call
 from darts_lib.bilevel import InnerStep, Loss, architecture_gradient, gradients, held
 from darts_lib.cost import advice
 from darts_lib.cost.complexity import count_parameters
-from darts_lib.data.text import Corpus, Segment, batchify, inputs_and_targets, load_text, segments
+from darts_lib.data.text import (
+    SPLITS,
+    Corpus,
+    Segment,
+    batchify,
+    inputs_and_targets,
+    load_text,
+    segments,
+)
 from darts_lib.engine.folder import Row, read_alphas
 from darts_lib.engine.progress import live
 from darts_lib.engine.run import UNNAMED, OnEpoch, Result, Run, run_in_folder
@@ -112,8 +120,11 @@ class TextRun(Run):
         """Start a run. `data` is the text, if not the configuration's."""
         super().__init__(config, folder)
         self.corpus = data or load_text(config.dataset, config.data_folder).first(config.max_tokens)
+        counts = {split: len(getattr(self.corpus, split)) for split in SPLITS}
+        vocabulary = " ".join(self.corpus.words)  # by number, and no word holds a space
+        self.description = {"dataset": config.dataset, "counts": counts, "vocabulary": vocabulary}
         self.train = batchify(self.corpus.train, config.batch_size).to(self.device)
-        self.net = self.build(len(self.corpus.words)).to(self.device)
+        self.net = self.placed(lambda: self.build(len(self.corpus.words)))
         self.optimiser = torch.optim.SGD(
             self.net.parameters(), self.rate, weight_decay=config.weight_decay, fused=True
         )

@@ -1,11 +1,10 @@
 """The settings that searching and retraining recurrent cells share."""
 
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 from pydantic import Field, model_validator
 
-from darts_lib.data.text import TEXTS
-from darts_lib.engine.refusals import unknown
+from darts_lib.data.text import TEXTS, fingerprint
 from darts_lib.engine.settings import RunConfig
 from darts_lib.recurrent.network import Dropout
 
@@ -21,6 +20,7 @@ class TextConfig(RunConfig):
     """
 
     AUTOMATIC = ()
+    KNOWN_DATA = "text", TEXTS
     FILLED_BY_SCALE: ClassVar[tuple[str, ...]] = ("epochs", "dataset", "batch_size", "width")
 
     dataset: str = "penn"
@@ -39,10 +39,7 @@ class TextConfig(RunConfig):
     dropout_output: float = Field(0.75, ge=0, lt=1)
 
     @model_validator(mode="after")
-    def _check_dataset(self) -> Self:
-        """Stand in for the check of image data sets: a text is wanted here."""
-        if self.dataset not in TEXTS:
-            raise ValueError(f"dataset: {unknown('text', self.dataset, TEXTS)}")
+    def _refuse_image_settings(self) -> Self:
         for name in ("image_size", "max_images"):
             if getattr(self, name):
                 raise ValueError(f"{name} is for images; for text use max_tokens")
@@ -50,6 +47,10 @@ class TextConfig(RunConfig):
             if getattr(self, switch) == "on":
                 raise ValueError(f"{switch}='on' is for images; recurrent cells are float32 code")
         return self
+
+    def fingerprint(self) -> dict[str, Any]:
+        """Return that of one's own text."""
+        return fingerprint(self.dataset, self.data_folder)
 
     @property
     def dropout(self) -> Dropout:

@@ -7,6 +7,8 @@ from darts_lib.engine.devices import resolve_device
 from darts_lib.teaching.gradient_bugs import BUGS, right
 from darts_lib.teaching.notebook import (
     check,
+    check_run,
+    figure_folder,
     read_parameters,
     search_before,
     set_seed,

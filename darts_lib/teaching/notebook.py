@@ -2,7 +2,9 @@
 
 import ast
 import contextlib
+import os
 import random
+import tempfile
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -11,14 +13,20 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 
-from darts_lib.data import picture_folder
-from darts_lib.data.images import check_half
+from darts_lib.data.imagenet_data import find_pictures
+from darts_lib.data.images import check_half, load_images
+from darts_lib.data.listing import listed
+from darts_lib.data.pixels import survey
+from darts_lib.data.text import load_text
 from darts_lib.engine.batches import check_batch_size
-from darts_lib.engine.opening import default_folder
+from darts_lib.engine.opening import check_start, default_folder
 from darts_lib.engine.refusals import SettingsError
 from darts_lib.engine.settings import RunConfig
+from darts_lib.formats.cell_choice import CellSettings
+from darts_lib.recurrent.settings import TextConfig
 from darts_lib.retrain import RetrainConfig
 from darts_lib.search import SearchConfig, SearchResult, read_search, search
+from darts_lib.transfer import ImageNetRetrainConfig
 
 Config = TypeVar("Config", bound=RunConfig)
 
@@ -36,21 +44,47 @@ def read_parameters(
     if not names and "__annotate__" in namespace:  # no cells are told, and it is Python 3.14
         names = set(namespace["__annotate__"](1))
     found = config.create(**{name: namespace[name] for name in sorted(names) if name in namespace})
-    if trains and isinstance(found, SearchConfig | RetrainConfig):
-        check_pictures(found)
+    if trains:
+        check_run(found)
     return found
+
+
+def check_run(config: RunConfig) -> None:
+    """Raise SettingsError for what would refuse a run: its folder, its data."""
+    if not isinstance(config, CellSettings) or config.genotype:  # else it is not yet known which
+        check_start(config)
+    if isinstance(config, TextConfig):
+        load_text(config.dataset, config.data_folder)
+    elif isinstance(config, ImageNetRetrainConfig):
+        find_pictures(config.data_folder, config.image_size, config.max_images)
+    elif isinstance(config, SearchConfig | RetrainConfig) and config.dataset == "folder":
+        check_pictures(config)
+    elif isinstance(config, SearchConfig | RetrainConfig):
+        load_images(config.dataset, config.data_folder, "train")
+
+
+def figure_folder(path: Path) -> Path:
+    """Return where figures are kept: a run's folder, or a new one, told, if that is read-only."""
+    if os.access(path, os.W_OK):
+        return path
+    folder = Path(tempfile.mkdtemp(prefix="darts-figures-"))
+    print(f"{path} cannot be written: the figures are kept in {folder}")
+    return folder
 
 
 def check_pictures(config: SearchConfig | RetrainConfig) -> None:
     """Raise SettingsError for too few pictures of one's own: before a lesson, not after it."""
     if config.dataset != "folder":
         return
-    found = picture_folder.count(config.data_folder)
-    used = min(found, config.max_images or found)
+    listing = listed(config.data_folder)
+    survey(*([path for path, _ in files] for files in (listing.train, listing.test)))
+    train, valid = (
+        len(files[: config.max_images or None]) for files in (listing.train, listing.valid)
+    )
     if isinstance(config, SearchConfig):
-        check_half(config.batch_size, used)
+        check_half(config.batch_size, train, valid)
     else:
-        check_batch_size(config.batch_size, used - round(config.holdout * used))
+        check_batch_size(config.batch_size, train - (0 if valid else round(config.holdout * train)))
 
 
 def _written(sources: Sequence[str]) -> set[str]:
@@ -125,4 +159,6 @@ def with_searched_cell(config: RetrainConfig) -> RetrainConfig:
     """Return the configuration with an empty `genotype` filled by the search of chapter 03."""
     if config.genotype:
         return config
-    return config.model_copy(update={"genotype": str(search_before(config).genotype)})
+    filled = config.model_copy(update={"genotype": str(search_before(config).genotype)})
+    check_start(filled)
+    return filled

@@ -12,7 +12,6 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,7 +20,7 @@ from torch import nn
 from darts_lib.cost.complexity import saved_bytes, seconds
 from darts_lib.data.images import Batch, ImageSet
 from darts_lib.data.text import Corpus
-from darts_lib.engine.command_line import refused_in_one_line
+from darts_lib.engine.command_line import at_least, path_argument, run_command
 from darts_lib.engine.devices import keep_freed_memory, machine, resolve_device
 from darts_lib.engine.files import check_target
 from darts_lib.engine.folder import Row, write_json
@@ -226,17 +225,17 @@ def main(arguments: Sequence[str]) -> None:
         "--batch", type=int, default=0, help="of C=16; default 64 on a GPU that can, 16 elsewhere"
     )
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--json", type=Path, metavar="FILE")
+    parser.add_argument("--json", type=path_argument, metavar="FILE")
     given = parser.parse_args(arguments)
-    with refused_in_one_line():
-        if given.small and given.batch:
-            raise SettingsError(f"--batch {given.batch} is not for --small: leave one of them out.")
-        device = resolve_device(given.device)
-        compared = (Size(4, 3, 8, 16),) if given.small else sizes(device, given.batch)
-        for size in compared:
-            size.config()  # refuses a batch that cannot be
-        if given.json:
-            check_target(given.json)
+    at_least(given, repeats=1, batch=0)
+    if given.small and given.batch:
+        raise SettingsError(f"--batch {given.batch} is not for --small: leave one of them out.")
+    device = resolve_device(given.device)
+    compared = (Size(4, 3, 8, 16),) if given.small else sizes(device, given.batch)
+    for size in compared:
+        size.config()  # refuses a batch that cannot be
+    if given.json:
+        check_target(given.json)
     keep_freed_memory()  # as a run does
     width, words = (8, 50) if given.small else (100, 10_000)
     tables = {
@@ -253,4 +252,4 @@ def main(arguments: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    run_command(main)

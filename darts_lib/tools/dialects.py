@@ -1,39 +1,102 @@
-"""A cell in the text format of another project, which `formats.dialects` reads and writes.
+"""A cell from any text, or from stored alphas, as text in a dialect of `formats.dialects`.
 
 python -m darts_lib.dialects convert genotype.json --to mmrazor
+python -m darts_lib.dialects convert genotypes.py:PC_DARTS --to json
+python -m darts_lib.dialects derive alphas.npz
 """
 
 import argparse
 import sys
+import zipfile
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
+from pathlib import Path
+from typing import Any
 
-from darts_lib.engine.refusals import one_line
+import numpy as np
+
+from darts_lib.derivation import derive
+from darts_lib.engine.command_line import path_argument, run_command
+from darts_lib.engine.files import read_text
+from darts_lib.engine.refusals import SettingsError, one_line
 from darts_lib.formats.cell_choice import CELLS
+from darts_lib.formats.dialect_texts import load_json
 from darts_lib.formats.dialects import DIALECTS, WRITTEN, read, write
-from darts_lib.genotype import GenotypeError
+from darts_lib.genotype import Genotype, GenotypeError
+from darts_lib.search_space import KINDS
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Print a cell in another dialect; a bad file gives one line on stderr and exit status 1."""
+    """Print a cell; a bad file gives one line on stderr and exit status 1."""
     parser = argparse.ArgumentParser(prog="python -m darts_lib.dialects", description=main.__doc__)
     commands = parser.add_subparsers(required=True)
     convert = commands.add_parser("convert", help="read CELL and print it in another dialect")
     convert.add_argument(
-        "cell", metavar="CELL", help="a file, a search's run folder, a published name or random"
+        "cell",
+        metavar="CELL",
+        help="a file or text with a cell in it, FILE:NAME, a run folder, a published name, random",
     )
     convert.add_argument("--to", required=True, help=f"one of {', '.join(WRITTEN)}")
     convert.add_argument(
         "--from", dest="source", default="", choices=DIALECTS, help="default: recognised"
     )
+    convert.add_argument("--name", default="", help="of several cells in the file, this one")
+    convert.set_defaults(cell_of=_converted)
+    derived = commands.add_parser("derive", help="print the cell of stored alphas")
+    derived.add_argument(
+        "alphas",
+        metavar="ALPHAS",
+        type=path_argument,
+        help="the tables normal and reduce as .npz or .json",
+    )
+    derived.add_argument("--to", default="original", help=f"one of {', '.join(WRITTEN)}")
+    derived.set_defaults(cell_of=_derived)
     given = parser.parse_args(arguments)
-    cells = replace(CELLS, read=partial(read, dialect=given.source))
     try:
-        print(write(cells.find(given.cell), given.to))
-    except GenotypeError as error:
+        print(write(given.cell_of(given), given.to))
+    except (GenotypeError, SettingsError) as error:
         parser.exit(1, one_line(error) + "\n")
 
 
+def _converted(given: argparse.Namespace) -> Genotype:
+    cells = replace(CELLS, read=lambda text, name: read(text, given.source, name))
+    return cells.find(given.cell, part=given.name)
+
+
+def _derived(given: argparse.Namespace) -> Genotype:
+    """Return the cell of a file's alphas, of the last epoch where it has all of a search's."""
+    path = given.alphas / "alphas.npz" if given.alphas.is_dir() else given.alphas
+    try:
+        alphas = _tables(path)
+        for kind, table in alphas.items():
+            if getattr(table, "ndim", 0) == 3 and len(table):  # (epochs + 1, edges, primitives)
+                print(f"{kind}: table {len(table)} of {len(table)}, the last", file=sys.stderr)
+                alphas[kind] = table[-1]
+        return derive(alphas)
+    except OSError as error:
+        reason = f"cannot be read ({error.strerror}); name another file."
+    except ValueError as error:  # a GenotypeError is one
+        reason = one_line(error)
+    raise GenotypeError(f"{path}: {reason}")
+
+
+def _tables(path: Path) -> dict[str, Any]:
+    """Return the tables of a file by kind of cell; `alphas_normal` is `normal`."""
+    if path.suffix.lower() not in (".npz", ".json"):
+        raise GenotypeError("alphas are read from .npz or .json.")
+    if path.suffix.lower() == ".json":
+        tables: dict[str, Any] = load_json(read_text(path))
+    else:
+        try:
+            with np.load(path, allow_pickle=False) as content:
+                tables = {name: content[name] for name in content.files}
+        except (ValueError, AttributeError, zipfile.BadZipFile):  # objects, or another kind of file
+            raise GenotypeError("holds no plain arrays; write it with numpy.savez.") from None
+    return {
+        next((kind for kind in KINDS if name.endswith(f"_{kind}")), name): table
+        for name, table in tables.items()
+    }
+
+
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    run_command(main)

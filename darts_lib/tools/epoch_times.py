@@ -9,10 +9,8 @@ run, so that what a lent machine has measured until it is taken back is not lost
 
 import argparse
 import itertools
-import sys
 from collections.abc import Callable, Sequence
 from functools import partial
-from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -20,7 +18,7 @@ import torch
 
 from darts_lib.cost.complexity import seconds
 from darts_lib.engine.batches import seed_epoch
-from darts_lib.engine.command_line import refused_in_one_line
+from darts_lib.engine.command_line import at_least, path_argument, run_command
 from darts_lib.engine.devices import machine
 from darts_lib.engine.files import check_target
 from darts_lib.engine.folder import Row, write_json
@@ -74,20 +72,20 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--scale", default="paper")
     parser.add_argument("--dataset", default="cifar10")
     parser.add_argument("--data-root", default="", metavar="FOLDER")
-    parser.add_argument("--json", type=Path, metavar="FILE")
+    parser.add_argument("--json", type=path_argument, metavar="FILE")
     given = parser.parse_args(arguments)
+    at_least(given, epochs=1)
     settings = {"scale": given.scale, "dataset": given.dataset, "data_root": given.data_root}
     rows: list[Row] = []
-    with refused_in_one_line():
+    if given.json:
+        check_target(given.json)
+    for name in given.runs:
+        print(name, flush=True)
+        rows.append(time_run(name, settings, given.epochs))
         if given.json:
-            check_target(given.json)
-        for name in given.runs:
-            print(name, flush=True)
-            rows.append(time_run(name, settings, given.epochs))
-            if given.json:
-                write_json(given.json, {"machine": machine(), "epochs": rows})
+            write_json(given.json, {"machine": machine(), "epochs": rows})
     print(f"\n{table(rows)}")
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    run_command(main)

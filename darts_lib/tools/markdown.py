@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from darts_lib.engine.files import read_text, write_whole
 from darts_lib.engine.refusals import SettingsError
 
 Row = Mapping[str, float | str]
@@ -28,9 +29,9 @@ def _cell(value: float | str) -> str:
 def put_between_marks(page: Path, name: str, text: str) -> None:
     """Replace what stands between the marks of `name` in a page; raise if they are missing."""
     start, end = f"<!-- {name}: made by darts_lib.tools.records -->", f"<!-- end of {name} -->"
-    content = page.read_text(encoding="utf-8")
+    content = read_text(page)
     before, started, rest = content.partition(start)
     _, ended, after = rest.partition(end)
     if not (started and ended):
         raise SettingsError(f"{page} lacks the marks {start!r} and {end!r} for the table.")
-    page.write_text(f"{before}{start}\n{text}\n{end}{after}", encoding="utf-8")
+    write_whole(page, f"{before}{start}\n{text}\n{end}{after}".encode())

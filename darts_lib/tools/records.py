@@ -9,7 +9,6 @@ run, sealed with a hash. Only `record` writes one; the table is only written by 
 import argparse
 import hashlib
 import json
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,15 +16,35 @@ from typing import Any
 from darts_lib.cost.complexity import count_parameters, multiply_adds
 from darts_lib.derivation import genotypes_of
 from darts_lib.drawing.cell_plots import search_gif
+from darts_lib.engine.command_line import clone_with, path_argument, run_command
+from darts_lib.engine.files import is_there
 from darts_lib.engine.folder import read_history, read_json, write_json
+from darts_lib.engine.opening import stored_config, stored_settings
 from darts_lib.engine.progress import duration
-from darts_lib.engine.refusals import SettingsError
-from darts_lib.engine.settings import project_root
+from darts_lib.engine.refusals import SettingsError, one_line, unknown
+from darts_lib.engine.settings import RunConfig, project_root
 from darts_lib.genotype import PUBLISHED, Genotype
 from darts_lib.network import Network
+from darts_lib.recurrent.retrain import RecurrentRetrainConfig
+from darts_lib.recurrent.search import RecurrentSearchConfig
+from darts_lib.retrain import RetrainConfig
+from darts_lib.search import SearchConfig
 from darts_lib.tools.markdown import put_between_marks, table
+from darts_lib.transfer import ImageNetRetrainConfig
 
 FIELDS = ("name", "kind", "library", "settings", "history", "result", "sha256")
+
+KINDS: dict[str, type[RunConfig]] = {
+    config.KIND: config
+    for config in (
+        SearchConfig,
+        RetrainConfig,
+        ImageNetRetrainConfig,
+        RecurrentSearchConfig,
+        RecurrentRetrainConfig,
+    )
+}
+"""The kinds of run that can be recorded, and the settings of each."""
 
 PUBLISHED_ERRORS = {
     "NASNet": "2.83 % (32 channels)",
@@ -49,21 +68,22 @@ def seal(content: Mapping[str, Any]) -> str:
 
 def record(run: Path, folder: Path) -> Path:
     """Write the record of a finished run folder; the file is named after the run's settings."""
-    if not (run / "result.json").is_file():
+    if not is_there(run / "result.json"):
         raise SettingsError(f"{run} is not a finished run; run its chapter to the end first.")
-    config = read_json(run / "config.json")
-    settings = dict(config["settings"])
-    kind = settings.pop("kind")
+    settings = dict(stored_settings(run))
+    if (kind := str(settings.pop("kind", ""))) not in KINDS:
+        raise SettingsError(f"{run}: {unknown('kind of run', kind, tuple(KINDS))}")
+    config = stored_config(run, KINDS[kind])  # so that what goes into the name is what it seems
     if settings.get("holdout"):
         raise SettingsError(
             f"{run} was judged on held-out training images (holdout={settings['holdout']}), which "
             "is for choosing among cells; record a retraining with holdout=0."
         )
-    name = f"{kind}-{settings['dataset']}-seed{settings['seed']}-{seal(settings)[:8]}"
+    name = f"{kind}-{config.dataset}-seed{config.seed}-{seal(settings)[:8]}"
     content = {
         "name": name,
         "kind": kind,
-        "library": config["library"],
+        "library": str(read_json(run / "config.json").get("library")),
         "settings": settings,
         "history": [
             {k: float(f"{v:.6g}") if isinstance(v, float) else v for k, v in row.items()}
@@ -71,9 +91,24 @@ def record(run: Path, folder: Path) -> Path:
         ],
         "result": read_json(run / "result.json"),
     }
+    _check_figures(run, content)
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / f"{name}.json", {**content, "sha256": seal(content)})
     return folder / f"{name}.json"
+
+
+def _check_figures(run: Path, content: Mapping[str, Any]) -> None:
+    """Refuse a run of which the tables or the picture could not be made."""
+    try:
+        if content["kind"] == "retrain":
+            _measured_row(content, [])
+        if content["kind"] == "search":
+            Genotype.from_dict(content["result"]["genotype"])
+            genotypes_of(content["history"])
+    except Exception as error:  # a field that is absent, or is not what it should be
+        raise SettingsError(
+            f"{run} is damaged: its result or history lacks {one_line(error)}; run it again."
+        ) from error
 
 
 def read_record(file: Path) -> dict[str, Any]:
@@ -155,11 +190,11 @@ def benchmark_tables(folder: Path) -> str:
 def main(arguments: Sequence[str]) -> None:
     """Record the given runs; rewrite the README's table and picture, and the tables of speed."""
     parser = argparse.ArgumentParser(prog="python -m darts_lib.records", description=main.__doc__)
-    parser.add_argument("runs", nargs="*", type=Path, metavar="RUN_FOLDER")
-    folder = records_folder()
-    for run in parser.parse_args(arguments).runs:
+    parser.add_argument("runs", nargs="*", type=path_argument, metavar="RUN_FOLDER")
+    runs = parser.parse_args(arguments).runs
+    root, folder = clone_with("README.md", "docs/speed.md"), records_folder()
+    for run in runs:
         print(record(run, folder))
-    root = project_root()
     put_between_marks(root / "README.md", "results", results_table(read_records(folder)))
     tables = benchmark_tables(folder / "benchmarks")
     put_between_marks(root / "docs" / "speed.md", "benchmark", tables)
@@ -168,4 +203,4 @@ def main(arguments: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    run_command(main)

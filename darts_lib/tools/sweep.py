@@ -2,6 +2,7 @@
 
     python -m darts_lib.sweep --scale laptop --workers 2      on this machine
     python -m darts_lib.sweep --scheduler tcp://HOST:8786     on a cluster that is there
+    ... --scheduler tls://HOST:8786 --tls CA CERT KEY         the same, encrypted
 
 Every run is a chapter, executed by papermill into its own folder, so a run whose worker died goes
 on elsewhere, and the same command goes on with a sweep that was stopped. All workers must see the
@@ -12,23 +13,25 @@ import argparse
 import contextlib
 import os
 import statistics
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from darts_lib import __version__
-from darts_lib.engine.command_line import refused_in_one_line
+from darts_lib.engine.command_line import at_least, run_command
 from darts_lib.engine.files import locked
 from darts_lib.engine.folder import write_json
+from darts_lib.engine.refusals import SettingsError
 from darts_lib.engine.settings import runs_root
 from darts_lib.tools.markdown import table
 from darts_lib.tools.sweep_plan import KINDS, Cell, Plan, SweepConfig, chapter_settings
-from darts_lib.tools.sweep_runs import GPU, Outcome, Workers, connected, local_cluster, visible_gpus
+from darts_lib.tools.sweep_runs import Outcome
+
+if TYPE_CHECKING:  # the extra that it needs is asked for when a sweep is made
+    from darts_lib.tools.sweep_workers import Workers
 
 
-def sweep(plan: Plan, workers: Workers) -> dict[str, Any]:
+def sweep(plan: Plan, workers: "Workers") -> dict[str, Any]:
     """Run what is not finished yet, select, and return all figures, stored as `result.json`.
 
     A run that keeps failing is named in the table; the others go on. Raises SettingsError for a
@@ -150,6 +153,9 @@ OPTIONS = {n: field for n, field in SweepConfig.model_fields.items() if field.de
 """Fields of SweepConfig on the command line; what is not given is the scale's own."""
 
 
+TLS = "files of an authority, a certificate and its key, for --scheduler tls://HOST:8786"
+
+
 def parser() -> argparse.ArgumentParser:
     """Return the reader of the command line."""
     made = argparse.ArgumentParser(
@@ -158,8 +164,10 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     where = runs_root() / "sweep"
-    made.add_argument("--folder", type=Path, default=where, help=f"of the sweep ({where})")
+    made.add_argument("--folder", default=str(where), help=f"of the sweep ({where})")
     made.add_argument("--scheduler", default="", help="tcp://HOST:8786; else on this machine")
+    made.add_argument("--tls", nargs=3, default=[], metavar=("CA", "CERT", "KEY"), help=TLS)
+    made.add_argument("--wait", type=float, default=10, help="minutes for a worker to come (10)")
     made.add_argument("--workers", type=int, default=0, help="on this machine: one a GPU, or one")
     made.add_argument("--scale", default="auto", choices=("auto", "laptop", "paper"))
     for name, field in OPTIONS.items():
@@ -186,25 +194,31 @@ def read_config(given: argparse.Namespace) -> SweepConfig:
 def main(arguments: Sequence[str]) -> int:
     """Run a sweep as the command line says; return 1 if a run failed for good."""
     given = parser().parse_args(arguments)
+    at_least(given, workers=0, wait=0)
+    if given.tls and not given.scheduler:
+        raise SettingsError("--tls is for --scheduler tls://HOST:PORT; leave it out.")
     config = read_config(given)
-    plan = Plan(config, given.folder.expanduser().resolve())
+    from darts_lib.tools import sweep_workers as cluster
+
+    plan = Plan.create(config, given.folder)
     print("  ".join(f"{name}={value}" for name, value in config.model_dump().items()))
-    gpus, scheduler = visible_gpus(), given.scheduler
+    gpus, scheduler = cluster.visible_gpus(), given.scheduler
     with contextlib.ExitStack() as stack:
         if scheduler:
-            needs = {} if config.on_cpu else GPU
+            needs = {} if config.on_cpu else cluster.GPU
             asked = "nothing" if config.on_cpu else "--resources GPU=1 (-p device cpu: nothing)"
             print(f"runs ask of a worker: {asked}")
         else:
-            needs, count = GPU if gpus else {}, given.workers or len(gpus) or 1
+            needs, count = cluster.GPU if gpus else {}, given.workers or len(gpus) or 1
+            count = min(count, plan.runs_at_once)
             threads = 1 if config.scale == "laptop" else max(1, (os.cpu_count() or 1) // count)
-            scheduler = stack.enter_context(local_cluster(count, threads)).scheduler_address
-        client = stack.enter_context(connected(scheduler))
+            here = stack.enter_context(cluster.local_cluster(count, threads))
+            scheduler = here.scheduler_address
+        client = stack.enter_context(cluster.connected(scheduler, given.tls))
         print(f"dashboard: {client.dashboard_link}", flush=True)
-        workers = Workers(client, needs, config.retries)
+        workers = cluster.Workers(client, needs, config.retries, wait=60 * given.wait)
         return 1 if sweep(plan, workers)["failed"] else 0
 
 
 if __name__ == "__main__":
-    with refused_in_one_line():
-        sys.exit(main(sys.argv[1:]))
+    run_command(main)

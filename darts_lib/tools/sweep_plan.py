@@ -6,24 +6,29 @@ held-out rest. The best of each kind is retrained in full several times and test
 random cells go through the same retrainings (paper, sections 3.1 and 3.2).
 """
 
+import errno
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
 from darts_lib import __version__
 from darts_lib.derivation import random_genotype
+from darts_lib.engine.command_line import clone_with
 from darts_lib.engine.devices import auto_scale
 from darts_lib.engine.folder import read_json, write_json
-from darts_lib.engine.refusals import SettingsError, StrictModel, nearest, unknown
+from darts_lib.engine.places import place
+from darts_lib.engine.refusals import SettingsError, StrictModel, nearest, show, unknown
 from darts_lib.engine.settings import RunConfig, project_root
 from darts_lib.retrain import RetrainConfig
 from darts_lib.search import SearchConfig
 from darts_lib.tools.sweep_runs import ChapterRun
 
 FORMAT = 1
+SEARCH, RETRAIN = "notebooks/03_search.ipynb", "notebooks/05_retrain.ipynb"
 KINDS = ("searched", "random")
 CHAPTERS: dict[str, type[RunConfig]] = {"search": SearchConfig, "retrain": RetrainConfig}
 PLANNED = ("scale", "seed", "epochs", "genotype", "holdout", "run_dir", "resume")
@@ -128,6 +133,27 @@ class Plan:
     config: SweepConfig
     root: Path
 
+    @classmethod
+    def create(cls, config: SweepConfig, folder: str) -> Self:
+        """Return the plan in a folder; SettingsError if it or the chapters cannot be used."""
+        clone_with(SEARCH, RETRAIN)
+        plan = cls(config, place(folder, "--folder", folder=True).resolve())
+        try:
+            plan.root.mkdir(parents=True, exist_ok=True)
+            if not os.access(plan.root, os.W_OK | os.X_OK):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        except OSError as error:
+            raise SettingsError(
+                f"--folder {show(folder)} cannot be used: {error.strerror}; name another."
+            ) from None
+        plan.check()
+        return plan
+
+    @property
+    def runs_at_once(self) -> int:
+        """Return how many runs can go at the same time at most: no more workers are of use."""
+        return max(len(self.cells()), len(KINDS) * self.config.finals)
+
     def cells(self) -> list[Cell]:
         """Return the cells: searched ones first, each kind with the same row of seeds."""
         counts = zip(KINDS, (self.config.searches, self.config.randoms), strict=True)
@@ -152,27 +178,36 @@ class Plan:
 
     def _search(self, cell: Cell) -> ChapterRun:
         given = {"seed": cell.seed, "epochs": self.config.search_epochs, **self.config.search}
-        return self._run("03_search.ipynb", "search", cell.name, given)
+        return self._run(SEARCH, "search", cell.name, given)
 
     def _retraining(self, stage: str, name: str, cell: Cell, given: dict[str, Any]) -> ChapterRun:
         drawn = cell.kind == "random"
         genotype = random_genotype(cell.seed) if drawn else self._search(cell).folder
         given = {"genotype": str(genotype), **given, **self.config.retrain}
-        return self._run("05_retrain.ipynb", stage, name, given)
+        return self._run(RETRAIN, stage, name, given)
 
     def _run(self, chapter: str, stage: str, name: str, given: dict[str, Any]) -> ChapterRun:
         folder = self.root / stage / name
         parameters = {"scale": self.config.scale, "run_dir": str(folder), **given}
-        return ChapterRun(project_root() / "notebooks" / chapter, folder, parameters)
+        return ChapterRun(project_root() / chapter, folder, parameters)
 
     def claim(self) -> None:
-        """Write `sweep.json`, or check that the folder is that of this sweep.
+        """Write `sweep.json`, after the check that the folder is that of this sweep."""
+        wanted = self.check()
+        names = [run.name for cell in self.cells() for run in self.chain(cell)]
+        content = {"format": FORMAT, "library": __version__, "settings": wanted, "runs": names}
+        write_json(self.root / "sweep.json", content)
+
+    def check(self) -> dict[str, Any]:
+        """Return the settings as JSON's types, after the check that no other sweep is there.
 
         The counts may change: more cells or retrainings are added to what is there. Raises
         SettingsError where anything differs that the runs depend on.
         """
         file, wanted = self.root / "sweep.json", self.config.model_dump(mode="json")
-        stored = read_json(file).get("settings", {}) if file.exists() else wanted
+        stored = read_json(file).get("settings") if file.exists() else wanted
+        if not isinstance(stored, dict):
+            raise SettingsError(f"{file} was not written by a sweep; give another --folder.")
         differing = [
             f"{name} {stored.get(name)!r} there, {value!r} here"
             for name, value in wanted.items()
@@ -183,6 +218,4 @@ class Plan:
                 f"{self.root} holds a sweep with other settings ({'; '.join(differing)}); "
                 "give another --folder."
             )
-        names = [run.name for cell in self.cells() for run in self.chain(cell)]
-        content = {"format": FORMAT, "library": __version__, "settings": wanted, "runs": names}
-        write_json(file, content)
+        return wanted

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from darts_lib.cost.advice import after_search, poor_cell, short_reach
+from darts_lib.cost.advice import after_search, large_pictures, poor_cell, short_reach
 from darts_lib.genotype import PUBLISHED
 
 SOUND = {"train_loss": 0.5, "skips": 1, "alpha_change": 0.1}
@@ -48,3 +48,9 @@ def test_too_few_steps_for_the_alphas_are_told() -> None:
     assert "9 steps of about 0.0003 move each alpha by 0.0027 at most" in short_reach(9, 3e-4)[0]
     assert short_reach(3 * 112, 3e-4) == [], "3 x 112 steps of 0.0003 are a tenth"
     assert short_reach(9, 0.05) == []
+
+
+def test_large_pictures_in_the_form_for_cifar_are_told() -> None:
+    assert large_pictures(96) == []
+    assert "image_size=224" in large_pictures(224)[0]
+    assert "costs 12 times what it does at 64" in large_pictures(224)[0]

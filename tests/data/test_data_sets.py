@@ -2,6 +2,7 @@
 
 import gzip
 import pickle
+import shutil
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -59,7 +60,8 @@ def root(tmp_path: Path, monkeypatch: Patch) -> Path:
 
 
 def test_the_digits_are_split_in_proportion_and_none_is_lost() -> None:
-    (train, train_labels), (test, test_labels), classes = read_digits()
+    splits, classes = read_digits()
+    (train, train_labels), (test, test_labels) = splits.values()
     assert (len(train), len(test), classes) == (1437, 360, tuple("0123456789"))
     original = load_digits()
     pixels = map(bytes, np.rint(original.data * 255 / 16).astype(np.uint8))
@@ -77,7 +79,8 @@ def test_the_digits_are_split_in_proportion_and_none_is_lost() -> None:
 def test_complete_data_come_in_file_order(root: Path, asked: list[str], capsys: Printed) -> None:
     (root / "cifar-10-python.tar.gz").write_bytes(b"half")  # does no harm beside complete files
     before = sorted(root.rglob("*"))
-    (train, labels), (test, _), classes = read_downloaded("cifar10", root)
+    splits, classes = read_downloaded("cifar10", root)
+    (train, labels), (test, _) = splits.values()
     assert (train.shape, test.shape) == ((5 * BATCH, 3, 32, 32), (BATCH, 3, 32, 32))
     assert classes == tuple("abcdefghij")
     files = [pickle.loads((root / CIFAR / f"data_batch_{i}").read_bytes()) for i in range(1, 6)]
@@ -94,7 +97,8 @@ def test_svhn_comes_as_channels_first(tmp_path: Path, monkeypatch: Patch) -> Non
         savemat(path, {"X": pixels, "y": np.array([[10], [1], [2], [9]])})
         known = ["http://nowhere", path.name, md5(path.read_bytes())]
         monkeypatch.setitem(datasets.SVHN.split_list, split, known)
-    (images, labels), _, classes = read_downloaded("svhn", tmp_path)
+    splits, classes = read_downloaded("svhn", tmp_path)
+    images, labels = splits["train"]
     assert (images.numpy() == pixels.transpose(3, 2, 0, 1)).all()
     assert (labels.tolist(), classes) == ([0, 1, 2, 9], tuple("0123456789"))
 
@@ -110,7 +114,8 @@ def test_fashion_mnist_is_unpacked(tmp_path: Path, asked: list[str], monkeypatch
         (raw / name).write_bytes(packed := gzip.compress(content, 1))
         resources.append((name, md5(packed)))
     monkeypatch.setattr(datasets.FashionMNIST, "resources", resources)
-    (train, labels), (test, _), classes = read_downloaded("fashion_mnist", tmp_path)
+    splits, classes = read_downloaded("fashion_mnist", tmp_path)
+    (train, labels), (test, _) = splits.values()
     assert (train.shape, test.shape) == ((60_000, 1, 28, 28), (10_000, 1, 28, 28))
     assert (int(train[7].min()), int(train.max()), labels[:2].tolist()) == (3, 3, [1, 1])
     assert (classes[9], asked) == ("Ankle boot", [])
@@ -130,7 +135,7 @@ def refused(root: Path, dataset: str, *words: str) -> None:
 def test_harmed_files_are_unpacked_again(
     name: str, change: Any, root: Path, asked: list[str], capsys: Printed
 ) -> None:
-    (expected, _), _, _ = read_downloaded("cifar10", root)
+    expected = read_downloaded("cifar10", root)[0]["train"][0]
     path, archive = root / CIFAR / name, root / "cifar-10-python.tar.gz"
     path.write_bytes(change(path.read_bytes())) if change else path.unlink()
     away = archive.rename(root / "away")
@@ -139,7 +144,7 @@ def test_harmed_files_are_unpacked_again(
     refused(root, "cifar10", f"{CIFAR}/{name} {size}", archive.name)
     assert all(path.read_bytes() == content for path, content in before.items())
     away.rename(archive)
-    assert torch.equal(read_downloaded("cifar10", root)[0][0], expected)
+    assert torch.equal(read_downloaded("cifar10", root)[0]["train"][0], expected)
     assert "Unpacking" in capsys.readouterr().out
     assert asked == []
 
@@ -160,4 +165,29 @@ def test_without_network_files_are_named(tmp_path: Path, asked: list[str], capsy
     path.write_bytes(bytes(1000))
     asked.clear()
     refused(tmp_path, "fashion_mnist", "idx3-ubyte fails its check (1,000 bytes")
+    assert asked == []
+
+
+@pytest.mark.parametrize(("data_root", "moved", "words"), [
+    (f"data/{CIFAR}", "", ["is the folder of cifar10 itself: data_root is {0}/data"]),
+    ("mine", f"{CIFAR} ../mine", ["is the folder of cifar10 itself", f"DATA_ROOT/{CIFAR}/data_ba"]),
+    ("", "", ["cifar10 is in {0}/data: data_root is that, not {0}"]),
+    ("data", f"{CIFAR}/data_batch_1 data_batch_1.bin", ["data_batch_1.bin is of cifar10"]),
+    ("data", f"{CIFAR} cifar-10-batches-mat", ["data_batch_1.mat is of cifar10 in another"]),
+])  # fmt: skip
+def test_a_folder_beside_the_right_one_is_named(
+    data_root: str, moved: str, words: list[str], root: Path, asked: list[str]
+) -> None:
+    """Nothing is downloaded where the data are there, a folder too deep or in another form."""
+    if moved:
+        source, target = moved.split()
+        (root / source).rename(root / target)
+        if target != "../mine":
+            (root / "cifar-10-python.tar.gz").unlink()
+    if "batches-mat" in moved:
+        (root / target / "data_batch_1").rename(root / target / "data_batch_1.mat")
+    if ".bin" in moved:
+        shutil.rmtree(root / CIFAR)
+    told = [part.format(root.parent) for part in words]
+    refusal_of(lambda: read_downloaded("cifar10", root.parent / data_root), *told)
     assert asked == []

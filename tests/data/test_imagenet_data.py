@@ -3,6 +3,8 @@
 import multiprocessing
 import os
 import shutil
+import signal
+import time
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,13 +12,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from fuzz_tools import Printed, refusal_of
+from fuzz_tools import Patch, Printed, refusal_of
 from picture_tools import CLASSES, kit, make, save
 from PIL import Image
 from torch import Tensor
 
 from darts_lib.data import imagenet_data as data
-from darts_lib.data.imagenet_data import TRUTH, PictureFiles, Reader, find_pictures, read_batches
+from darts_lib.data.imagenet_data import PictureFiles, Reader, find_pictures, read_batches
+from darts_lib.data.labels import KIT, TRUTH
 
 CPU = torch.device("cpu")
 NAMES = [f"ILSVRC2012_val_{number:08}" for number in range(1, 7)]
@@ -41,7 +44,7 @@ def test_class_folders(tmp_path: Path, capsys: Printed) -> None:
         assert Path(path.decode()).name.startswith(train.classes[label])
     printed = capsys.readouterr().out
     assert "12 training and 6 test pictures in 3 classes" in printed
-    assert "labels of val from its class folders" in printed
+    assert "classes: n01, n02, n03; train from train; test from val" in printed
     few, test = find_pictures(tmp_path, 32, max_images=6)
     assert few.labels.bincount().tolist() == [2, 2, 2], "fewer pictures are of every class"
     assert len(test) == 6
@@ -55,7 +58,7 @@ CSV, TINY = "ImageId,PredictionString\n", lines("{}.JPEG\t{}\t0\t0\t9\t9\n")
     ("LOC_val_solution.csv", f"\ufeff{CSV}" + lines("{},{} 1 2 3 4\n")),
     ("val/val_labels.txt", lines("{}.JPEG {}\n")),
     ("val/val_annotations.txt", TINY),
-    (f"{data.KIT}/{TRUTH}", ""),
+    (f"{KIT}/{TRUTH}", ""),
     (f"../{TRUTH}", ""),
 ])  # fmt: skip
 def test_flat_folders_get_labels(file: str, content: str, tmp_path: Path, capsys: Printed) -> None:
@@ -71,14 +74,14 @@ def test_flat_folders_get_labels(file: str, content: str, tmp_path: Path, capsys
     images, labels = Reader(test, None)[torch.arange(len(test))]
     assert torch.equal(images.float().mean(dim=(2, 3)).argmax(dim=1), labels)
     assert sorted(labels.tolist()) == [0, 0, 1, 1, 2, 2]
-    assert f"labels of val from {source}" in capsys.readouterr().out
+    assert f"test from val, its labels from {source}" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(("spoilt", "words"), [
     ("val/n02", ["differ in n02", "same folders"]),
     ("train/n02/*", ["train/n02 has no pictures", "add some"]),
     ("val/*", ["val has no pictures to test on", "FOLDER/val"]),
-    ("train/*", ["train has no class folders", "/train/<class>"]),
+    ("train/*", ["no folder train that has a folder a class", "/train/<class>"]),
 ])  # fmt: skip
 def test_what_is_taken_away_is_named(spoilt: str, words: list[str], tmp_path: Path) -> None:
     for path in make(tmp_path).glob(spoilt):
@@ -97,7 +100,7 @@ OWN, META = "val_labels.txt", ["meta.mat", "cannot be read", "take it from the d
     (OWN, f"{FIVE}{NAMES[5]}.JPEG n07\n", ["differ in 1, n07", "train/ needs a folder"]),
     (OWN, FIVE.replace("n03", "n01") + f"{NAMES[5]} n01", ["differ in 1, n03"]),
     (OWN, f"{FIVE}n03\n", ["line 6", "'n03' is not 'file class'"]),
-    (OWN, ALL.encode("utf-16"), ["val_labels.txt cannot be read as text", "get it again"]),
+    (OWN, ALL.encode("utf-16-le"), ["val_labels.txt is not UTF-8 text", "save it as UTF-8"]),
     # Labels name no file and no folder.
     (OWN, ALL.replace(NAMES[0], f"../../{NAMES[0]}"), [f"{NAMES[0]} has no label"]),
     (OWN, ALL.replace("n01", "../n01"), ["differ in 2, ../n01, n01: train/ needs"]),
@@ -180,3 +183,58 @@ def test_a_bad_picture_is_named_and_no_worker_stays(train: PictureFiles, tmp_pat
         order = [torch.arange(i, i + 4) for i in (0, 4, 8)]
         refusal_of(partial(read, train, workers, 9, order), str(file), "repair or remove it")
         assert not multiprocessing.active_children()
+
+
+@pytest.mark.parametrize(("workers", "free", "ranks", "told"), [
+    (8, 64, "1", "workers=8 needs 154 MB of shared memory, /dev/shm has 64: docker run --shm-size"),
+    (2, 64, "2", "workers=2 needs 77 MB"),
+    (8, 160, "1", ""),
+    (3, 64, "1", ""),
+    (0, 0, "1", ""),
+])  # fmt: skip
+def test_too_little_shared_memory_is_told_before_the_first_batch(
+    workers: int, free: int, ranks: str, told: str, monkeypatch: Patch, tmp_path: Path
+) -> None:
+    """Of two batches a worker, 64 pictures of 224 pixels each: pytorch/pytorch#5040."""
+    usage = shutil._ntuple_diskusage(0, 0, free * 10**6)
+    monkeypatch.setattr(data, "SHARED", Path("/"))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", ranks)
+    check = partial(data.check_shared_memory, (224, 224), [10, *[64] * 40], workers)
+    if told:
+        refusal_of(check, told.replace("/dev/shm", "/"))
+    else:
+        check()
+
+
+def test_a_batch_that_cannot_be_shared_is_told(train: PictureFiles, monkeypatch: Patch) -> None:
+    def full(_: Tensor) -> None:
+        raise RuntimeError("unable to allocate shared memory(shm): No space left on device (28)")
+
+    monkeypatch.setattr(Tensor, "share_memory_", full)
+    refusal_of(partial(read, train, 2, 9, ORDER), "no shared memory is left", "docker run")
+
+
+@pytest.mark.deep
+@pytest.mark.parametrize("sign", ["SIGKILL", "SIGBUS", ""])
+def test_a_worker_that_is_no_more_or_hangs_ends_the_reading_in_a_line(
+    sign: str, train: PictureFiles, monkeypatch: Patch
+) -> None:
+    monkeypatch.setattr(data, "LOOK", 1.0)
+    monkeypatch.setattr(data, "PATIENCE", 2.0)
+    if not sign:
+        monkeypatch.setattr(Reader, "_picture", lambda *_: time.sleep(600))
+    reading = read_batches(train, [torch.arange(12)] * 99, 2, CPU, 9)
+    if sign:
+        next(reading)
+        os.kill(multiprocessing.active_children()[0].pid or 0, getattr(signal, sign))
+    refusal_of(lambda: list(reading), "workers=2: one that reads pictures died or hangs", "again")
+    assert not multiprocessing.active_children()
+
+
+def test_workers_that_cannot_be_started_are_told(train: PictureFiles, monkeypatch: Patch) -> None:
+    def fail(_: object) -> None:
+        raise BlockingIOError(11, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(multiprocessing.Process, "start", fail)
+    refusal_of(partial(read, train, 2, 9, ORDER), "workers=2", "temporarily unavailable")

@@ -55,7 +55,7 @@ def test_the_settings_of_a_set_belong_to_all_of_it() -> None:
 
 
 @pytest.mark.parametrize(("arguments", "message"), [
-    (["cifar_10"], "unknown dataset 'cifar_10'; did you mean 'cifar10'?"),
+    (["cifar_1"], "unknown dataset 'cifar_1'; did you mean 'cifar10'?"),
     ([""], "unknown dataset ''; known: digits, cifar10, cifar100, fashion_mnist, svhn"),
     (["digits", 16], "image_size is 16"),
     (["digits", -1], "image_size is -1"),
@@ -69,7 +69,7 @@ def test_what_cannot_be_loaded_is_named(arguments: Any, message: str) -> None:
 @pytest.mark.parametrize("dataset", ["cifar10", "cifar100", "fashion_mnist", "svhn"])
 def test_pad_and_flip_of_a_downloaded_set(dataset: str, monkeypatch: Patch) -> None:
     toy = image_set()
-    splits = (toy.images, toy.labels), (toy.images, toy.labels), toy.classes
+    splits = dict.fromkeys(("train", "test"), (toy.images, toy.labels)), toy.classes
     monkeypatch.setattr("darts_lib.data.data_sets.read_downloaded", lambda *_: splits)
     loaded = load_images(dataset, NOWHERE, "test")
     assert (loaded.name, loaded.pad, loaded.flip) == (dataset, 4, dataset != "svhn")

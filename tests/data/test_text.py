@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from darts_lib.data import text
 from darts_lib.data.text import SPLITS, Corpus, load_text
+from darts_lib.engine.refusals import SettingsError
 from darts_lib.engine.settings import project_root
 
 NOWHERE = Path("/nowhere")
@@ -44,6 +45,40 @@ def test_a_folder_of_ones_own_with_an_end_for_every_line(tmp_path: Path) -> None
     assert corpus.train.dtype == torch.int64
     assert sizes(corpus.first(3)) == (3, 2, 3, 5)
     assert sizes(corpus.first(0)) == (7, 2, 3, 5)
+
+
+@pytest.mark.parametrize(("names", "words"), [
+    ("ptb.train.txt ptb.valid.txt ptb.test.txt notes.txt", "reading ptb.train.txt, ptb.valid.txt"),
+    ("wiki.train.tokens wiki.valid.tokens wiki.test.tokens", "reading wiki.train.tokens, "),
+    ("train.txt val.txt test.txt", "reading train.txt, val.txt, test.txt of"),
+    ("Training.TXT my_dev.txt my_test.txt", "reading Training.TXT, my_dev.txt, my_test.txt of"),
+    ("train.txt valid.txt test.txt ptb.train.txt dev.txt", ""),
+    ("a.train.txt b.train.txt valid.txt test.txt", "several files for train, a.train.txt, b.train"),
+    ("train.txt test.txt", "valid.txt is not there"),
+])  # fmt: skip
+def test_files_go_by_their_usual_names(names: str, words: str, tmp_path: Path, capsys: Any) -> None:
+    for name in names.split():
+        (tmp_path / name).write_text(f"a text of {name}\n")
+    if "several" in words or "is not" in words:
+        refusal_of(lambda: load_text("folder", tmp_path), words)
+        return
+    load_text("folder", tmp_path)
+    printed = capsys.readouterr().out
+    assert printed.startswith(words) if words else not printed
+
+
+@pytest.mark.parametrize(("content", "words"), [
+    ("\u6211\u662f\n\u4f60\u597d\n" * 9, "about one word a line"),
+    (f"{chr(0x6211) * 30} {chr(0x4f60) * 20}\u3002 {chr(0x597d) * 25}\n", "words of 25 letters"),
+    ("a language with spaces\n", ""),
+])  # fmt: skip
+def test_a_text_without_spaces_is_told(
+    content: str, words: str, tmp_path: Path, capsys: Any
+) -> None:
+    load_text("folder", lay(tmp_path / "mine", train=content.encode()))
+    assert (words in capsys.readouterr().out) if words else not capsys.readouterr().out
+    with pytest.raises(SettingsError, match="is penn itself: data_root is"):
+        load_text("penn", lay(tmp_path / "penn"))
 
 
 def test_the_embedded_text_has_its_fixed_sizes() -> None:
@@ -79,16 +114,16 @@ def test_published_corpora_have_their_published_counts(real_data_root: Path) -> 
 
 
 @pytest.mark.parametrize(("split", "content", "words"), [
-    ("train", lambda file: None, "cannot be read (No such file"),
-    ("valid", Path.mkdir, "cannot be read (Is a directory"),
+    ("train", lambda file: None, "is not there: "),
+    ("valid", Path.mkdir, "is a folder"),
     ("valid", lambda file: file.symlink_to(file), "cannot be read"),
-    ("test", lambda file: file.symlink_to("nowhere.txt"), "cannot be read (No such file"),
+    ("test", lambda file: file.symlink_to("nowhere.txt"), "is not there: "),
     ("test", lambda file: file.write_bytes(b""), "is empty"),
     ("test", lambda file: file.write_bytes(b" \n\n"), "is empty"),
     ("train", lambda file: file.write_bytes(b"a \xff\xfe b\n"), "is not UTF-8"),
     ("test", lambda file: file.write_text("é", "latin-1"), "is not UTF-8"),
-    ("test", lambda file: file.write_text("a", "utf-16"), "is not UTF-8"),
-    ("valid", lambda file: file.write_bytes(b"a\0b\0"), "is not UTF-8 text (NUL, as in UTF-16)"),
+    ("test", lambda file: file.write_text("a", "utf-16-le"), "is not UTF-8"),
+    ("valid", lambda file: file.write_bytes(b"a\0b\0"), "is not UTF-8 text: save it"),
 ])  # fmt: skip
 def test_a_bad_file_is_named(split: str, content: Any, words: str, tmp_path: Path) -> None:
     file = lay(tmp_path) / f"{split}.txt"

@@ -2,9 +2,12 @@
 
 import contextlib
 import json
+import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,9 +18,11 @@ from safetensors.torch import save_file
 
 from darts_lib import retrain as retraining
 from darts_lib import search as searching
-from darts_lib.engine.command_line import read_config, run_from_file
+from darts_lib.engine.command_line import read_config, run_command, run_from_file
 from darts_lib.engine.folder import read_history
+from darts_lib.engine.refusals import SettingsError
 from darts_lib.engine.settings import RunConfig
+from darts_lib.genotype import GenotypeError
 from darts_lib.recurrent.search import load_search as load_recurrent_search
 from darts_lib.retrain import RetrainConfig, evaluate_run, retrain
 from darts_lib.search import SearchConfig, load_search, search
@@ -94,15 +99,24 @@ def test_a_run_of_another_kind_is_told_apart(
     (".", '{"format": 99, "settings": {}}', "of a newer darts_lib"),
     ("mine.json", "", "cannot be read (No such file or directory); name another"),
     ("config.json", '{"epochs": }', "repair it or name another"),
+    ("config.json", '{"seed": 1, "epochs": 2, "seed": 3}', "has 'seed' twice"),
+    ("config.json", '{"settings": {"a": [{"x": 1, "x": 1}]}}', "has 'x' twice"),
+    ("config.json", '{"learning_rate": NaN}', "learning_rate=nan: must be a finite number"),
+    ("config.json", '{"learning_rate": -Infinity}', "learning_rate=-inf: must be"),
+    ("config.json", '{"learning_rate": 1e39}', "learning_rate=1e+39: runs compute in float32"),
+    ("config.json", '{"learning_rate": 1e-50}', "learning_rate=1e-50: runs compute in float32"),
+    (".", '{"format": 1, "settings": [1]}', "was not written by a run"),
+    (".", '{"format": 1}', "was not written by a run"),
 ])  # fmt: skip
 def test_what_holds_no_settings_is_named(name: str, text: str, words: str, tmp_path: Path) -> None:
     if text:
         (tmp_path / "config.json").write_text(text)
-    refusal_of(lambda: read_config(tmp_path / name, SearchConfig), words, str(tmp_path))
+    place = () if "=" in words else (str(tmp_path),)
+    refusal_of(lambda: read_config(tmp_path / name, SearchConfig), words, *place)
 
 
 @pytest.mark.parametrize(("settings", "words"), [
-    ({"run_dir": "a file"}, "a file is a file; give another run_dir."),
+    ({"run_dir": "a file"}, "run_dir='a file': a file is a file, not a folder; name"),
     ({"epoch": 2}, "SettingsError: unknown setting 'epoch'; did you mean 'epochs'?\n"),
 ])  # fmt: skip
 def test_settings_that_are_wrong_end_the_program_on_one_line_before_anything_is_said(
@@ -115,6 +129,49 @@ def test_settings_that_are_wrong_end_the_program_on_one_line_before_anything_is_
     said = capsys.readouterr()
     assert (stopped.value.code, said.out, said.err.count("\n")) == (2, "", 1)
     assert words in said.err
+
+
+@pytest.mark.parametrize(("stop", "status", "said"), [
+    (None, 0, ""),
+    (SettingsError("a: 1"), 2, "SettingsError: a: 1\n"),
+    (GenotypeError("no\ncell"), 2, "GenotypeError: no cell\n"),
+    (FloatingPointError("epoch 3"), 2, "FloatingPointError: epoch 3\n"),
+    (PermissionError(13, "no", "/a"), 2, "PermissionError: [Errno 13] no: '/a'\n"),
+    (ModuleNotFoundError("no sklearn"), 2, "ModuleNotFoundError: no sklearn\n"),
+    (KeyboardInterrupt(), 130, "stopped; the same command goes on from what is kept, or starts "),
+    (KeyboardInterrupt("kept in /a"), 130, "kept in /a\n"),
+    (BrokenPipeError(), 141, ""),
+    (KeyError("our fault"), None, ""),
+])  # fmt: skip
+def test_what_stops_a_command_is_told_in_one_line(
+    stop: BaseException | None, status: int | None, said: str, capsys: Printed, monkeypatch: Patch
+) -> None:
+    def main(arguments: list[str]) -> None:
+        if stop:
+            raise stop
+
+    monkeypatch.setattr(sys.stdout, "fileno", lambda: os.open(os.devnull, os.O_WRONLY))
+    outcome = pytest.raises(SystemExit if status else type(stop)) if stop else nullcontext()
+    with outcome as ended:
+        run_command(main)
+    assert status is None or not stop or ended.value.code == status
+    printed = capsys.readouterr().err
+    assert printed.startswith(said)
+    assert printed.count("\n") == bool(said)
+
+
+@pytest.mark.deep
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no such signal")
+def test_ctrl_c_ends_a_command_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "mine.json").write_text(json.dumps({**TINY, "epochs": 900, "max_steps": 0}))
+    command = [sys.executable, "-m", "darts_lib.search", str(tmp_path / "mine.json")]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, **pipes) as process:
+        assert any(line.startswith("epoch ") for line in process.stdout)
+        process.send_signal(signal.SIGINT)
+        said = process.communicate(timeout=60)[1]
+    assert (process.returncode, said.count("\n")) == (130, 1)
+    assert said.startswith("stopped; finished epochs are kept in ")
 
 
 def test_the_command_says_where_it_works_what_it_found_and_what_is_next(

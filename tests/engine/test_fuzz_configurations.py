@@ -40,7 +40,7 @@ SIZES = {"layers": (1, 3), "nodes": (1, 3), "batch_size": (2, 9), "width": (1, 8
 SIZES |= {"accumulate": (1, 12), "valid_batch_size": (1, 9)}
 """Always drawn: the paper's would take minutes, and parts of a batch or a text have an end."""
 TOPS = {"gradient_clip": 1e9, "clip": 1e9, "madds_weight": 10.0, "auxiliary_weight": 10.0}
-TOPS |= {"spread": 1e300, "drop_path": 0.999}
+TOPS |= {"spread": 1e38, "drop_path": 0.999}
 TOPS |= {f"dropout_{x}": 0.99 for x in ("words", "embedding", "cell_input", "hidden", "output")}
 """The largest values drawn, where it is neither 1 nor the field's own bound."""
 

@@ -15,7 +15,8 @@ from same_bits import bits
 from torch import Tensor, nn
 from toy_run import CELL, ToyConfig, ToyRun, end, killed, toy, toy_config
 
-from darts_lib.engine.devices import step_memory
+from darts_lib.engine import devices
+from darts_lib.engine.devices import free_memory, step_memory
 from darts_lib.engine.folder import read_alphas, read_history
 from darts_lib.engine.ranks import Ranks
 from darts_lib.engine.refusals import SettingsError
@@ -121,7 +122,7 @@ def test_gradients_are_as_many_as_variables() -> None:
 def test_a_state_of_another_network_is_refused_in_one_line(weights: Any) -> None:
     run = ToyRun(toy_config(), "folder")
     state = {} if weights is None else {**run.state(), "weights": weights}
-    refusal_of(lambda: run.restore(state), "the checkpoint in folder is of a network")
+    refusal_of(lambda: run.restore(state), "the checkpoint in folder is of another network")
 
 
 def test_a_run_is_rebuilt_from_its_folder(tmp_path: Path, path: Path) -> None:
@@ -235,6 +236,55 @@ def test_a_step_that_does_not_fit_is_told_with_the_way_out(
     )
 
 
+@pytest.mark.parametrize(("words", "error"), [
+    ("DefaultCPUAllocator: can't allocate memory", RuntimeError),
+    ("Unable to allocate 17.5 GiB for an array", MemoryError),
+])  # fmt: skip
+def test_a_start_that_does_not_fit_is_told_too(
+    words: str, error: type[BaseException], path: Path, monkeypatch: Patch
+) -> None:
+    """Building, loading and describing, as a step."""
+    for place in ("__init__", "data_line"):
+        monkeypatch.setattr(ToyRun, place, raising(words, error))
+        told = "the start of the run does not fit into memory", words, "smaller batch_size"
+        refusal_of(lambda: toy(toy_config(path)), *told)
+
+
+def test_what_cannot_fit_is_refused_before_it_is_asked_for(monkeypatch: Patch, path: Path) -> None:
+    """Linux hands out more than there is, and ends the process that uses it."""
+    monkeypatch.setattr(devices, "free_memory", lambda: 100_000.0)
+    run = ToyRun(toy_config())
+    refused = pytest.raises(MemoryError, match="training its weights takes 0.0 GiB, 0.0 are free")
+    assert run.placed(lambda: nn.Linear(80, 100)).weight.shape == (100, 80)
+    with refused:
+        run.placed(lambda: nn.Linear(90, 100))
+    with pytest.raises(MemoryError, match="the next tensor"), step_memory(run.device, []):
+        torch.ones(2**18, requires_grad=True).exp()
+    monkeypatch.undo()
+    assert free_memory() > 2**20
+
+
+def test_a_limit_of_the_container_counts_and_other_systems_have_none(
+    monkeypatch: Patch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(devices, "CGROUP", tmp_path)
+    whole = free_memory()
+    (tmp_path / "memory.current").write_text("1000\n")
+    for limit, free in (("3000\n", 2000), ("max\n", whole)):
+        (tmp_path / "memory.max").write_text(limit)
+        assert free_memory() == pytest.approx(free, rel=0.2)
+    monkeypatch.setattr(devices, "read_text", raising("no such file", SettingsError))
+    assert free_memory() == math.inf
+
+
+def test_compiling_is_told_beforehand(monkeypatch: Patch, said: Said) -> None:
+    monkeypatch.setattr(ToyRun, "trial", lambda run: (2.0, 0))
+    for switch, times in (("on", 1), ("off", 0)):
+        ToyRun(toy_config(compile=switch)).describe()
+        text = said()
+        assert text.count("compiling the cells comes first") == text.count("on top") == times
+
+
 def test_another_error_stays_what_it_is(monkeypatch: Patch, path: Path) -> None:
     monkeypatch.setattr(ToyRun, "step", raising("shapes differ"))
     with pytest.raises(RuntimeError, match="shapes differ"):
@@ -256,17 +306,20 @@ def test_an_error_that_is_kept_keeps_no_network(path: Path, monkeypatch: Patch) 
     """As a notebook's kernel keeps its last error, with the frames of it and of what it hides."""
     nets: list[weakref.ref[nn.Module]] = []
 
-    def start(config: ToyConfig, path: Path) -> ToyRun:
-        run = ToyRun(config, path)
-        nets.append(weakref.ref(run.net))
-        return run
+    class Kept(ToyRun):
+        def __init__(self, config: ToyConfig, folder: object = "") -> None:
+            super().__init__(config, folder)
+            nets.append(weakref.ref(self.net))
 
     monkeypatch.setattr(ToyRun, "end", raising("out of memory"))
     gc.disable()
     try:
         with pytest.raises(SettingsError) as caught:
-            run_in_folder(toy_config(path), start, Genotype)
+            run_in_folder(toy_config(path), Kept, Genotype)
         assert isinstance(caught.value.__cause__, RuntimeError)
         assert nets[0]() is None
+        monkeypatch.undo()
+        run_in_folder(toy_config(path), Kept, Genotype)
+        assert nets[1]() is None, "nor does a run that has ended well, with no collection"
     finally:
         gc.enable()

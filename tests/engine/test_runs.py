@@ -122,7 +122,7 @@ def test_a_kill_at_any_moment_of_a_save_loses_nothing(cut: int, path: Path, stra
         toy(config, lambda epoch: epoch == 3 and patch.setattr(os, "replace", replace))
     saved = ["checkpoint.next.pt", "checkpoint.previous.pt", "checkpoint.pt"]
     assert names == [*saved, *DERIVED, "result.json"][:cut]
-    (path / ".checkpoint.next.pt.99999.part").write_bytes(b"half")
+    (path / ".checkpoint.next.pt.darts_lib-99999.part").write_bytes(b"half")
     assert ends_as(config, straight)
     assert len(read_history(path)) == 4
     assert list(path.glob(".*.part")) == [], "swept"
@@ -255,8 +255,37 @@ def test_a_run_in_the_current_folder_works_too(tmp_path: Path, straight: Path) -
 
 def test_a_file_in_the_way_is_named(path: Path) -> None:
     path.write_text("mine")
-    refused(toy_config(path), f"run_dir {path} is a file; give another run_dir")
-    refused(toy_config(path / "below"), f"run_dir {path / 'below'} cannot be used (")
+    for place in (path, path / "below"):
+        refusal_of(lambda place=place: toy_config(place), "run_dir=", f"{path} is a file, not")
+
+
+@pytest.mark.parametrize("stored", ["[1]", "null", '"x"', "3"])
+def test_settings_that_are_no_object_are_refused(stored: str, path: Path) -> None:
+    config = killed(path, 1)
+    (path / "config.json").write_text(f'{{"format": 1, "settings": {stored}}}')
+    refused(config, f"{path / 'config.json'} was not written by a run")
+
+
+@pytest.mark.parametrize("content", [
+    {"format": 1}, {"history": 3}, {"state": []}, {"threads": "two"}, {"alphas": None},
+])  # fmt: skip
+def test_a_checkpoint_of_another_shape_gives_way(
+    content: dict[str, Any], path: Path, straight: Path, said: Said
+) -> None:
+    config = killed(path, 3)
+    good = unpack(path / "checkpoint.pt")
+    odd = content if content == {"format": 1} else {**good, **content}
+    (path / "checkpoint.pt").write_bytes(pack(odd))
+    assert ends_as(config, straight)
+    assert "checkpoint.pt is not a run's checkpoint: it has no" in said()
+
+
+def test_a_result_that_lacks_a_figure_is_named(path: Path) -> None:
+    toy(toy_config(path))
+    (path / "result.json").write_text('{"library": "0"}')
+    result = toy(toy_config(path))
+    refusal_of(lambda: result.figures["loss"], f"{path / 'result.json'} lacks 'loss'; restore it")
+    assert result.figures.get("loss") is None
 
 
 def test_a_checkpoint_without_its_settings_is_refused(tmp_path: Path) -> None:
@@ -322,7 +351,7 @@ def test_where_nothing_can_be_written_a_run_is_refused_or_read_back(path: Path, 
 
 
 @pytest.mark.parametrize(("name", "read", "contents"), [
-    ("history.jsonl", read_history, [b'{"epoch": 1}\n{"epo', b"\xff\xfe", b"[1]\n"]),
+    ("history.jsonl", read_history, [b'{"epoch": 1}\n{"epo', b"\xff\xff", b"[1]\n"]),
     ("alphas.npz", read_alphas, [500, b"", bytes(100)]),
     ("result.json", lambda path: read_json(path / "result.json"), [b'{"a": ', b"[1]", b"\xff"]),
 ])  # fmt: skip

@@ -23,10 +23,22 @@ def config(**given: object) -> RunConfig:
     return RunConfig.create(**{"scale": "laptop", "dataset": "digits", **given})
 
 
+@pytest.mark.parametrize(("name", "known"), [
+    ("CIFAR-10", "cifar10"), ("cifar_100", "cifar100"), ("Fashion MNIST", "fashion_mnist"),
+    ("SVHN", "svhn"), ("Digits", "digits"), ("Folder", "folder"),
+])  # fmt: skip
+def test_a_data_set_is_known_however_it_is_spelt(name: str, known: str) -> None:
+    assert config(dataset=name).dataset == known
+    assert config(dataset=name).line == config(dataset=known).line
+
+
 def test_another_projects_file_is_not_taken_for_ours(tmp_path: Path, monkeypatch: Patch) -> None:
     (tmp_path / "pyproject.toml").write_text('[project]\nname = "another"\n')
     monkeypatch.chdir(tmp_path)
     assert project_root() != tmp_path
+    for content in (b'name = "caf\xe9"', "é".encode("utf-16"), b"\0" * 9):  # and never read as ours
+        (tmp_path / "pyproject.toml").write_bytes(content)
+        assert project_root() != tmp_path
     monkeypatch.setattr(settings, "__file__", str(tmp_path / "site-packages" / "settings.py"))
     assert project_root() == tmp_path, "nowhere in a project, so the current folder"
 
@@ -62,10 +74,12 @@ def test_run_and_data_folders_are_the_same_from_every_folder_of_the_project(
     ({"scale": "big"}, "scale='big': must be 'auto', 'laptop' or 'paper'"),
     ({"resume": "maybe"}, "resume='maybe': must be true or false"),
     ({"run_dir": 7}, "run_dir=7: must be a text"),
+    ({"image_size": 1e400}, "image_size=inf: must be a finite number"),
     ({"epochs": "a", "max_steps": -1},
      "epochs='a': must be a whole number; max_steps=-1: must be at least 0"),
     ({"dataset": "digit"}, "unknown dataset 'digit'; did you mean 'digits'?"),
-    ({"dataset": "CIFAR-10"}, "unknown dataset 'CIFAR-10'; did you mean 'cifar10'?"),
+    ({"dataset": "cifar"}, "unknown dataset 'cifar'; did you mean 'cifar10'?"),
+    ({"dataset": "/"}, "dataset is 'folder', and this is its data_root: '/'"),
     ({"epoch": 1}, "unknown setting 'epoch'; did you mean 'epochs'?"),
 ])  # fmt: skip
 def test_a_refusal_says_what_may_be(given: dict[str, object], message: str) -> None:

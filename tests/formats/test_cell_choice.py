@@ -42,8 +42,8 @@ def test_a_text_file_or_folder_names_a_cell(kind: Kind, tmp_path: Path, monkeypa
 
 @pytest.mark.parametrize(("name", "hint"), [
     ("DARTS_V3", "'DARTS_V3': did you mean 'DARTS_V"),
-    ("darts_v2", "did you mean 'DARTS_V2'?"),
-    ("Random", "did you mean 'random'?"),
+    ("dart_v2", "did you mean 'DARTS_V2'?"),
+    ("Randum", "did you mean 'random'?"),
     ("no/such/folder", "genotype 'no/such/folder': nothing is there. It may be"),
     ("", "genotype ''"),
     ("~nobody-of-this-name/x", "genotype '~nobody"),
@@ -60,15 +60,15 @@ def test_an_unknown_name_is_refused_with_what_is_known(kind: Kind, name: str, hi
 
 
 @pytest.mark.parametrize(("content", "words"), [
-    (b"", ""), (b"{", "line 1"), (b"\xff", "is no text"), (b'{"a": 1}', "fields must"),
-    (b"[" * 1500, ""), (b"\xed\xa0\x80", "is no text"),
+    (b"", ""), (b"{", "line 1"), (b"\xff", "is not UTF-8"), (b'{"a": 1}', "fields must"),
+    (b"[" * 1500, ""), (b"\xed\xa0\x80", "is not UTF-8"),
 ])  # fmt: skip
 def test_a_damaged_file_is_named(kind: Kind, content: bytes, words: str, tmp_path: Path) -> None:
     (tmp_path / "genotype.json").write_bytes(content)
     for name in (str(tmp_path), str(tmp_path / "genotype.json")):
         with pytest.raises(GenotypeError) as caught:
             kind[0](name)
-        one_line(caught.value, "genotype.json: ", words)
+        one_line(caught.value, "genotype.json", words)
 
 
 def test_a_folder_without_a_cell_and_a_wrong_operation_are_refused(tmp_path: Path) -> None:
@@ -84,3 +84,17 @@ def test_a_file_of_another_project_is_read(tmp_path: Path) -> None:
     for dialect in WRITTEN:
         (tmp_path / "cell").write_text(write(PUBLISHED["DARTS_V2"], dialect))
         assert find_genotype(str(tmp_path / "cell")) == PUBLISHED["DARTS_V2"]
+
+
+def test_the_cell_of_a_search_that_has_not_finished_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = {"format": 1, "settings": {"kind": "search", "epochs": 50}}
+    (tmp_path / "config.json").write_text(json.dumps(settings))
+    (tmp_path / "history.jsonl").write_text('{"epoch": 1}\n{"epoch": 2}\n')
+    (tmp_path / "genotype.json").write_text(json.dumps(PUBLISHED["DARTS_V2"].to_dict()))
+    told = f"warning: {tmp_path} has not finished: its cell after epoch 2 of 50"
+    for finished in (False, True):
+        assert find_genotype(str(tmp_path)) == PUBLISHED["DARTS_V2"]
+        assert (told in capsys.readouterr().out) == (not finished)
+        (tmp_path / "result.json").write_text("{}")

@@ -13,7 +13,7 @@ from fuzz_tools import Patch, Printed, one_line
 from darts_lib.derivation import random_genotype
 from darts_lib.formats import dialect_texts
 from darts_lib.formats.cell_choice import find_genotype
-from darts_lib.formats.dialects import DIALECTS, WRITTEN, read, recognise, write
+from darts_lib.formats.dialects import WRITTEN, read, recognise, write
 from darts_lib.genotype import PUBLISHED, Genotype, GenotypeError
 from darts_lib.retrain import RetrainConfig
 from darts_lib.tools.dialects import main
@@ -246,7 +246,7 @@ def test_yaml_is_plain_data_even_if_a_tag_slips_through(tmp_path: Path, monkeypa
 
 def test_command_line_converts(tmp_path: Path, capsys: Printed) -> None:
     file = tmp_path / "cell"
-    for source in DIALECTS:
+    for source in TEXTS:
         file.write_text(TEXTS[source] + "\n", encoding="utf-8-sig")
         for target in WRITTEN:
             for options in ([], ["--from", source]):
@@ -260,7 +260,7 @@ def test_command_line_converts(tmp_path: Path, capsys: Printed) -> None:
 
 @pytest.mark.parametrize(("cell", "options", "words"), [
     (b"normal_n2:\n  chosen:\n  - 'a", "--to json", "two lines: mmrazor: line "),
-    (b"\xff\xfe\xff", "--to json", "is no text"),
+    (b"\xff\xfe\xff", "--to json", "is not UTF-8"),
     (b"hello", "--to json", "two lines: line 1: 'hello' is the start of no known dialect"),
     (JSON_V2.encode(), "--to json --from mmrazor", "two lines: mmrazor: 'normal' "),
     ("NASNet", "--to mmrazor", "mmrazor has no sep_conv_7x7"),

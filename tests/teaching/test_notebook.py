@@ -1,5 +1,7 @@
 """The guard of the parameter cell, the exercises' check, and chapters that need the one before."""
 
+import json
+import os
 import random
 from functools import partial
 from pathlib import Path
@@ -9,12 +11,21 @@ import numpy as np
 import pytest
 import torch
 from fuzz_tools import Patch, Printed, refusal_of
+from PIL import Image
 
 from darts_lib.engine.opening import default_folder
+from darts_lib.recurrent.search import RecurrentSearchConfig
 from darts_lib.retrain import RetrainConfig
 from darts_lib.search import SearchConfig, SearchResult, search
 from darts_lib.teaching import notebook
-from darts_lib.teaching.notebook import check_pictures, read_parameters, search_before
+from darts_lib.teaching.notebook import (
+    check_pictures,
+    check_run,
+    figure_folder,
+    read_parameters,
+    search_before,
+)
+from darts_lib.transfer import ImageNetRetrainConfig
 
 CELL = """\
 epochs: int = 0  # 0: the scale's own
@@ -24,7 +35,7 @@ resume: bool = True  # go on with an earlier run
 seed: int = 0  # of everything
 device: str = "auto"  # "auto", "cpu", "cuda" or "mps"
 """
-GUARD = "config = read_parameters(globals(), SearchConfig)"
+GUARD = "config = read_parameters(globals(), SearchConfig, trains=True)"
 
 
 def run(*cells: str, namespace: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -182,9 +193,9 @@ def test_an_empty_genotype_is_filled_by_the_search(tiny: list[SearchConfig]) -> 
 
 
 def test_too_few_pictures_are_refused_before_the_lesson(tmp_path: Path) -> None:
-    for number in range(60):  # 3 classes with 20 pictures each that nobody could open
+    for number in range(60):  # 3 classes with 20 pictures each
         (tmp_path / "own" / f"class {number % 3}").mkdir(parents=True, exist_ok=True)
-        (tmp_path / "own" / f"class {number % 3}" / f"{number}.png").touch()
+        Image.new("L", (2, 2)).save(tmp_path / "own" / f"class {number % 3}" / f"{number}.png")
     common = {"scale": "laptop", "dataset": "folder", "data_root": str(tmp_path / "own")}
     kinds: list[tuple[type[SearchConfig | RetrainConfig], dict[str, Any], int]] = [
         (SearchConfig, {}, 24),  # a fifth of 60 is for the test, half of the rest for the weights
@@ -199,3 +210,37 @@ def test_too_few_pictures_are_refused_before_the_lesson(tmp_path: Path) -> None:
     misspelt = SearchConfig.create(**{**common, "data_root": str(tmp_path / "no")})
     refusal_of(partial(check_pictures, misspelt), "the folder of pictures", "is not there")
     check_pictures(SearchConfig.create(scale="laptop"))
+    bad = tmp_path / "own" / "class 1" / "bad.png"
+    bad.write_text("no picture")
+    refusal_of(
+        partial(read, f"dataset = 'folder'; data_root = {str(tmp_path / 'own')!r}"), str(bad)
+    )
+
+
+def test_what_refuses_a_run_refuses_its_chapter_at_the_head(
+    tmp_path: Path, monkeypatch: Patch
+) -> None:
+    """Another run in the folder, one that cannot be written, texts and pictures that are absent."""
+    path = tmp_path / "run"
+    config = SearchConfig.create(scale="laptop", run_dir=str(path))
+    (tmp_path / "cut" / "train").mkdir(parents=True)
+    gone = {"scale": "laptop", "dataset": "folder", "data_root": str(tmp_path / "cut")}
+    imagenet = ImageNetRetrainConfig.create(**gone, genotype="DARTS_V2")
+    for wrong, words in (
+        (RecurrentSearchConfig.create(**gone), "train.txt is not there"),
+        (imagenet, "no folder train that has a folder a class"),
+        (SearchConfig.create(**gone), "class"),
+    ):
+        refusal_of(partial(check_run, wrong), words)
+    check_run(config)
+    monkeypatch.setattr("os.access", lambda _, mode: not mode & os.W_OK)
+    refusal_of(partial(check_run, config), f"run_dir {path} cannot be used", "give another run_dir")
+    assert not path.exists()
+    path.mkdir()
+    settings = {"kind": "search", **config.settings_that_matter(), "seed": 5}
+    (path / "config.json").write_text(json.dumps({"format": 1, "settings": settings}))
+    (path / "result.json").write_text("{}")
+    refusal_of(partial(check_run, config), "seed 5 there, 0 here", "resume=False")
+    assert figure_folder(path) != path, "a finished run may lie where nothing can be written"
+    monkeypatch.undo()
+    assert figure_folder(path) == path

@@ -1,5 +1,6 @@
 """Weights from elsewhere into our networks: names, containers, refusals; and out again as ONNX."""
 
+import errno
 import json
 import sys
 from collections.abc import Callable
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from fuzz_tools import Patch, Printed, refusal_of
+from safetensors.torch import save_file
 
 from darts_lib.data.data_sets import archives
 from darts_lib.data.images import load_images
@@ -73,7 +75,7 @@ def older(name: str) -> str:
 def test_mmrazors_weights(layout: Callable[[str], str], cell: Any, tmp_path: Path) -> None:
     net = randomised(Network(cell, 4, 3, 10, 3, auxiliary=True, pool_norm=True))
     names = mmrazor_names(net.state_dict(), cell, 3)
-    assert all(as_main(layout(name)) == name for name in names.values())
+    assert all(as_main(layout(name)).endswith(name) for name in names.values())
     state = {layout(names[name]): value for name, value in net.state_dict().items()}
     torch.save({"state_dict": state, "meta": {"epoch": 600}}, tmp_path / "subnet.pth")
     loaded, _ = load_network(tmp_path / "subnet.pth", cell)
@@ -120,24 +122,24 @@ def test_weights_of_another_cell_or_shape_are_refused_by_keys_and_shapes(tmp_pat
 
 def test_a_file_without_weights_of_a_derived_network(tmp_path: Path) -> None:
     far = {**small().state_dict(), "cells.999999999.x": torch.zeros(1)}
-    file = tmp_path / "weights.pt"
-    for content, cell, words in (
-        ([1, 2], V2, "holds list, not a dict"),
-        ({}, V2, "holds dict, not a dict of weights"),
-        (small(), V2, "not a file of weights alone (it holds more than plain data"),
-        ({"epoch": 3}, V2, "'epoch' is no tensor"),
-        ({"weight": torch.zeros(1)}, V2, "holds no derived network"),
-        (Supernet(4, 3, 2).state_dict(), V2, "does not fit the network"),
-        (far, V2, "names cell 999999999 but"),  # a number of cells is not taken from a name alone
-        (small().state_dict(), None, "carries no genotype"),
+    for content, words in (
+        ([1, 2], "holds no weights, but a list"),
+        ({}, "holds no weights, but a dict"),
+        (small(), "not a file of weights alone (it holds more than plain data"),  # a whole module
+        ({"epoch": 3}, "holds no weights, but a dict (epoch)"),
+        ({"weight": torch.zeros(1)}, "holds no network of DARTS: its names are weight"),
+        (Supernet(4, 3, 2).state_dict(), "the weights of a search, not of a derived network"),
+        (far, "1 unknown (cells.999999999.x)"),  # no number of cells is taken from a name alone
     ):
-        torch.save(content, file)
-        refusal(file, cell, words)
+        torch.save(content, tmp_path / "weights.pt")
+        refusal(tmp_path / "weights.pt", V2, words)
+    torch.save(small().state_dict(), tmp_path / "weights.pt")
+    refusal(tmp_path / "weights.pt", None, "carries no genotype")
     refusal(tmp_path / "none.pt", V2, "is not there")
     refusal(tmp_path, None, "weights.safetensors is not there")
     for name in ("cell.txt", "genotype.json", "cell.yaml"):
         (tmp_path / name).write_text(str(V2))
-        refusal(tmp_path / name, None, "is for a cell or for settings. Give the weights")
+        refusal(tmp_path / name, None, "is a text that begins with")
 
 
 def test_a_file_cut_short_is_refused_and_a_whole_one_carries_its_genotype(tmp_path: Path) -> None:
@@ -186,6 +188,24 @@ def test_the_command_line_tests_what_retraining_saved(run: RetrainResult, capsys
     assert "did you mean 'DARTS_V2'?" in refused(capsys, *on_digits, "--genotype", "DARTS_V3")
 
 
+@pytest.mark.parametrize(("entry", "words"), [
+    ("[1]", "hold no genotype"),
+    ("[" * 100_000, "is damaged: "),
+    ({"classes": ["a"]}, "tells of 1 classes and 3 channels, its weights of 10 and 3"),
+    ({"size": [8, 10**9]}, "tells of impossible data: size.1=1000000000: must be at most 10000"),
+    ({"std": [0, 1, 1]}, "std.0=0: must be more than 0"),
+    ({"mean": [0.5]}, "a figure for each of 3 channels"),
+])  # fmt: skip
+def test_weights_that_tell_of_impossible_data_are_refused(
+    entry: Any, words: str, tmp_path: Path, capsys: Printed
+) -> None:
+    data = {"classes": list("abcdefghij"), "channels": 3, "size": [8, 8]}
+    data |= {"mean": [0, 0, 0], "std": [1, 1, 1], **(entry if isinstance(entry, dict) else {})}
+    text = json.dumps({"genotype": str(V2), "data": data}) if isinstance(entry, dict) else entry
+    save_file(small().state_dict(), tmp_path / "net.safetensors", {"darts_lib": text})
+    assert words in refused(capsys, "evaluate", str(tmp_path / "net.safetensors"))
+
+
 @pytest.mark.parametrize(("channels", "options", "words"), [
     (1, "", "in images of 1 channel, but cifar10 has 10 and 3"),
     (1, "--dataset cifar100", "10 classes apart in images of 1 channel, but cifar100"),
@@ -214,6 +234,12 @@ def test_an_impossible_export_is_told(tmp_path: Path, capsys: Printed, monkeypat
     for target in ("no/net.onnx", "folder"):
         said = refused(capsys, "export", "not read.pt", "--onnx", str(tmp_path / target))
         assert f"{tmp_path / target} cannot be written: " in said
+    save_weights(small(), V2, tmp_path / "w.safetensors")
+    for size in ("0", "-3", "10001"):
+        out = (str(tmp_path / "w.safetensors"), "--onnx", str(tmp_path / "n.onnx"))
+        assert f"--size {size}: it must be 1 to 10,000" in refused(
+            capsys, "export", *out, "--size", size
+        )
     monkeypatch.setitem(sys.modules, "onnxscript", None)
     with pytest.raises(SettingsError, match=r"pip install 'darts-lib\[onnx\]'"):
         export_onnx(small(), tmp_path / "net.onnx", (3, 16, 16))
@@ -232,3 +258,26 @@ def test_onnx_computes_the_same_logits(tmp_path: Path) -> None:
         (logits,) = session.run(None, {"images": images.numpy()})
         expected = net(images)[0].detach()
         torch.testing.assert_close(torch.from_numpy(logits), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.deep
+def test_onnx_has_the_size_and_the_names_of_the_run_and_is_whole_or_as_before(
+    run: RetrainResult, tmp_path: Path, monkeypatch: Patch, capsys: Printed
+) -> None:
+    onnx, out = pytest.importorskip("onnx"), tmp_path / "net.onnx"
+    assert main(["export", str(run.path), "--onnx", str(out)]) == 0
+    assert "for pictures of 8x8 pixels" in capsys.readouterr().out
+    model = onnx.load(out)
+    shape = [each.dim_value for each in model.graph.input[0].type.tensor_type.shape.dim]
+    told = {each.key: json.loads(each.value) for each in model.metadata_props}
+    assert (shape[1:], told["size"], told["classes"]) == ([1, 8, 8], [8, 8], list("0123456789"))
+    assert {"mean", "std", "scale", "genotype"} <= told.keys()
+    assert "are divided by 255" in model.doc_string
+    before = out.read_bytes()
+
+    def full(source: Path, target: Path) -> None:
+        raise OSError(errno.ENOSPC, "no room")
+
+    monkeypatch.setattr("os.replace", full)
+    assert "disk is full" in refused(capsys, "export", str(run.path), "--onnx", str(out))
+    assert (out.read_bytes(), list(tmp_path.glob(".*"))) == (before, [])

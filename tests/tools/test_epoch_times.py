@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from fuzz_tools import Patch, Printed
+from fuzz_tools import Patch, Printed, refusal_of
 
 from darts_lib.engine.folder import read_json
 from darts_lib.tools import epoch_times
@@ -14,6 +14,8 @@ def test_runs_are_timed_and_written(tmp_path: Path, capsys: Printed, monkeypatch
     for config in (epoch_times.SearchConfig, epoch_times.RetrainConfig):
         few = {"max_images": 80, "batch_size": 32, "channels": 2, "layers": 2}
         monkeypatch.setattr(config, "LAPTOP", config.LAPTOP | few)
+    none = ["--epochs", "0"]
+    refusal_of(lambda: epoch_times.main(none), "--epochs 0: must be at least 1")
     options = "--scale laptop --dataset digits --epochs 2 --json"
     epoch_times.main([*options.split(), str(tmp_path / "times.json")])
     content = read_json(tmp_path / "times.json")

@@ -4,9 +4,9 @@ import shutil
 from pathlib import Path
 
 import pytest
-from fuzz_tools import refusal_of
+from fuzz_tools import Patch, refusal_of
 
-from darts_lib.engine.folder import read_json, write_json
+from darts_lib.engine.folder import CHECKPOINTS, read_json, write_json
 from darts_lib.engine.settings import project_root
 from darts_lib.genotype import PUBLISHED
 from darts_lib.retrain import RetrainConfig, retrain
@@ -35,13 +35,50 @@ def test_a_record_holds_the_run_and_is_sealed(run: Path, tmp_path: Path) -> None
     refusal_of(lambda: read_record(file), "fields must be")
 
 
+def without_checkpoints(run: Path) -> None:
+    """Remove what holds the settings too, and against config.json."""
+    for name in CHECKPOINTS:
+        (run / name).unlink(missing_ok=True)
+
+
 def test_what_is_unfinished_or_was_held_out_is_not_recorded(tmp_path: Path, run: Path) -> None:
     refusal_of(lambda: record(tmp_path, tmp_path), "not a finished run")
     shutil.copytree(run, tmp_path / "run")
     config = read_json(run / "config.json")
     config["settings"]["holdout"] = 0.5
     write_json(tmp_path / "run" / "config.json", config)
+    without_checkpoints(tmp_path / "run")
     refusal_of(lambda: record(tmp_path / "run", tmp_path), "judged on held-out training images")
+
+
+@pytest.mark.parametrize(("file", "name", "value", "words"), [
+    ("config", "kind", "../../mine", "unknown kind of run '../../mine'"),
+    ("config", "kind", ["search"], "unknown kind of run"),
+    ("config", "kind", "search", "unknown setting"),
+    ("config", "dataset", "../mine", "unknown dataset '../mine'"),
+    ("config", "seed", "/mine", "seed='/mine': must be a whole number"),
+    ("result", "test_accuracy", None, "is damaged: its result or history lacks"),
+    ("result", "genotype", {}, "is damaged: its result or history lacks"),
+])  # fmt: skip
+def test_what_is_no_field_of_a_run_is_not_recorded(
+    file: str, name: str, value: object, words: str, run: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(run, tmp_path / "run")
+    path = tmp_path / "run" / f"{file}.json"
+    content = read_json(path)
+    (content["settings"] if file == "config" else content)[name] = value
+    write_json(path, content)
+    without_checkpoints(tmp_path / "run")
+    refusal_of(lambda: record(tmp_path / "run", tmp_path / "records"), words)
+    assert not (tmp_path / "records").exists()
+
+
+def test_records_are_written_in_a_clone_alone(
+    tmp_path: Path, run: Path, monkeypatch: Patch
+) -> None:
+    monkeypatch.setattr("darts_lib.engine.command_line.project_root", lambda: tmp_path)
+    refusal_of(lambda: records.main([str(run)]), "README.md is missing", "in a clone")
+    assert not (tmp_path / "notebooks").exists()
 
 
 def test_the_table_has_the_records_figures(run: Path, tmp_path: Path) -> None:

@@ -3,19 +3,26 @@
 import contextlib
 import json
 import os
+import shutil
+import socket
+import subprocess
 import sys
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
+from queue import SimpleQueue
+from threading import Timer
+from types import SimpleNamespace
 
 import cloudpickle
 import psutil
 import pytest
 from chapter_tools import write_notebook
-from distributed import Client
-from fuzz_tools import Printed, refusal_of
+from distributed import Client, Nanny, Scheduler, Security, SpecCluster
+from fuzz_tools import Patch, Printed, refusal_of
 
 from darts_lib.derivation import random_genotype
 from darts_lib.engine.files import locked
@@ -23,10 +30,11 @@ from darts_lib.engine.folder import read_history, read_json, write_json
 from darts_lib.engine.opening import opened
 from darts_lib.retrain import RetrainConfig
 from darts_lib.search import SearchConfig
-from darts_lib.tools import sweep_runs
-from darts_lib.tools.sweep import parser, read_config, select, spread, summary, sweep, tables
+from darts_lib.tools import sweep_runs, sweep_workers
+from darts_lib.tools.sweep import main, parser, read_config, select, spread, summary, sweep, tables
 from darts_lib.tools.sweep_plan import Cell, Plan, SweepConfig, chapter_settings
-from darts_lib.tools.sweep_runs import ChapterRun, Outcome, Workers, lock_file, run_to_end
+from darts_lib.tools.sweep_runs import ChapterRun, Outcome, lock_file, run_to_end
+from darts_lib.tools.sweep_workers import Workers, connected
 
 
 def plan_in(root: Path, **given: object) -> Plan:
@@ -167,7 +175,92 @@ def test_a_folder_holds_one_sweep_and_may_grow(tmp_path: Path) -> None:
 
 def test_a_silent_scheduler_is_named() -> None:
     silent = "no Dask scheduler answers at tcp://127.0.0.1:9 "
-    refusal_of(lambda: sweep_runs.connected("tcp://127.0.0.1:9", wait=0.5), silent)
+    refusal_of(lambda: connected("tcp://127.0.0.1:9", wait=0.5), silent)
+    with socket.create_server(("127.0.0.1", 0)) as mute:  # as one that waits for HTTP
+        address = f"tcp://127.0.0.1:{mute.getsockname()[1]}"
+        refusal_of(lambda: connected(address, wait=0.5), f"no Dask scheduler answers at {address}")
+
+
+@pytest.mark.parametrize(("options", "words"), [
+    ("--workers -1", "--workers -1: must be at least 0"),
+    ("--wait nan", "--wait nan: must be at least 0"),
+    ("--tls a b c", "--tls is for --scheduler tls://"),
+    ("--scheduler h:8786", "--scheduler 'h:8786': must be tcp://HOST:PORT"),
+    ("--scheduler tls://h:1", "give --tls CA CERT KEY for tls://"),
+    ("--scheduler tls://h:1 --tls a b c", "--tls a b c cannot be used"),
+    ("--folder file", "--folder='file': file is a file, not a folder"),
+    ("--folder file/sub", "--folder='file/sub': file is a file, not a folder"),
+    ("--folder " + "long" * 99, "a name in it has 396 bytes"),
+    ("--folder other", "sweep.json was not written by a sweep"),
+])  # fmt: skip
+def test_a_sweep_that_cannot_be_is_refused_before_workers_are_started(
+    options: str, words: str, tmp_path: Path, monkeypatch: Patch
+) -> None:
+    monkeypatch.setattr(sweep_workers, "local_cluster", lambda *_: pytest.fail("started"))
+    (tmp_path / "file").touch()
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "sweep.json").write_text('{"settings": []}')
+    with contextlib.chdir(tmp_path):
+        refusal_of(lambda: main(["--scale", "laptop", *options.split()]), words)
+
+
+def test_without_dask_or_the_chapters_a_sweep_ends_in_one_line(
+    tmp_path: Path, monkeypatch: Patch
+) -> None:
+    command = ["--scale", "laptop", "--folder", str(tmp_path)]
+    with monkeypatch.context() as patch:
+        patch.setattr("darts_lib.engine.command_line.project_root", lambda: tmp_path)
+        refusal_of(lambda: main(command), "03_search.ipynb is missing", "in a clone")
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    monkeypatch.delitem(sys.modules, "darts_lib.tools.sweep_workers")
+    monkeypatch.delattr("darts_lib.tools.sweep_workers")
+    refusal_of(lambda: main(command), "needs distributed: pip install 'darts-lib[sweep]'")
+
+
+def test_another_python_or_distributed_is_named() -> None:
+    here = sweep_workers.distributed.__version__
+    python = ".".join(map(str, sys.version_info))
+    for version, dask in (("2.7.18.final.0", here), (python, "2020.1")):
+        told = {"packages": {"python": version, "distributed": dask}}
+        check = partial(sweep_workers._check_versions, "tcp://h:1", {"worker x": told})
+        refusal_of(check, "worker x of tcp://h:1 has Python ", dask, "install the same on all")
+    sweep_workers._check_versions("", {"x": {"packages": {"python": python, "distributed": here}}})
+
+
+@pytest.mark.parametrize(("offers", "needs", "words"), [
+    ([], {}, "no worker at tcp://h:1: start one with `dask worker tcp://h:1 --nthreads 1`"),
+    ([{}], {"GPU": 1.0}, "1 worker, none with GPU=1: start it with --resources GPU=1, or give -p"),
+    ([{"GPU": 0.5}, {"CPU": 4}], {"GPU": 1.0}, "2 workers, none with GPU=1"),
+    (None, {}, "the scheduler at tcp://h:1 does not answer"),
+    ([{"GPU": 2}], {"GPU": 1.0}, ""),
+    ([{}], {}, ""),
+])  # fmt: skip
+def test_what_workers_lack_is_told_and_not_waited_for_without_end(
+    offers: list[dict[str, float]] | None,
+    needs: dict[str, float],
+    words: str,
+    capsys: Printed,
+    monkeypatch: Patch,
+) -> None:
+    def sync(identity: object, callback_timeout: float) -> object:
+        if offers is None:
+            raise TimeoutError
+        return {"workers": {i: {"resources": offer} for i, offer in enumerate(offers)}}
+
+    scheduler = SimpleNamespace(address="tcp://h:1", identity=None)
+    client = SimpleNamespace(status="running", scheduler=scheduler, sync=sync)
+    monkeypatch.setattr(sweep_workers, "LOOK", 0.02)
+    monkeypatch.setattr(sweep_workers, "AGAIN", 0.05)
+    later = SimpleQueue()  # of what is to be called when the run ends
+    run = SimpleNamespace(add_done_callback=later.put)
+    ended = Workers(client, needs, wait=0.3)._ended([run], ())
+    if words:
+        refusal_of(lambda: next(ended), words, "the same command then goes on")
+        assert 2 <= capsys.readouterr().out.count(f"{words}") <= 8
+    else:
+        Timer(0.3, lambda: later.get()(run)).start()
+        assert list(ended) == [run]
+        assert sweep_workers.IDLE in capsys.readouterr().out
 
 
 def test_the_lock_is_that_of_the_run_folder(tmp_path: Path) -> None:
@@ -235,11 +328,58 @@ def client() -> Iterator[Client]:
     """Return a client of a scheduler with two worker processes; afterwards none is left."""
     os.environ["DARTS_LIB_SWEEP_TEST"] = MARK
     try:
-        with sweep_runs.local_cluster(2, 1, "127.0.0.1:0") as cluster, Client(cluster) as client:
+        with sweep_workers.local_cluster(2, 1, "127.0.0.1:0") as cluster, Client(cluster) as client:
             yield client
     finally:
         del os.environ["DARTS_LIB_SWEEP_TEST"]
     eventually(lambda: not any(map(is_ours, psutil.process_iter())), "the end of all workers", 20)
+
+
+def open_sockets() -> list[str]:
+    """Return where this process and those of the sweep listen: beyond loopback, all machines."""
+    ours = [psutil.Process(), *filter(is_ours, psutil.process_iter())]
+    listening = [s for p in ours for s in p.net_connections("inet") if s.status == "LISTEN"]
+    assert len(listening) > 5, "two workers and a scheduler are there"
+    return [s.laddr.ip for s in listening if s.laddr.ip not in ("127.0.0.1", "::1")]
+
+
+@pytest.mark.deep
+def test_nothing_of_a_sweep_listens_beyond_this_machine(client: Client) -> None:
+    assert open_sockets() == []
+
+
+def certificates(folder: Path) -> tuple[str, str, str]:
+    """Make an authority and a certificate that it has signed, with their keys."""
+    folder.mkdir()
+    made = "req -newkey rsa:2048 -nodes -keyout"
+    for line in (
+        f"{made} ca.key -x509 -subj /CN=authority -out ca.pem",
+        f"{made} key.pem -subj /CN=worker -out cert.csr",
+        "x509 -req -in cert.csr -CA ca.pem -CAkey ca.key -set_serial 1 -out cert.pem",
+    ):
+        command = ["openssl", *line.split()]
+        subprocess.run(command, cwd=folder, check=True, capture_output=True)
+    return tuple(str(folder / name) for name in ("ca.pem", "cert.pem", "key.pem"))
+
+
+@pytest.mark.deep
+@pytest.mark.skipif(not shutil.which("openssl"), reason="openssl makes the certificates")
+def test_a_cluster_is_spoken_to_over_tls(tmp_path: Path) -> None:
+    files, others = certificates(tmp_path / "a"), certificates(tmp_path / "b")
+    given = {"tls_ca_file": files[0]}
+    for end in ("scheduler", "worker"):
+        given |= {f"tls_{end}_cert": files[1], f"tls_{end}_key": files[2]}
+    options = {"host": "127.0.0.1", "protocol": "tls", "security": Security(**given)}
+    scheduler = {"cls": Scheduler, "options": {**options, "dashboard_address": "127.0.0.1:0"}}
+    worker = {"cls": Nanny, "options": {**options, "nthreads": 1}}
+    with SpecCluster({0: worker}, scheduler, security=sweep_workers.encrypted(files)) as cluster:
+        address = cluster.scheduler_address
+        assert address.startswith("tls://")
+        with connected(address, files) as client:
+            run = ChapterRun(tmp_path, tmp_path / "full" / "random-0", {})
+            ended = Workers(client, execute=partial(leave, accuracy=0.5)).run([[run]])
+            assert ended[run.name].accuracy == 0.5
+        refusal_of(lambda: connected(address, others, wait=3), "no Dask scheduler answers", "TLS")
 
 
 def standing_in(run: ChapterRun) -> None:
@@ -311,6 +451,7 @@ def test_a_chapter_whose_worker_is_killed_goes_on(client: Client, tmp_path: Path
     history = run.folder / "history.jsonl"
     eventually(lambda: history.exists() and len(read_history(run.folder)) >= 2, "epoch 2")
     kernel = psutil.Process(int(lock_file(run.folder).read_text().split()[1]))
+    assert open_sockets() == [], "of the kernel too"
     kernel.parent().kill()
     assert future.result(timeout=90)["tested_on"] == "held-out training images"
     assert [row["epoch"] for row in read_history(run.folder)] == list(range(1, 15))
