@@ -9,7 +9,9 @@ import sys
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -165,8 +167,10 @@ def test_what_stops_a_command_is_told_in_one_line(
 def test_ctrl_c_ends_a_command_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "mine.json").write_text(json.dumps({**TINY, "epochs": 900, "max_steps": 0}))
     command = [sys.executable, "-m", "darts_lib.search", str(tmp_path / "mine.json")]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    with subprocess.Popen(command, **pipes) as process:
+    pipes: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    # A shell's background jobs, and so whatever runs these tests there, ignore the signal.
+    heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    with subprocess.Popen(command, **pipes, preexec_fn=heard) as process:
         assert any(line.startswith("epoch ") for line in process.stdout)
         process.send_signal(signal.SIGINT)
         said = process.communicate(timeout=60)[1]
