@@ -7,7 +7,6 @@ python -m darts_lib.dialects derive alphas.npz
 
 import argparse
 import sys
-import zipfile
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -90,12 +89,17 @@ def _tables(path: Path) -> dict[str, Any]:
         try:
             with np.load(path, allow_pickle=False) as content:
                 tables = {name: content[name] for name in content.files}
-        except (ValueError, AttributeError, zipfile.BadZipFile):  # objects, or another kind of file
+        except OSError:
+            raise
+        except Exception:  # objects, or another kind of file: each reader has its own complaint
             raise GenotypeError("holds no plain arrays; write it with numpy.savez.") from None
-    return {
-        next((kind for kind in KINDS if name.endswith(f"_{kind}")), name): table
-        for name, table in tables.items()
-    }
+    named: dict[str, Any] = {}
+    for name, table in tables.items():
+        kind = next((kind for kind in KINDS if name.endswith(f"_{kind}")), name)
+        if kind in named:
+            raise GenotypeError(f"holds {kind} more than once; keep one.")
+        named[kind] = table
+    return named
 
 
 if __name__ == "__main__":

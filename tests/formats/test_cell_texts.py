@@ -202,13 +202,18 @@ def test_alphas_of_any_kind_give_a_cell(tmp_path: Path, capsys: Printed) -> None
         with pytest.raises(GenotypeError) as caught:
             derive(alphas)
         one_line(caught.value, words)
+    np.save(file := tmp_path / "array.npy", rows)
+    twice = '{"normal": [[1]], "alphas_normal": [[2]], "reduce": [[1]]}'
     for name, content in (
-        ("a.json", "{"),
-        ("a.json", '{"normal": [[1]]}'),
-        ("a.npz", "x"),
-        ("a.pt", ""),
+        ("a.json", b"{"),
+        ("a.json", b'{"normal": [[1]]}'),
+        ("a.json", twice.encode()),
+        ("a.npz", b"x"),
+        ("a.npz", b""),
+        ("a.npz", file.read_bytes()),
+        ("a.pt", b""),
     ):
-        (tmp_path / name).write_text(content)
+        (tmp_path / name).write_bytes(content)
         with pytest.raises(SystemExit):
             main(["derive", str(tmp_path / name)])
         assert len(capsys.readouterr().err.splitlines()) == 1
