@@ -33,7 +33,7 @@ from darts_lib.data.picture_folder import fingerprint
 from darts_lib.engine.batches import check_batch_size, epoch_batches
 from darts_lib.engine.command_line import run_from_file
 from darts_lib.engine.folder import Row
-from darts_lib.engine.opening import stored_config, this_machine
+from darts_lib.engine.opening import same_run, stored_config, this_machine
 from darts_lib.engine.optimisers import Part, cosine, momentum_sgd
 from darts_lib.engine.progress import live
 from darts_lib.engine.ranks import Ranks
@@ -353,6 +353,8 @@ def errors_line(top1: float, top5: float, classes: int) -> str:
 def evaluate_run(path: Path, config: RunConfig | None = None) -> dict[str, float]:
     """Test a finished run's network again; `config` is for this machine's data_root and device."""
     own = stored_config(path, RetrainConfig, **this_machine(config))
+    if own.holdout:  # else the share that is held out could be one that was learnt from
+        same_run(path, own)
     tensors, known = read_run(path), describe(path)
     like = PictureData.create(**known) if known else None
     test, device = judging_images(own, like), own.open_device()

@@ -187,6 +187,20 @@ def test_only_the_splits_that_a_run_reads_are_compared(
     assert set(KINDS[name].settings(**data, **given).fingerprint()["digest"]) == splits
 
 
+def test_a_split_that_is_gone_is_noticed_and_no_run_is_tested_on_what_it_learnt(
+    tmp_path: Path,
+) -> None:
+    """Without val/ the share that is held out would be one of train/, which was learnt from."""
+    root = make(tmp_path / "pictures", count=8)
+    shutil.copytree(root / "val", root / "test")
+    given = {"dataset": "folder", "data_root": str(root), "holdout": 0.25, "max_steps": 1}
+    config = KINDS["retraining"].settings(**given, batch_size=4, run_dir=str(tmp_path / "run"))
+    evaluate_run(retrain(config).path, config)
+    shutil.rmtree(root / "val")
+    for again in (lambda: retrain(config), lambda: evaluate_run(tmp_path / "run", config)):
+        refusal_of(again, "none in valid now, 6 then")
+
+
 def test_a_chapter_refuses_other_data_at_its_head(tmp_path: Path) -> None:
     root, run = make(tmp_path / "data"), tmp_path / "run"
     given = {"dataset": "folder", "data_root": str(root), "epochs": 1, "batch_size": 4}

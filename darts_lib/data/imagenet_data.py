@@ -94,7 +94,8 @@ def find_pictures(
     if listing.valid:
         print("the validation pictures are not used")
     images = Reader(learnt, None).pictures(pixels.sample(len(train)))
-    print(*seen.notes, *pixels.oddities([images], seen.deep), sep="\n", flush=True)
+    for line in (*seen.notes, *pixels.oddities([images], seen.deep)):
+        print(line, flush=True)
     return learnt, judged
 
 

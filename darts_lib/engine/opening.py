@@ -49,7 +49,7 @@ def opened(config: RunConfig) -> Iterator[RunFolder]:
             stack.enter_context(locked(path.parent / f".{path.name}.lock", f"run folder {path}"))
             path.mkdir(exist_ok=True)
             stack.callback(_remove_if_empty, path)
-            if not config.resume and _has(path, "config.json", *CHECKPOINTS):
+            if not config.resume and _has(path, "config.json", *CHECKPOINTS, "result.json"):
                 _move_aside(path)
         except OSError as error:
             raise SettingsError(
@@ -137,7 +137,7 @@ def same_run(path: Path, config: RunConfig) -> RunFolder:
     started = _has(path, *CHECKPOINTS, "result.json")
     stored = stored_run(path) if started else {}
     if started and not stored:
-        raise SettingsError(f"{path} has a checkpoint but no config.json; use another run_dir.")
+        raise SettingsError(f"{path} holds a run but no config.json; use another run_dir.")
     if started and (differing := _differing(stored["settings"], settings)):
         raise SettingsError(
             f"{path} was made with other settings ({differing}); give another "
@@ -173,11 +173,12 @@ def data_changes(then: Row, now: Row) -> list[str]:
             told = ", ".join((new + gone)[:10]) or f"in another order, {value[0]!r} is the first"
             said.append(f"{len(value)} {what} now, {len(before)} when the run was started ({told})")
         elif isinstance(value, dict):
-            for split, there in value.items():
-                if (there_before := before.get(split)) == there:
+            for split in {**before, **value}:  # one that is gone counts as well
+                there, there_before = value.get(split), before.get(split)
+                if there == there_before:
                     continue
-                if isinstance(there, int):
-                    said.append(f"{there} in {split} now, {there_before} then")
+                if what == "counts":
+                    said.append(f"{there or 'none'} in {split} now, {there_before or 'none'} then")
                 elif not said:
                     said.append(f"other contents or names of the files of {split}")
     return said

@@ -329,7 +329,7 @@ class Run:
         if gone and (content := newest_checkpoint(folder.path)):
             folder.write_derived(Progress(content["history"], content["alphas"]))
             cls.write_weights(folder.path, config, content)
-            print(f"{', '.join(gone)} of {folder.path} was gone and is made from its checkpoint.")
+            print(f"{folder.path}: made again from its checkpoint: {', '.join(gone)}.")
         elif gone:
             print(f"{folder.path} has no {', '.join(gone)}{way_back(folder.path)}.")
         folder.ranks.wait()

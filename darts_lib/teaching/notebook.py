@@ -77,7 +77,8 @@ def check_pictures(config: SearchConfig | RetrainConfig) -> None:
     if config.dataset != "folder":
         return
     listing = listed(config.data_folder)
-    survey(*([path for path, _ in files] for files in (listing.train, listing.test)))
+    judged = [*listing.valid, *listing.test]
+    survey(*([path for path, _ in files] for files in (listing.train, judged)))
     train, valid = (
         len(files[: config.max_images or None]) for files in (listing.train, listing.valid)
     )

@@ -109,7 +109,7 @@ def test_what_is_gone_from_a_finished_run_comes_back_or_the_way_is_told(
     (path / "alphas.npz").unlink()
     refusal_of(lambda: read_alphas(path), "; run the same again, which makes it from the checkpoi")
     assert toy(config, kill_after(1)).alphas["normal"].shape == (5, 2, 8)
-    assert f"alphas.npz of {path} was gone and is made from its checkpoint." in said()
+    assert f"{path}: made again from its checkpoint: alphas.npz." in said()
     for name in ("alphas.npz", *CHECKPOINTS):
         (path / name).unlink()
     toy(config)

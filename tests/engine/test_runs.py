@@ -291,7 +291,7 @@ def test_a_result_that_lacks_a_figure_is_named(path: Path) -> None:
 def test_a_checkpoint_without_its_settings_is_refused(tmp_path: Path) -> None:
     for name in (*CHECKPOINTS, "result.json"):
         (tmp_path / name).touch()
-        refused(toy_config(tmp_path), "has a checkpoint but no config.json")
+        refused(toy_config(tmp_path), "holds a run but no config.json")
         (tmp_path / name).unlink()
 
 
