@@ -16,6 +16,7 @@ from torch import Tensor
 
 from darts_lib.data.pixels import EIGHT_BITS, Scale
 from darts_lib.engine.folder import Row
+from darts_lib.engine.progress import several
 from darts_lib.engine.refusals import SettingsError, StrictModel, nearest
 
 SIZES, CONTENTS = 10_000, 500
@@ -88,9 +89,8 @@ class PictureData(StrictModel):
 
 
 def names_of(classes: Sequence[str]) -> str:
-    """Return the first ten names, and how many more there are."""
-    more = f" and {len(classes) - 10} more" if len(classes) > 10 else ""
-    return ", ".join(map(repr, classes[:10])) + more
+    """Return the first names in quotes, and how many more there are."""
+    return several(map(repr, classes))
 
 
 def fingerprint(

@@ -75,13 +75,18 @@ class PictureFiles:
 
 
 def find_pictures(
-    root: Path, size: int = 224, max_images: int = 0, scale: Scale | None = None
+    root: Path,
+    size: int = 224,
+    max_images: int = 0,
+    scale: Scale | None = None,
+    brief: bool = False,
 ) -> tuple[PictureFiles, PictureFiles]:
     """Return the files to train on and those to test on, and print what the folder has.
 
     Only names are read, and a sample of the pictures. `max_images` above 0 keeps so many training
-    pictures, of every class its share; `scale` is for deep ones, if not theirs. Raises
-    SettingsError as `listed` does, and for a picture of the sample that cannot be read.
+    pictures, of every class its share; `scale` is for deep ones, if not theirs; `brief` is
+    `Listing.tell`'s. Raises SettingsError as `listed` does, and for a picture of the sample that
+    cannot be read.
     """
     listing = listed(Path(os.path.realpath(os.path.expanduser(root))))
     train, test = listing.train[: max_images or None], sorted(listing.test)
@@ -90,7 +95,7 @@ def find_pictures(
     learnt, judged = (
         PictureFiles.of(files, listing.classes, size, seen.scale) for files in (train, test)
     )
-    listing.tell(f"read at {size}x{size} pixels.")
+    listing.tell(f"read at {size}x{size} pixels.", brief)
     if listing.valid:
         print("the validation pictures are not used")
     images = Reader(learnt, None).pictures(pixels.sample(len(train)))

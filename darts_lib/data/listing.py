@@ -7,7 +7,7 @@ import hashlib
 import os
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
@@ -16,7 +16,7 @@ from typing import Literal
 import numpy as np
 
 from darts_lib.data.labels import EXTENSIONS, flat_files
-from darts_lib.engine.progress import counted
+from darts_lib.engine.progress import counted, several
 from darts_lib.engine.refusals import SettingsError
 
 TEST_SHARE = 5  # one picture in so many is a test picture where no test folder is given
@@ -365,13 +365,6 @@ def interleave(classes: ClassFiles, rng: np.random.RandomState) -> Labelled:
             place = (2 * rank + 1) / (2 * len(files))
             placed.append((place, rng.random_sample(), files[index], label))
     return [(path, label) for _, _, path, label in sorted(placed)]
-
-
-def several(names: Iterable[str], most: int = 10) -> str:
-    """Write the first names, and how many more there are."""
-    every = list(names)
-    more = f" and {len(every) - most} more" if len(every) > most else ""
-    return ", ".join(every[:most]) + more
 
 
 def endings(counts: Counter[str]) -> list[str]:

@@ -26,6 +26,13 @@ def counted(number: int, what: str) -> str:
     return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
+def several(names: Iterable[str], most: int = 10) -> str:
+    """Write the first names, and how many more there are."""
+    every = list(names)
+    more = f" and {len(every) - most} more" if len(every) > most else ""
+    return ", ".join(every[:most]) + more
+
+
 class EpochLine:
     """Prints one line an epoch with the time left; a line survives every front end and log."""
 

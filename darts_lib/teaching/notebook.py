@@ -56,7 +56,8 @@ def check_run(config: RunConfig) -> None:
     if isinstance(config, TextConfig):
         load_text(config.dataset, config.data_folder)
     elif isinstance(config, ImageNetRetrainConfig):
-        find_pictures(config.data_folder, config.image_size, config.max_images)
+        given = config.data_folder, config.image_size, config.max_images
+        find_pictures(*given, brief=True)  # the run itself tells all of it
     elif isinstance(config, SearchConfig | RetrainConfig) and config.dataset == "folder":
         check_pictures(config)
     elif isinstance(config, SearchConfig | RetrainConfig):
