@@ -25,19 +25,27 @@ __version__ = "0.1.0"
 __path__.append(str(Path(__file__).parent / "tools"))  # so that commands keep short names
 
 NAMES = {
-    "search_space": "INPUTS KINDS PRIMITIVES count_cells edges nodes_of reductions",
-    "operations": "FactorizedReduce ReLUConvBN build_operation every_second_pixel",
-    "relaxation": "MixedOp Supernet initial_alphas mix",
-    "bilevel": "ArchitectureGradient InnerStep architecture_gradient gradients",
+    "search_space": "INPUTS KINDS PRIMITIVES Stem count_cells count_relaxed_cells edges list_cells "
+    "nodes_of plan_cells reductions row_offset",
+    "operations": "DilatedConv FactorizedReduce ReLUConvBN SeparableConv add_operation batch_norm "
+    "build_candidate build_operation depthwise_block every_second_pixel preprocess",
+    "relaxation": "MixedOp SearchCell Supernet initial_alphas mix",
+    "bilevel": "ArchitectureGradient InnerStep Problem architecture_gradient finite_difference "
+    "gradients second_order virtual_weights",
     "search": "Search SearchConfig load_search",
     "genotype": "PUBLISHED Genotype GenotypeError",
-    "derivation": "derive genotypes_of one_hot_alphas random_genotype",
-    "network": "ImageNetNetwork Network drop_path",
-    "retrain": "RetrainConfig",
+    "derivation": "choice_strengths derive genotypes_of keep_edges margins one_hot_alphas "
+    "random_genotype strongest",
+    "network": "Cell ImageNetNetwork Network drop_path kept_paths",
+    "retrain": "RetrainConfig Retraining",
     "recurrent.retrain": "RecurrentRetrainConfig",
+    "engine.batches": "seed_epoch",
     "engine.optimisers": "cosine",
     "cost.complexity": "count_parameters multiply_adds published_flops saved_bytes "
     "seconds_per_pass",
+    "data.images": "ImageSet augment clean_batch halves load_images normalise statistics",
+    "data.example_pictures": "photograph",
+    "fast.fused": "FusedCell FusedSupernet",
     "formats.network_files": "load_network",
 }
 """What chapters import from here, by module; a module is loaded when a name of it is asked for."""

@@ -73,7 +73,7 @@ def shifted(
 
 @dataclass(frozen=True)
 class ArchitectureGradient:
-    """The gradient by alpha, `direct + implicit`, each a dict like the alphas."""
+    """The gradient with respect to alpha, `direct + implicit`, each a dict like the alphas."""
 
     direct: dict[str, Tensor]
     implicit: dict[str, Tensor]
@@ -116,7 +116,7 @@ def architecture_gradient(
     radius: float = RADIUS,
     mean: Mean = list,
 ) -> ArchitectureGradient:
-    """Return the gradient of the validation loss by alpha, by one of the four `ROUTES`.
+    """Return the validation loss's gradient with respect to alpha, by one of the four `ROUTES`.
 
     `weights` are leaf tensors, usually a module's parameters, and so are `alphas`. Nothing is
     changed: the losses are given weights that have moved, and no `.grad` is read or written.
@@ -172,9 +172,19 @@ def first_order(problem: Problem) -> ArchitectureGradient:
 
 
 def second_order(problem: Problem, product: Product) -> ArchitectureGradient:
-    """Equation 7 at the weights after one inner step."""
+    """Equation 7 at the weights after one inner step.
+
+    w'        =  w - xi (momentum + grad_w L_train(w, a) + decay)
+    v         =  grad_w' L_val(w', a)
+    gradient  =  grad_a L_val(w', a)  -  xi product(v)
+    """
     virtual, factor = virtual_weights(problem)
-    return gradient_at(problem, virtual, factor, product)
+    loss, count = problem.valid_loss(virtual, problem.alphas), len(problem.alphas)
+    found = problem.mean(gradients(loss, [*problem.alphas.values(), *virtual.values()]))
+    direct, v = problem.by_alpha(found[:count]), found[count:]
+    xi = problem.inner.learning_rate * factor
+    implicit = problem.by_alpha([-xi * h for h in product(problem, v)])
+    return ArchitectureGradient(direct, implicit, loss.detach())
 
 
 def virtual_weights(problem: Problem) -> tuple[dict[str, Tensor], Tensor | float]:
@@ -187,18 +197,6 @@ def virtual_weights(problem: Problem) -> tuple[dict[str, Tensor], Tensor | float
     return {name: weight.requires_grad_() for name, weight in virtual.items()}, factor
 
 
-def gradient_at(
-    problem: Problem, virtual: Tensors, factor: Tensor | float, product: Product
-) -> ArchitectureGradient:
-    """Equation 7 at given virtual weights; `factor` multiplies xi, the inner learning rate."""
-    loss, count = problem.valid_loss(virtual, problem.alphas), len(problem.alphas)
-    found = problem.mean(gradients(loss, [*problem.alphas.values(), *virtual.values()]))
-    direct, v = problem.by_alpha(found[:count]), found[count:]
-    step = problem.inner.learning_rate * factor
-    implicit = problem.by_alpha([-step * h for h in product(problem, v)])
-    return ArchitectureGradient(direct, implicit, loss.detach())
-
-
 def finite_difference(problem: Problem, v: Sequence[Tensor]) -> list[Tensor]:
     """d^2 L_train / (da dw) v by a central difference around w. Paper, equation 8.
 
@@ -208,14 +206,14 @@ def finite_difference(problem: Problem, v: Sequence[Tensor]) -> list[Tensor]:
     """
     norm = nn.utils.get_total_norm(v)
     eps = problem.radius / norm.clamp(min=torch.finfo(norm.dtype).tiny ** 0.5)
+
+    def alpha_gradient(step: Tensor) -> list[Tensor]:
+        loss = problem.train_loss(shifted(held(problem.weights), v, step), problem.alphas)
+        return problem.mean(gradients(loss, list(problem.alphas.values())))
+
     with full_precision():
-        plus, minus = (_alpha_gradient_at(problem, v, step) for step in (eps, -eps))
+        plus, minus = alpha_gradient(eps), alpha_gradient(-eps)
     return [(p - m) * (norm / (2 * problem.radius)) for p, m in zip(plus, minus, strict=True)]
-
-
-def _alpha_gradient_at(problem: Problem, v: Sequence[Tensor], step: Tensor) -> list[Tensor]:
-    loss = problem.train_loss(shifted(held(problem.weights), v, step), problem.alphas)
-    return problem.mean(gradients(loss, list(problem.alphas.values())))
 
 
 def exact_product(problem: Problem, v: Sequence[Tensor]) -> list[Tensor]:

@@ -52,6 +52,68 @@ def choice_strengths(
 
     That is `none`, and whatever has the logit -inf. All alphas are mixed, also of other kinds.
     """
+    logits = _tables(alphas, primitives, kinds)
+    weights = mix(logits)
+    if any(weights[kind].isnan().any() for kind in kinds):
+        raise GenotypeError("alphas hold values that are not finite; the search diverged.")
+    none = torch.tensor([name == "none" for name in primitives])
+    out = {kind: none | (logits[kind] == -torch.inf) for kind in kinds}
+    return {kind: weights[kind].masked_fill(out[kind], RULED_OUT) for kind in kinds}
+
+
+def keep_edges(
+    strengths: Tensor, primitives: Sequence[str], inputs: int = INPUTS, kept: int = KEPT
+) -> tuple[Pair, ...]:
+    """Return the (operation, source) pairs of a cell: of each node's edges the `kept` strongest."""
+    rows = edges(nodes_of(len(strengths), inputs), inputs)
+    chosen = strongest(strengths, inputs, kept)
+    return tuple((primitives[column], rows[row][0]) for row, column in chosen)
+
+
+def strongest(strengths: Tensor, inputs: int = INPUTS, kept: int = KEPT) -> list[tuple[int, int]]:
+    """Return (row, column) of the kept edges, node by node, the stronger edge first."""
+    chosen = []
+    for target in range(inputs, inputs + nodes_of(len(strengths), inputs)):
+        first = row_offset(target, inputs)
+        rows = strengths[first : first + target].tolist()
+        # sorted() is stable: equal strengths keep the lower source first.
+        for source in sorted(range(target), key=lambda source: -max(rows[source]))[:kept]:
+            chosen.append((first + source, rows[source].index(max(rows[source]))))
+    return chosen
+
+
+def margins(
+    alphas: Mapping[str, Any], primitives: Sequence[str] = PRIMITIVES, mix: Mix = mix
+) -> dict[str, list[tuple[float, str]]]:
+    """Return by how much each choice of `derive` was made, the closest first, by kind of cell.
+
+    A margin is a difference of weights, with what was chosen and what came next: on a kept edge the
+    two strongest operations, at a node its second edge and its third, which was dropped.
+    """
+    by_kind = {}
+    for kind, strengths in choice_strengths(alphas, primitives, mix).items():
+        rows, found = edges(nodes_of(len(strengths))), []
+        for row, column in strongest(strengths):
+            values, order = strengths[row].sort(descending=True, stable=True)
+            if len(values) > 1 and values[1] > RULED_OUT:
+                change = f"{primitives[column]}, next {primitives[int(order[1])]}"
+                margin = float(values[0] - values[1])
+                found.append((margin, f"{rows[row][0]}→{rows[row][1]}: {change}"))
+        for target in range(INPUTS + 1, rows[-1][1] + 1):  # the first node drops no edge
+            first = row_offset(target)
+            edge_strengths = strengths[first : first + target].amax(dim=1)
+            values, order = edge_strengths.sort(descending=True, stable=True)
+            sources = [int(source) for source in order]
+            change = f"{sources[KEPT - 1]}→{target}, next {sources[KEPT]}→{target}"
+            found.append((float(values[KEPT - 1] - values[KEPT]), f"into {target}: {change}"))
+        by_kind[kind] = sorted(found)
+    return by_kind
+
+
+def _tables(
+    alphas: Mapping[str, Any], primitives: Sequence[str], kinds: Sequence[str]
+) -> dict[str, Tensor]:
+    """Return alphas as tensors in float64; refuse tables of another shape, or none of a kind."""
     there = [*alphas] if isinstance(alphas, Mapping) else []
     if missing := [kind for kind in kinds if kind not in there]:
         wanted = f"name {' and '.join(kinds)}"
@@ -63,12 +125,7 @@ def choice_strengths(
             raise GenotypeError(f"alphas of {kind} have shape {shape}, not (edges, primitives).")
         if (columns := logits[kind].shape[1]) != len(primitives):
             raise GenotypeError(f"alphas have {columns} columns for {len(primitives)} names.")
-    weights = mix(logits)
-    if any(weights[kind].isnan().any() for kind in kinds):
-        raise GenotypeError("alphas hold values that are not finite; the search diverged.")
-    none = torch.tensor([name == "none" for name in primitives])
-    out = {kind: none | (logits[kind] == -torch.inf) for kind in kinds}
-    return {kind: weights[kind].masked_fill(out[kind], RULED_OUT) for kind in kinds}
+    return logits
 
 
 def _logits(kind: str, alpha: Any) -> Tensor:
@@ -83,26 +140,6 @@ def _logits(kind: str, alpha: Any) -> Tensor:
         raise GenotypeError(f"{wrong}: {one_line(error)}") from None
 
 
-def keep_edges(
-    strengths: Tensor, primitives: Sequence[str], inputs: int = INPUTS, kept: int = KEPT
-) -> tuple[Pair, ...]:
-    """Return the (operation, source) pairs of a cell: of each node's edges the `kept` strongest."""
-    rows = edges(nodes_of(len(strengths), inputs), inputs)
-    return tuple((primitives[o], rows[row][0]) for row, o in _chosen(strengths, inputs, kept))
-
-
-def _chosen(strengths: Tensor, inputs: int = INPUTS, kept: int = KEPT) -> list[tuple[int, int]]:
-    """Return (row, column) of the kept edges, node by node, the stronger edge first."""
-    chosen = []
-    for target in range(inputs, inputs + nodes_of(len(strengths), inputs)):
-        first = row_offset(target, inputs)
-        rows = strengths[first : first + target].tolist()
-        # sorted() is stable: equal strengths keep the lower source first.
-        for source in sorted(range(target), key=lambda source: -max(rows[source]))[:kept]:
-            chosen.append((first + source, rows[source].index(max(rows[source]))))
-    return chosen
-
-
 def _limit_skips(strengths: Tensor, primitives: Sequence[str], max_skip: int | None) -> Tensor:
     """Rule out the weakest chosen skip connection until at most `max_skip` are left."""
     if max_skip is None or "skip_connect" not in primitives:
@@ -112,7 +149,7 @@ def _limit_skips(strengths: Tensor, primitives: Sequence[str], max_skip: int | N
     skip = tuple(primitives).index("skip_connect")
     strengths = strengths.clone()
     while True:
-        chosen = _chosen(strengths)
+        chosen = strongest(strengths)
         if any(float(strengths[place]) == RULED_OUT for place in chosen):  # for want of others
             raise GenotypeError(
                 f"max_skip={max_skip} leaves an edge without an operation: {', '.join(primitives)} "

@@ -96,7 +96,7 @@ class BaseGenotype:
 
     def to_dict(self) -> dict[str, object]:
         """Return plain lists for JSON: pairs as [operation, source]."""
-        return json.loads(json.dumps(asdict(self)))  # type: ignore[no-any-return]
+        return json.loads(json.dumps(asdict(self)))
 
     @classmethod
     def from_dict(cls, values: object) -> Self:

@@ -3,14 +3,12 @@
 Source: DARTS paper, section 3.2 and appendix A.2; layer by layer, its code.
 """
 
-from functools import partial
-
 import torch
 from torch import Tensor, nn
 
 from darts_lib.genotype import Genotype
 from darts_lib.kernels.averages import global_average, quarters
-from darts_lib.kernels.branches import side_by_side
+from darts_lib.kernels.branches import together
 from darts_lib.operations import build_operation, preprocess
 from darts_lib.search_space import INPUTS, KINDS, CellPlan, Stem, plan_cells, reductions
 
@@ -50,23 +48,23 @@ class Cell(nn.Module):
         )
 
     def forward(self, before_previous: Tensor, previous: Tensor, dropped: Tensor | None) -> Tensor:
-        """Return `(batch, len(concat) * channels, h, w)`; `dropped` is a probability, or None."""
-        inputs = [partial(self.preprocess0, before_previous), partial(self.preprocess1, previous)]
-        states = side_by_side(inputs, [before_previous, previous])
+        """Return `(batch, len(concat) * channels, h, w)`; `dropped` is a probability, or None.
+
+        `together` runs modules on their tensors: on a GPU at the same time, else one by one.
+        """
+        states = together((self.preprocess0, before_previous), (self.preprocess1, previous))
         paths = None if dropped is None else kept_paths(len(self.sources), states[0], dropped)
-        for first in range(0, len(self.sources), 2):
-            edges = [partial(self._edge, i, states, paths) for i in (first, first + 1)]
-            edge_1, edge_2 = side_by_side(edges, states if paths is None else [*states, paths])
-            states.append(edge_1 + edge_2)
+        for i in range(0, len(self.sources), 2):
+            heard = [(self._ops[edge], states[self.sources[edge]]) for edge in (i, i + 1)]
+            edge_1, edge_2 = together(*heard)
+            states.append(self._kept(edge_1, i, paths) + self._kept(edge_2, i + 1, paths))
         return torch.cat([states[state] for state in self.concat], dim=1)
 
-    def _edge(self, i: int, states: list[Tensor], paths: Tensor | None) -> Tensor:
-        operation = self._ops[i]
-        out: Tensor = operation(states[self.sources[i]])
-        # An identity is never dropped; a skip that halves the image is, as in the original.
-        if paths is None or isinstance(operation, nn.Identity):
+    def _kept(self, out: Tensor, edge: int, paths: Tensor | None) -> Tensor:
+        """Drop a path; an identity never, a skip that halves the image like all others."""
+        if paths is None or isinstance(self._ops[edge], nn.Identity):
             return out
-        return out * paths[i].to(out.dtype)
+        return out * paths[edge].to(out.dtype)
 
 
 class AuxiliaryHead(nn.Module):
@@ -97,7 +95,7 @@ class AuxiliaryHead(nn.Module):
         x = self.features[0](x)
         published = tuple(x.shape[-2:]) == (self.side, self.side)
         x = self.features[1](x) if published else quarters(x)
-        return self.classifier(self.features[2:](x).flatten(1))  # type: ignore[no-any-return]
+        return self.classifier(self.features[2:](x).flatten(1))
 
 
 class CellStack(nn.Module):

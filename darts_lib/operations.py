@@ -58,7 +58,7 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map `(batch, channels_in, h, w)` to `(batch, channels, ceil(h / stride), ...)`."""
-        return self.op(x)  # type: ignore[no-any-return]
+        return self.op(x)
 
 
 class ReLUConvBN(Block):
@@ -89,7 +89,7 @@ class FactorizedReduce(nn.Module):
         """Map `(batch, channels_in, h, w)` to `(batch, channels, ceil(h / 2), ceil(w / 2))`."""
         even, odd = every_second_pixel(self.relu(x))
         halves = torch.cat([self.conv_1(even), self.conv_2(odd)], dim=1)
-        return self.bn(halves)  # type: ignore[no-any-return]
+        return self.bn(halves)
 
 
 def every_second_pixel(x: Tensor) -> tuple[Tensor, Tensor]:

@@ -138,7 +138,7 @@ class Supernet(nn.Module):
 
     def run_cell(self, cell: nn.Module, *states_and_weights: Tensor) -> Tensor:
         """Run one cell; another supernet may hold less of it for the backward pass."""
-        return cell(*states_and_weights)  # type: ignore[no-any-return]
+        return cell(*states_and_weights)
 
     def forward(self, images: Tensor, weights: Mapping[str, Tensor]) -> Tensor:
         """Return logits `(batch, classes)` for images `(batch, in_channels, height, width)`.
@@ -149,7 +149,7 @@ class Supernet(nn.Module):
         before = previous = self.stem(images)
         for kind, cell in zip(self.kinds, self.cells, strict=True):
             before, previous = previous, self.run_cell(cell, before, previous, weights[kind])
-        return self.classifier(global_average(previous))  # type: ignore[no-any-return]
+        return self.classifier(global_average(previous))
 
     def _check(self, weights: Mapping[str, Tensor]) -> None:
         expected = (len(edges(self.nodes)), len(self.primitives))

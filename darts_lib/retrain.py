@@ -163,21 +163,33 @@ class Retraining(Run):
         """Take one step; return (summed loss, correct, count) of the batch, on the device."""
         self.optimiser.zero_grad()
         total = torch.zeros(3, device=self.device)
-        # In parts, of two pictures at least: one alone has no statistics.
-        count = max(1, min(self.config.accumulate, len(batch[1]) // 2))
-        for images, labels in zip(*(each.tensor_split(count) for each in batch), strict=True):
+        for images, labels in self.portions(batch):
             with self.fast.autocast():
-                laid = images.contiguous(memory_format=torch.channels_last)
-                weights = as_autocast(dict(self.net.named_parameters()))
-                logits, auxiliary = functional_call(self.net, weights, (laid,))
+                logits, auxiliary = self.logits(images)
                 loss = self.loss(logits, auxiliary, labels)
             torch.autograd.backward(loss * (len(labels) / len(batch[1])))
             total += sums(logits.detach().float(), labels)
-        if self.ranks.count > 1:  # every rank gets the mean, each gradient in its own layout
-            own = [weight.grad for weight in self.net.parameters() if weight.grad is not None]
-            torch._foreach_copy_(own, self.ranks.mean(own))
+        self.share_gradients()
         self.descend(self.optimiser, loss, clip=self.config.gradient_clip)
         return total
+
+    def portions(self, batch: Batch) -> Iterable[Batch]:
+        """Cut a batch into `accumulate` portions, of two pictures each at least."""
+        # One picture alone has no statistics.
+        count = max(1, min(self.config.accumulate, len(batch[1]) // 2))
+        return zip(*(each.tensor_split(count) for each in batch), strict=True)
+
+    def logits(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Return logits and auxiliary logits, computed in the fast layout and type."""
+        laid = images.contiguous(memory_format=torch.channels_last)
+        weights = as_autocast(dict(self.net.named_parameters()))
+        return functional_call(self.net, weights, (laid,))
+
+    def share_gradients(self) -> None:
+        """Give every rank the mean of all ranks' gradients, each in its own layout."""
+        if self.ranks.count > 1:
+            own = [weight.grad for weight in self.net.parameters() if weight.grad is not None]
+            torch._foreach_copy_(own, self.ranks.mean(own))
 
     def loss(self, logits: Tensor, auxiliary: Tensor | None, labels: Tensor) -> Tensor:
         """Return the cross-entropy, plus the auxiliary head's with its weight.

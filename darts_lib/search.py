@@ -178,6 +178,7 @@ class Search(Run):
         waits for the device, so that a GPU is never idle and a CUDA graph can hold all of it.
         """
         with self.fast.autocast():
+            # 1. The alphas, on the validation batch.
             losses = self.loss(train, draw), self.valid_loss(valid, draw)
             inner, route = self.inner_step(self.rate), self.config.chosen_route
             gradient = architecture_gradient(
@@ -186,6 +187,7 @@ class Search(Run):
             total = list(gradient.total.values())
             self.descend(self.alpha_optimiser, gradient.valid_loss, total)
 
+            # 2. The weights, on the training batch.
             logits = self.logits(self.weights, train[0], held(self.alphas), draw)
             loss = F.cross_entropy(logits, train[1])
             by_weights = self.ranks.mean(gradients(loss, list(self.weights.values())))
@@ -217,7 +219,7 @@ class Search(Run):
         cast = as_autocast(weights)
         self.read = held(cast)  # alive until the next pass: of constants no graph keeps the casts
         mixed = self.mixed(alphas, draw)
-        return functional_call(self.net, cast, (images, mixed))  # type: ignore[no-any-return]
+        return functional_call(self.net, cast, (images, mixed))
 
     def mixed(self, alphas: Tensors, draw: Draw = ()) -> dict[str, Tensor]:
         """Return the weights of the operations on each edge, by the method's rule."""

@@ -5,9 +5,9 @@ Source: DARTS paper, section 2.1 and appendix A.
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import count
+from itertools import combinations, count, product
 from math import comb, prod
 
 import torch
@@ -174,6 +174,19 @@ def count_cells(nodes: int = 4, operations: int = 7, inputs: int = INPUTS, kept:
     recurrent cell of eight nodes and four activations 8! 4^8 = 2,642,411,520.
     """
     return prod(comb(inputs + node, kept) * operations**kept for node in range(nodes))
+
+
+def list_cells(nodes: int, operations: Sequence[str]) -> Iterator[tuple[object, ...]]:
+    """Yield every discrete cell: for each node two of its sources, and an operation on each."""
+    choices = [
+        [
+            tuple(zip(pair, chosen, strict=True))
+            for pair in combinations(range(n + 1), 2)
+            for chosen in product(operations, repeat=2)
+        ]
+        for n in range(1, nodes + 1)
+    ]
+    return product(*choices)
 
 
 def count_relaxed_cells(nodes: int = 4, operations: int = 8) -> int:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from darts_lib.derivation import derive, one_hot_alphas, random_genotype
+from darts_lib.derivation import derive, margins, one_hot_alphas, random_genotype
 from darts_lib.genotype import KNOWN_OPERATIONS, PUBLISHED, GenotypeError, Pair
 from darts_lib.recurrent import genotype as recurrent
 from darts_lib.recurrent.search_space import ACTIVATIONS
@@ -178,3 +178,20 @@ def test_errors() -> None:
     }.items():
         with pytest.raises(GenotypeError, match=match):
             call()
+
+
+def test_margins_say_how_near_another_choice_was() -> None:
+    names = ("none", "skip_connect", "sep_conv_3x3")
+    shares = [[0.1, 0.3, 0.6], [0.2, 0.5, 0.3], [0.1, 0.5, 0.4], [0.65, 0.1, 0.25], [0.1, 0.7, 0.2]]
+    alphas = {kind: torch.tensor(shares, dtype=torch.float64).log() for kind in KINDS}
+    found = margins(alphas, names)["normal"]
+    assert [change for _, change in found] == [
+        "0→3: skip_connect, next sep_conv_3x3",
+        "1→2: skip_connect, next sep_conv_3x3",
+        "into 3: 0→3, next 1→3",
+        "0→2: sep_conv_3x3, next skip_connect",
+        "2→3: skip_connect, next sep_conv_3x3",
+    ]
+    expected = [0.1, 0.2, 0.25, 0.3, 0.5]
+    assert [margin for margin, _ in found] == pytest.approx(expected)
+    assert derive(alphas, names).normal[2:] == (("skip_connect", 2), ("skip_connect", 0))

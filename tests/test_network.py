@@ -116,8 +116,10 @@ def test_a_normalised_pool_is_the_pool_and_then_the_normalisation() -> None:
     cell = Cell(DARTS, CellPlan("reduce", 4, 4, 4, False), pool_norm=True).train()
     x, paths = torch.randn(5, 4, 8, 8), torch.full((1, 5, 1, 1, 1), 2.0)
     expected = F.batch_norm(F.max_pool2d(x, 3, 2, 1), None, None, training=True)
-    torch.testing.assert_close(cell._edge(0, [x], None), expected)
-    torch.testing.assert_close(cell._edge(0, [x], paths), 2 * expected, msg="a path is the whole")
+    out = cell._ops[0](x)
+    torch.testing.assert_close(cell._kept(out, 0, None), expected)
+    kept = cell._kept(out, 0, paths)
+    torch.testing.assert_close(kept, 2 * expected, msg="a path is the whole")
 
 
 def test_drop_path_acts_in_training_only_and_is_off_until_set() -> None:
@@ -135,7 +137,7 @@ def test_drop_path_spares_identities_but_not_a_skip_that_halves() -> None:
     x, all_dropped = torch.randn(4, 4, 8, 8), torch.zeros(2, 4, 1, 1, 1)
     for kind in KINDS:
         cell = Cell(Genotype(skips, (2,), skips, (2,)), CellPlan(kind, 4, 4, 4, False))
-        out = cell._edge(0, [x], all_dropped)
+        out = cell._kept(cell._ops[0](x), 0, all_dropped)
         assert torch.equal(out, x) if kind == "normal" else not out.any()
 
 

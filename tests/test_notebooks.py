@@ -30,11 +30,15 @@ from nbformat.v4 import new_markdown_cell, new_output
 from sources import ROOT
 
 MAX_CELL_LINES = 25
-MAX_CODE_CELLS = 40
+MAX_CODE_CELLS = 30
+MAX_ASSERTS = 10
+MAX_IMPORT_LINES = 10
+MIN_PREDICTIONS = 4
 MAX_OUTPUT_BYTES = 300_000
 MAX_NOTEBOOK_BYTES = 1_000_000
-MAX_WORDS = 2500
+MAX_WORDS = 2300
 SECTIONS = ["Parameters", "Full scale", "Exercises", "Recap"]
+LEVELS = ("Recall", "Build", "Open")
 TAGS = {"parameters", "nbval-ignore-output"}
 PARAMETER = re.compile(r"[a-z_]+: (int|float|str|bool) = (\"[^\"#=]*\"|[-\w.]+)  # [^=\s][^=]*")
 FENCE = re.compile(r"^(```|~~~).*?^\1[ \t]*$", re.MULTILINE | re.DOTALL)
@@ -146,8 +150,44 @@ def headings_are_in_order(notebook: Notebook) -> Problems:
     if levels.count(1) != 1 or levels[0] != 1 or any(b > a + 1 for a, b in pairwise(levels)):
         yield f"heading levels {levels}"
     sections = [title for marks, title in headings if marks == "##" and title in SECTIONS]
-    if sections != SECTIONS:
+    # An appendix may go without a full scale and exercises.
+    needed = [each for each in SECTIONS if each in sections or each in ("Parameters", "Recap")]
+    if sections != (SECTIONS if number_of(notebook) else needed):
         yield f"sections {sections}"
+
+
+def number_of(notebook: Notebook) -> int:
+    """Return the number in a chapter's title, 0 for an appendix."""
+    title = re.match(r"# (\d+) · ", text(notebook["cells"][0]))
+    return int(title[1]) if title else 0
+
+
+def the_reader_knows_where_he_is(notebook: Notebook) -> Problems:
+    """The first picture is that of the whole method, with this chapter marked."""
+    first = next((cell for cell in code_cells(notebook) if cell["outputs"]), {"source": ""})
+    if (number := number_of(notebook)) and f"draw_pipeline({number})" not in text(first):
+        yield "the first output is not the picture of the whole method"
+
+
+def the_lesson_is_not_a_test(notebook: Notebook) -> Problems:
+    """A few assertions, a few imports; a reader predicts before a result, and builds a module.
+
+    What else is to be checked is a test. Imports and predictions: in the chapters of the method.
+    """
+    number, sources = number_of(notebook), [*map(text, code_cells(notebook))]
+    asserts = sum(len(re.findall(r"^\s*assert\b", source, re.M)) for source in sources)
+    if number and asserts > MAX_ASSERTS:
+        yield f"{asserts} assertions"
+    if number not in range(1, 6):
+        return
+    imports = len([line for line in sources[0].splitlines() if re.match(r"from|import|  ", line)])
+    if imports > MAX_IMPORT_LINES:
+        yield f"{imports} lines of imports"
+    if (found := prose(notebook).count("**Predict first:**")) < MIN_PREDICTIONS:
+        yield f"{found} predictions"
+    levels = set(re.findall(r"^### \d+ · (\w+):", prose(notebook), re.M))
+    if levels != set(LEVELS):
+        yield f"exercises of the levels {sorted(levels)}"
 
 
 def links_lead_somewhere(notebook: Notebook) -> Problems:
@@ -219,6 +259,11 @@ SPOILT: list[tuple[Callable[[Notebook], Problems], str, Cell]] = [
     (headings_are_in_order, TITLE, {"source": "## No title"}),
     (headings_are_in_order, CAPTION, {"source": "#### Too deep"}),
     (headings_are_in_order, "## Exercises", {"source": "## Recap"}),
+    (the_reader_knows_where_he_is, "drawing.use_style", {"source": "drawing.draw_pipeline(2)"}),
+    (the_lesson_is_not_a_test, GUARD, {"source": "assert True\n" * (MAX_ASSERTS + 1)}),
+    (the_lesson_is_not_a_test, "import", {"source": "import os\n" * (MAX_IMPORT_LINES + 1)}),
+    (the_lesson_is_not_a_test, "**Predict first:**", {"source": "What now?"}),
+    (the_lesson_is_not_a_test, "## Exercises", {"source": "### 1 · Fold: it"}),
     (links_lead_somewhere, TITLE, {"source": "# [next](no_such_chapter.ipynb)"}),
     (links_lead_somewhere, TITLE, {"source": "# [term](../CONTRIBUTING.md#no-such-heading)"}),
     (links_lead_somewhere, TITLE, {"source": "# ![](../LICENSE)"}),

@@ -141,11 +141,10 @@ def test_weights_know_their_data_and_are_tested_by_the_names(
         [1, 2],
     )
     arguments = ["evaluate", str(run), "--data-root", str(tmp_path)]
-    assert main(arguments) == 0
+    main(arguments)
     assert "no pictures of 'n01'" in capsys.readouterr().out
     both(tmp_path, lambda part: (part / "n03").rename(part / "N03"))
-    assert main(arguments) == 2
-    assert "does not know: 'N03' ('n03' is the nearest)" in capsys.readouterr().err
+    refusal_of(lambda: main(arguments), "does not know: 'N03' ('n03' is the nearest)")
     settings = KINDS["retraining"].settings(data_root=str(tmp_path))
     refusal_of(lambda: evaluate_run(run, settings), "does not know: 'N03'")
 

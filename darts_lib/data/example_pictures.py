@@ -11,8 +11,11 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from PIL import Image
 from sklearn.datasets import load_sample_image
+from torch import Tensor
+from torch.nn import functional
 
 from darts_lib.engine.files import locked
 from darts_lib.engine.refusals import SettingsError
@@ -75,3 +78,10 @@ def crops(photograph: Pixels, split: str, count: int) -> list[Pixels]:
     tops = rng.randint(0, height - SIDE + 1, count)
     lefts = rng.randint(first, last - SIDE + 1, count)
     return [photograph[y : y + SIDE, x : x + SIDE] for y, x in zip(tops, lefts, strict=True)]
+
+
+def photograph(side: int = 96) -> Tensor:
+    """Return a Chinese tower from scikit-learn, `(1, 3, side, side)`, values from 0 to 1."""
+    photo = torch.tensor(load_sample_image("china.jpg")).permute(2, 0, 1)[None].float() / 255
+    square = photo[:, :, :, 30:457]
+    return functional.interpolate(square, size=side, mode="bilinear", antialias=True)

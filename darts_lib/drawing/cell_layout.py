@@ -21,7 +21,7 @@ Item = int | tuple[int, int]
 OUTPUT = -1
 """The output among the targets of wires; it stands in a column of its own, after all others."""
 
-INPUT_WIDTH, OUTPUT_WIDTH = 0.56, 0.40
+INPUT_WIDTH, OUTPUT_WIDTH = 0.40, 0.40
 NODE_RADIUS = 0.15
 ARROW, OUTPUT_ARROW = 0.24, 0.14
 MARGIN = 0.06

@@ -36,11 +36,10 @@ PLAIN = Stroke(GREY)
 
 def describe_cell(pairs: Sequence[Pair]) -> str:
     """Say a cell in words, a sentence a node: the alternative text of its picture."""
-    names = [f"input {i}" for i in range(INPUTS)] + [f"node {i}" for i in range(len(pairs) // 2)]
     sentences = []
-    for first, node in zip(range(0, len(pairs), 2), names[INPUTS:], strict=True):
-        terms = [f"{name} of {names[source]}" for name, source in pairs[first : first + 2]]
-        sentences.append(f"{node.capitalize()} adds {' and '.join(terms)}.")
+    for first in range(0, len(pairs), 2):
+        terms = [f"{name} of state {source}" for name, source in pairs[first : first + 2]]
+        sentences.append(f"Node {first // 2 + INPUTS} adds {' and '.join(terms)}.")
     return " ".join(sentences)
 
 
@@ -79,11 +78,14 @@ def draw_cell(
 
 
 def _draw_states(ax: Axes, states: Mapping[int, Point], output: Point) -> None:
-    for state, place in states.items():
+    for state, (x, y) in states.items():
         if state < INPUTS:
-            draw_box(ax, place, ("c_{k-2}", "c_{k-1}")[state], "input")
-        else:
-            draw_node(ax, place, str(state - INPUTS), "node")
+            name = ("$c_{k-2}$", "$c_{k-1}$")[state]
+            up, align = (1, "bottom") if state == 0 else (-1, "top")
+            ax.text(x, y + up * (NODE_RADIUS + 0.04), name, ha="center", va=align, fontsize=10,
+                    gid="input")  # fmt: skip
+        gid, face = ("state", "#EEEEEE") if state < INPUTS else ("node", "white")
+        draw_node(ax, (x, y), str(state), gid, face)
     draw_box(ax, (output[0] - OUTPUT_WIDTH / 2 + 0.04, output[1]), "c_{k}", "output", "left")
 
 
@@ -122,7 +124,7 @@ def draw_node(ax: Axes, place: Point, text: str, gid: str, face: str = "white") 
 
 
 def draw_box(ax: Axes, place: Point, name: str, gid: str, align: str = "center") -> None:
-    """Draw an input or the output: its name, in TeX's notation, in a grey box."""
+    """Draw an input or the output from outside: its name, in TeX's notation, in a grey box."""
     box = {"boxstyle": "round,pad=0.25", "fc": "#EEEEEE", "ec": GREY}
     ax.text(*place, f"${name}$", ha=align, va="center", fontsize=11, bbox=box, zorder=4, gid=gid)
 

@@ -124,7 +124,7 @@ def alpha_heat_map(
         shown, label = torch.softmax(data, dim=-1), "softmax weight"
         image = ax.imshow(shown.numpy(), cmap="cividis", vmin=0.0, aspect="auto")
     else:
-        top, label = float(data.abs().max()) or 1.0, "value"
+        top, label = float(data.abs().max()) or 1.0, "gradient"
         image = ax.imshow(data.numpy(), cmap="PuOr", vmin=-top, vmax=top, aspect="auto")
     columns = range(len(primitives))
     ax.set_xticks(columns, primitives, rotation=40, ha="right", rotation_mode="anchor")

@@ -109,7 +109,7 @@ class FusedSupernet(Supernet):
 
         def compute(*states_and_weights: Tensor) -> Tensor:
             with in_turn():
-                return functional_call(cell, weights, states_and_weights)  # type: ignore[no-any-return]
+                return functional_call(cell, weights, states_and_weights)
 
         return checkpoint(
             compute, *states_and_weights, use_reentrant=False, preserve_rng_state=False

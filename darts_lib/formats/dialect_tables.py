@@ -3,7 +3,6 @@
 import json
 import re
 import sys
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields
 from functools import partial
@@ -39,8 +38,13 @@ def read_fields(values: Mapping[Any, Any], kind: type[Cell]) -> Cell:
     for cell in KINDS if kind is Genotype else ():
         pairs = table.get(cell)
         if isinstance(pairs, list | tuple) and pairs:
-            pairs = _joined(cell, pairs) if is_nested(pairs) else pairs
-            table[cell] = _by_node(cell, pairs) if all(map(_is_triple, pairs)) else pairs
+            if is_nested(pairs):
+                table[cell] = pairs = _joined(cell, dict(enumerate(pairs, start=INPUTS)))
+            if all(map(_is_triple, pairs)):  # FairDARTS's (operation, node, source)
+                nodes: dict[int, list[Any]] = {}
+                for operation, node, source in pairs:
+                    nodes.setdefault(node, []).append([operation, source])
+                table[cell] = _joined(cell, nodes)
     genotype = kind.from_dict(table)
     if empty:
         tell(f"left out, since nothing is in them: {', '.join(map(str, empty))[:200]}")
@@ -53,31 +57,19 @@ def is_nested(pairs: Sequence[Any]) -> bool:
     return isinstance(first, list | tuple) and isinstance([*first, 0][0], list | tuple)
 
 
-def _joined(cell: str, nodes: Sequence[Any]) -> list[Any]:
-    """Join the inner lists of pt.darts, one a node, into the flat list of the original."""
-    for node, pairs in enumerate(nodes, start=INPUTS):
-        if not isinstance(pairs, list | tuple) or len(pairs) != 2:
-            raise GenotypeError(
-                f"field {cell}, node {node} is {show(pairs)}; write a list of two pairs."
-            )
-    return [pair for pairs in nodes for pair in pairs]
-
-
 def _is_triple(item: Any) -> bool:
     return isinstance(item, list | tuple) and [type(part) for part in item] == [str, int, int]
 
 
-def _by_node(cell: str, triples: Sequence[Any]) -> list[Any]:
-    """Return the pairs of FairDARTS's triples (operation, node, source)."""
-    edges = Counter(node for _, node, _ in triples)
-    if min(edges) < INPUTS:
-        raise GenotypeError(f"{cell}: triples are (operation, node, source), nodes from {INPUTS}.")
-    for node in range(INPUTS, max(edges) + 1):
-        if edges[node] != 2:
-            many = {0: "no edge", 1: "one edge"}.get(edges[node], f"{edges[node]} edges")
-            raise GenotypeError(f"{cell}, node {node} has {many}; every node needs two.")
-    ordered = sorted(triples, key=lambda triple: triple[1])  # stable: the order within a node
-    return [(operation, source) for operation, _, source in ordered]
+def _joined(kind: str, nodes: Mapping[int, Any]) -> list[Any]:
+    """Join the two pairs of each node into the flat list of the original, or refuse a node."""
+    for node in range(min(INPUTS, *nodes), max(nodes) + 1):
+        pairs = nodes.get(node, [])
+        if node < INPUTS or not isinstance(pairs, list | tuple) or len(pairs) != 2:
+            raise GenotypeError(
+                f"{kind}, node {node} has {show(pairs)}; all nodes from {INPUTS} need two pairs."
+            )
+    return [pair for node in sorted(nodes) for pair in nodes[node]]
 
 
 def _write_nested(genotype: Genotype) -> str:
@@ -153,46 +145,32 @@ def _read_mmrazor(table: Mapping[object, object]) -> Genotype:
 
 def _follow(choices: Choices, switch: str) -> Genotype:
     """Go from each node to its two chosen edges and from these to their operations."""
-    cells: dict[str, list[Pair]] = {kind: [] for kind in KINDS}
-    for kind, node in product(KINDS, range(INPUTS, _last_node(choices, switch) + 1)):
-        edges = {f"{kind}_n{node}_p{source}": source for source in range(node)}
-        for edge in _chosen_edges(choices, f"{kind}_n{node}{switch}", list(edges)):
-            cells[kind].append((_operation(edge, choices[edge]), edges[edge]))
-    return Genotype.joining_all(*cells.values())
-
-
-def _last_node(choices: Choices, switch: str) -> int:
-    """Return the highest node that any name speaks of, so that no lost node goes unnoticed."""
     pattern = re.compile(rf"(?:normal|reduce)_n([2-9]|[1-9][0-9])(?:{switch}|_p(0|[1-9][0-9]?))")
-    last = INPUTS
+    last = INPUTS  # the highest node that any name speaks of, so that no lost node goes unnoticed
     for alias in choices:
-        match = pattern.fullmatch(alias) if isinstance(alias, str) else None
-        if not match:
+        if not (match := pattern.fullmatch(str(alias))):
             wanted = f"normal_n2{switch} or normal_n2_p0"
             raise GenotypeError(f"unknown field {show(alias)}; names are like {wanted}.")
         last = max(last, int(match[1]))
-    return last
+    cells: dict[str, list[Any]] = {kind: [] for kind in KINDS}
+    for kind, node in product(KINDS, range(INPUTS, last + 1)):
+        alias = f"{kind}_n{node}{switch}"
+        edges: dict[object, int] = {f"{kind}_n{node}_p{source}": source for source in range(node)}
+        there = [edge for edge in edges if edge in choices]
+        chosen = choices.get(alias, ())
+        if len(chosen) != 2 or chosen[0] == chosen[1] or any(edge not in there for edge in chosen):
+            raise GenotypeError(
+                f"{alias} chooses {show(chosen) if chosen else 'nothing'}; it needs two different "
+                f"edges of those that are there: {', '.join(map(str, there)) or 'none'}."
+            )
+        cells[kind] += [(_single(choices[edge]), edges[edge]) for edge in chosen]
+    return _genotype(cells)
 
 
-def _chosen_edges(choices: Choices, alias: str, edges: Sequence[str]) -> list[str]:
-    if alias not in choices:
-        raise GenotypeError(f"field {alias} is missing; both cells need all nodes, two edges each.")
-    chosen = [edge for edge in choices[alias] if isinstance(edge, str) and edge in edges]
-    if len(choices[alias]) != 2 or len(set(chosen)) != 2:
-        given = show(choices[alias])
-        raise GenotypeError(f"{alias} chooses {given}; it needs two of {', '.join(edges)}.")
-    for edge in chosen:
-        if edge not in choices:
-            raise GenotypeError(f"field {edge} is missing, and {alias} chooses it; add it.")
-    return chosen
-
-
-def _operation(field: str, value: object) -> str:
-    value = _single(value)
-    if isinstance(value, str) and value in OPERATIONS:
-        return value
-    hint = "it is never part of a cell; " if value in ("zero", "none") else ""
-    raise GenotypeError(f"{field} chooses {show(value)}; {hint}use one of {', '.join(OPERATIONS)}.")
+def _genotype(cells: Mapping[str, Sequence[Any]]) -> Genotype:
+    """Return the genotype of these pairs, whose outputs join all nodes; it checks each of them."""
+    joined = {f"{kind}_concat": [*Genotype.numbers(pairs)] for kind, pairs in cells.items()}
+    return Genotype.from_dict({**cells, **joined})
 
 
 def _single(value: object) -> object:
@@ -200,47 +178,29 @@ def _single(value: object) -> object:
 
 
 def _write_mmrazor(genotype: Genotype) -> str:
-    """Return MMRazor's yaml with the chosen edges only, or refuse what it has no place for."""
-    if reason := _no_place(genotype):
-        raise GenotypeError(f"{reason}; write it as original, pt.darts or json.")
-    table = {}
-    for kind, node, pairs in _nodes(genotype):
-        alias = f"{kind}_n{node}"
-        table[alias] = {"chosen": [f"{alias}_p{source}" for _, source in pairs]}
-        for name, source in sorted(pairs, key=lambda pair: pair[1]):
-            table[f"{alias}_p{source}"] = {"chosen": [name]}
+    """Return MMRazor's yaml with the chosen edges only, or refuse what would not come back."""
+    table: dict[object, object] = {}
+    try:
+        for kind, node, pairs in _nodes(genotype):
+            alias = f"{kind}_n{node}"
+            table[alias] = {"chosen": [f"{alias}_p{source}" for _, source in pairs]}
+            for name, source in sorted(pairs, key=lambda pair: pair[1]):
+                if name not in OPERATIONS:
+                    raise GenotypeError(f"{kind}, node {node}: mmrazor has no {name}.")
+                table[f"{alias}_p{source}"] = {"chosen": [name]}
+        for field, value in vars(_read_mmrazor(table)).items():
+            if value != (given := getattr(genotype, field)):
+                raise GenotypeError(f"{field}={[*given]}: mmrazor always joins {[*value]}.")
+    except GenotypeError as error:
+        way_out = "write it as original, pt.darts or json."
+        raise GenotypeError(f"{str(error).removesuffix('.')}; {way_out}") from None
     return yaml.safe_dump(table, sort_keys=False).rstrip("\n")
-
-
-def _no_place(genotype: Genotype) -> str:
-    """Say what of a cell MMRazor's format cannot hold; nothing if it holds all of it."""
-    for kind, node, pairs in _nodes(genotype):
-        if odd := [name for name, _ in pairs if name not in OPERATIONS]:
-            return f"{kind}, node {node}: mmrazor has no {odd[0]}"
-    for kind in KINDS:
-        concat, everything = list(genotype.concat(kind)), [*genotype.numbers(genotype.pairs(kind))]
-        if concat != everything:
-            return f"{kind}_concat={concat}: mmrazor always joins {everything}"
-    sizes = [len(genotype.pairs(kind)) // 2 for kind in KINDS]
-    if sizes[0] != sizes[1]:
-        return f"mmrazor has as many nodes in both cells, not {sizes[0]} and {sizes[1]}"
-    for kind, node, ((_, first), (_, second)) in _nodes(genotype):
-        if first == second:
-            twice = f"{kind}, node {node} takes source {first} twice"
-            return f"{twice}, and mmrazor has one edge between two states"
-    return ""
 
 
 # --- NNI --------------------------------------------------------------------------------------
 
 OLDER_NAMES = {name.replace("_", "").replace("pool3x3", "pool"): name for name in OPERATIONS}
 """The operations by what NNI's older examples call them: `maxpool`, `skipconnect`, `sepconv3x3`."""
-
-HUB_FIELDS = [
-    (f"{kind}/op_{node}_{k}", f"{kind}/input_{node}_{k}")
-    for kind, node, k in product(KINDS, range(INPUTS, INPUTS + 4), range(2))
-]
-"""What the hub calls operation and source of each pair; its cells have four nodes."""
 
 
 def _read_nni(table: Mapping[Any, object]) -> Genotype:
@@ -261,20 +221,17 @@ def _read_nni(table: Mapping[Any, object]) -> Genotype:
 
 
 def _read_hub(table: Mapping[Any, object]) -> Genotype:
-    needed = [name for pair in HUB_FIELDS for name in pair]
-    for name in table:
-        if name not in (*needed, "width", "depth"):  # these two size the network
-            raise GenotypeError(f"unknown field {show(name)}; cells go from {needed[0]} to op_5_1.")
-    for name in needed:
-        if name not in table:
-            raise GenotypeError(f"field {name} is missing; each of the four nodes has two pairs.")
-    pairs = []
-    for name, field in HUB_FIELDS:
-        operation, source = _operation(name, table[name]), _single(table[field])
-        if type(source) is not int:
-            raise GenotypeError(f"{field} is {show(source)}; write one state, as 0 or as [0].")
-        pairs.append((operation, source))
-    return Genotype.joining_all(pairs[:8], pairs[8:])
+    """Read the hub's `normal/op_2_0` and `normal/input_2_0` of each pair, of four nodes."""
+    cells: dict[str, list[Any]] = {kind: [] for kind in KINDS}
+    left = {name: table[name] for name in table if name not in ("width", "depth")}  # of the net
+    for kind, node, k in product(KINDS, range(INPUTS, INPUTS + 4), range(2)):
+        names = [f"{kind}/{what}_{node}_{k}" for what in ("op", "input")]
+        if lost := [name for name in names if name not in table]:
+            raise GenotypeError(f"field {lost[0]} is missing; each of four nodes has two pairs.")
+        cells[kind].append([_single(left.pop(name)) for name in names])
+    for name in left:
+        raise GenotypeError(f"unknown field {show(name)}; nodes go from 2 to 5, pairs 0 and 1.")
+    return _genotype(cells)
 
 
 # --- all of them ------------------------------------------------------------------------------

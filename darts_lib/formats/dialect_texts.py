@@ -31,7 +31,7 @@ class Unread:
     name: str = ""
 
 
-REPEATED = Unread("is there more than once; keep one.")
+REPEATED = Unread("is there more than once, or a name in it is; keep one.")
 """What stands under a name that comes again."""
 
 
@@ -60,7 +60,9 @@ def readings(text: str) -> Iterator[tuple[list[tuple[str, object]], bool]]:
         yield [("", _code(typed, "exec"))], False
         with contextlib.suppress(GenotypeError):
             if _KEY.search(text):
-                yield [("", load_yaml(text.replace("!!python/tuple", "")))], False
+                table = load_yaml(text.replace("!!python/tuple", ""))
+                if not unread(table):  # a repeated name would hide a cell
+                    yield [("", table)], False
     pieces = list(_pieces(typed))
     alone = not any(listed for *_, listed in pieces)
     log = alone and (not any(name for name, *_ in pieces) or bool(_TIME.search(typed)))
@@ -128,16 +130,14 @@ def _call(node: ast.Call) -> object:
             return _unread(node)
         case _, [value] if _WRAPPER.fullmatch(name):
             return value
-        case "OrderedDict", [list(items)] if all(map(_is_pair, items)):
-            return _table({}, [(item[0], item[1]) for item in items])
+        case "OrderedDict", [list(items)] if all(
+            isinstance(item, list) and len(item) == 2 for item in items
+        ):
+            return _table({}, ((item[0], item[1]) for item in items))
     named = ((word.arg, _plain(word.value)) for word in node.keywords)
     call = _table(Call(enumerate(values)), named)
     inner = getattr(node.func, "value", None)
     return (call, _plain(inner)) if isinstance(inner, ast.Call) else call
-
-
-def _is_pair(item: object) -> bool:
-    return isinstance(item, list) and len(item) == 2
 
 
 _WRAPPER = re.compile("list|tuple|array|tensor|str_|u?int[0-9]*|float[0-9]*")
@@ -218,11 +218,9 @@ def _repaired(piece: str) -> str:
 
 
 def load_json(text: str) -> dict[str, object]:
-    """Return the object of a JSON text; a GenotypeError names the line, or the repeated field."""
+    """Return the object of a JSON text; a GenotypeError names the line of what is wrong."""
     try:
-        content = json.loads(text, object_pairs_hook=_without_repeats)
-    except GenotypeError:
-        raise
+        content = json.loads(text, object_pairs_hook=lambda items: _table({}, items))
     except json.JSONDecodeError as error:
         raise GenotypeError(f"line {error.lineno}: {error.msg}; correct the JSON there.") from None
     except (ValueError, RecursionError) as error:
@@ -232,29 +230,21 @@ def load_json(text: str) -> dict[str, object]:
     return content
 
 
-def _without_repeats(items: list[tuple[str, object]]) -> dict[str, object]:
-    table: dict[str, object] = {}
-    for name, value in items:
-        if name in table:
-            raise GenotypeError(f"field {show(name)} is there more than once; keep one.")
-        table[name] = value
-    return table
-
-
 class _PlainLoader(yaml.SafeLoader):
-    """Reads plain data, every name of a mapping once, however it is written or quoted."""
+    """Reads plain data, without tags, anchors and copies, every name of a mapping once."""
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        """Return the mapping of a node, or name the line where a name comes again."""
-        table = super().construct_mapping(node, deep)
-        first: dict[Hashable, int] = {}
-        for key, _ in node.value if len(table) < len(node.value) else ():
-            name, line = self.construct_object(key, deep=True), key.start_mark.line + 1
-            if name in first:
-                where = f"first on line {first[name]}"
-                raise GenotypeError(f"line {line}: {show(name)} is there again, {where}; keep one.")
-            first[name] = line
-        return table
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        """Refuse what is more than names, lists and values, before it is anything."""
+        event = self.peek_event()  # type: ignore[no-untyped-call]
+        if event.anchor or getattr(event, "tag", None):
+            line = f"line {event.start_mark.line + 1}"
+            raise GenotypeError(f"{line}: a tag, anchor or copy has no place here; remove it.")
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """Return the mapping of a node; `<<` is no name in it, since nothing constructs that."""
+        items = ([self.construct_object(part, deep=True) for part in pair] for pair in node.value)
+        return _table({}, ((name, value) for name, value in items))
 
 
 def load_yaml(text: str) -> dict[object, object]:
@@ -268,46 +258,16 @@ def load_yaml(text: str) -> dict[object, object]:
 def _read_yaml(text: str) -> dict[object, object] | str:
     """Return the mapping of a yaml text, or what is wrong with it."""
     try:
-        return _load_yaml(text)
+        content = yaml.load(text, _PlainLoader)
     except GenotypeError as error:
         return str(error)
-
-
-def _load_yaml(text: str) -> dict[object, object]:
-    _check_lines(text)
-    try:
-        content = yaml.load(text, _PlainLoader)
-    except GenotypeError:
-        raise
     except yaml.MarkedYAMLError as error:
-        raise GenotypeError(f"{_place(error)}: {error.problem}; correct the yaml there.") from None
-    except yaml.reader.ReaderError as error:
-        line = text.count("\n", 0, error.position) + 1
-        raise GenotypeError(f"line {line}: {error.reason}; delete that character.") from None
+        open_end = "end of stream" in str(error.problem)  # a quote left open: its start helps
+        mark = error.context_mark if open_end and error.context_mark else error.problem_mark
+        return f"line {mark.line + 1 if mark else 1}: {error.problem}; correct the yaml there."
     except Exception as error:  # its readers of numbers and dates let all kinds of error out
         problem = f"{type(error).__name__}: {error}"
-        raise GenotypeError(f"line 1 or later: {problem}; write names and lists only.") from None
+        return f"line 1 or later: {problem}; write names and lists only."
     if not isinstance(content, dict):
-        raise GenotypeError(f"line 1: found {show(content)}; write a mapping, `name:` and so on.")
+        return f"line 1: found {show(content)}; write a mapping, `name:` and so on."
     return content
-
-
-def _place(error: yaml.MarkedYAMLError) -> str:
-    mark = error.problem_mark
-    if "end of stream" in str(error.problem):  # a quote left open; it is the start that helps
-        mark = error.context_mark or mark
-    return f"line {mark.line + 1}" if mark else "line 1 or later"
-
-
-_COMMENT = re.compile("(^| )#")
-
-
-def _check_lines(text: str) -> None:
-    """Refuse the marks of tags, anchors, copies and merges; comments may have them."""
-    for number, line in enumerate(text.splitlines(), start=1):
-        after_quotes = max(line.rfind("'"), line.rfind('"')) + 1  # before it # may be no comment
-        comment = _COMMENT.search(line, after_quotes)
-        if odd := re.search(r"[!&*<]", line[: comment.start()] if comment else line):
-            raise GenotypeError(
-                f"line {number}: {odd[0]!r} has no place in this format; remove it."
-            )

@@ -128,6 +128,8 @@ def _inside(data: object, kind: type[Cell], *path: str) -> Iterator[Candidate]:
         yield Candidate(name, dialect, data)
     elif isinstance(data, Named):
         yield from _inside(data.value, kind, name, data.name)
+    elif data is REPEATED:  # a cell may be hidden there
+        raise GenotypeError(f"{name} {REPEATED.reason}")
     elif isinstance(data, Unread) and data.name:
         yield Candidate(name, "", data.name)
     elif isinstance(data, str) and re.search(r"\w\s*\(|[({]\s*['\"({\[]", data):

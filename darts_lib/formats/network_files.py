@@ -15,13 +15,7 @@ from typing import Any
 import torch
 
 from darts_lib.engine.refusals import SettingsError
-from darts_lib.formats.weight_files import (
-    Weights,
-    check_fit,
-    listed,
-    load_weights,
-    read_weights,
-)
+from darts_lib.formats.weight_files import Weights, check_fit, listed, load_weights, read_weights
 from darts_lib.genotype import Genotype
 from darts_lib.network import CellStack, ImageNetNetwork, Network
 from darts_lib.search_space import INPUTS, reductions
@@ -134,19 +128,18 @@ OPERATION = re.compile(r"cells\.(\d+)\._ops\.(\d+)\.(.+)")
 
 def mmrazor_names(names: Iterable[str], genotype: Genotype, layers: int) -> dict[str, str]:
     """Return MMRazor's name (main branch, without prefix) for each of our names."""
-    return {name: _translated(name, genotype, layers) for name in names}
 
+    def translated(name: str) -> str:
+        if not (match := OPERATION.fullmatch(name)):
+            return _first_match(name, WHOLE)
+        cell, position, node = int(match[1]), int(match[2]), int(match[2]) // 2
+        kind = "reduce" if cell in reductions(layers) else "normal"
+        operation, source = genotype.pairs(kind)[position]
+        edge = f"nodes.{node}.route._candidates.{kind}_n{node + INPUTS}_p{source}"
+        inside = _first_match(match[3], INSIDE)
+        return f"backbone.cells.{cell}.{edge}._candidates.{operation}.{inside}"
 
-def _translated(name: str, genotype: Genotype, layers: int) -> str:
-    match = OPERATION.fullmatch(name)
-    if not match:
-        return _first_match(name, WHOLE)
-    cell, position, node = int(match[1]), int(match[2]), int(match[2]) // 2
-    kind = "reduce" if cell in reductions(layers) else "normal"
-    operation, source = genotype.pairs(kind)[position]
-    edge = f"nodes.{node}.route._candidates.{kind}_n{node + INPUTS}_p{source}"
-    inside = _first_match(match[3], INSIDE)
-    return f"backbone.cells.{cell}.{edge}._candidates.{operation}.{inside}"
+    return {name: translated(name) for name in names}
 
 
 def _first_match(name: str, rules: Iterable[tuple[str, str]]) -> str:

@@ -92,16 +92,12 @@ def read_weights(path: Path) -> WeightFile:
     A folder stands for the `weights.safetensors` in it; FILE:PLACE is one of several state dicts.
     Raises SettingsError for a file that is missing, damaged, holds code or holds no network.
     """
-    if os.path.isdir(path):
-        path = path / WEIGHTS  # of a retraining's run folder
     path, place = _parted(path)
-    networks, entry = _read(path)
-    if place:
-        there = listed(networks)
-        networks = {p: each for p, each in networks.items() if f"{p}.".startswith(f"{place}.")}
-        if not networks:
-            raise SettingsError(f"{path} has no network in {show(place)}, but in {there}.")
-    networks = {p: each for p, each in networks.items() if "encoder.weight" not in each}
+    every, entry = _read(path)
+    named = {p: each for p, each in every.items() if f"{p}.".startswith(f"{place}.") or not place}
+    if not named:
+        raise SettingsError(f"{path} has no network in {show(place)}, but in {listed(every)}.")
+    networks = {p: each for p, each in named.items() if "encoder.weight" not in each}
     if not networks:
         raise SettingsError(
             f"{path} holds a language model, which tells no images apart; "
@@ -112,7 +108,9 @@ def read_weights(path: Path) -> WeightFile:
 
 
 def _parted(path: Path) -> tuple[Path, str]:
-    """Return the file and the place of FILE:PLACE, or the path itself."""
+    """Return the file that a folder, FILE:PLACE or the path itself stands for, and the place."""
+    if os.path.isdir(path):
+        return path / WEIGHTS, ""  # of a retraining's run folder
     file, _, place = str(path).rpartition(":")
     return (Path(file), place) if os.path.isfile(file) else (path, "")
 
@@ -132,7 +130,7 @@ def describe(path: Path) -> Row:
     Of pictures these are the fields of `PictureData`, of text `vocabulary`, its words in order with
     spaces between; `dataset` of both. Empty for weights from elsewhere or of an older version.
     """
-    file = path / WEIGHTS if os.path.isdir(path) else _parted(path)[0]
+    file, _ = _parted(path)
     data = _read_entry(file).get("data") if kind_of_file(file) == SAFETENSORS else None
     if not data and file.name == WEIGHTS:
         with contextlib.suppress(SettingsError):  # weights may lie in any folder
@@ -144,18 +142,15 @@ def _read(path: Path) -> tuple[dict[str, Weights], Row]:
     """Return the networks by place, and what the metadata have of `genotype` and `data`."""
     kind = kind_of_file(path)
     if kind == SAFETENSORS:
-        return _networks(path, _read_safetensors(path)), _read_entry(path)
+        with _opened(path) as file:
+            # Copies: on Windows a file that is mapped cannot be written again.
+            weights = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
+        return _networks(path, weights), _read_entry(path)
     if kind == TORCH:
         return _networks(path, _read_torch(path)), {}
     way_out = way_back(path.parent) if path.name == WEIGHTS and not os.path.exists(path) else ""
     way_out = way_out or ". Give weights or a retraining's folder, and a cell as the genotype"
     raise SettingsError(f"{path} is {kind or 'of no known kind'}{way_out}.")
-
-
-def _read_safetensors(path: Path) -> Weights:
-    with _opened(path) as file:
-        # Copies: on Windows a file that is mapped cannot be written again.
-        return {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
 
 
 def _read_entry(path: Path) -> Row:
@@ -210,13 +205,11 @@ def _networks(path: Path, content: object) -> dict[str, Weights]:
         }
         if networks:
             return networks
-    if not joined:
-        keys = listed(map(str, content)) if isinstance(content, Mapping) else ""
-        what = f"{type(content).__name__} ({keys})"
-        raise SettingsError(f"{path} holds no weights, but a {what}; save a state_dict().")
+    names = joined or (map(str, content) if isinstance(content, Mapping) else ())
+    what = "network of DARTS" if joined else "weights"
     raise SettingsError(
-        f"{path} holds no network of DARTS: its names are {listed(joined)}; one with stem.0.weight "
-        "and classifier.weight is wanted."
+        f"{path} holds no {what}, but a {type(content).__name__} ({listed(names)}); save the "
+        "state_dict() of one, with stem.0.weight and classifier.weight."
     )
 
 
@@ -248,14 +241,10 @@ def _unwrapped(tensors: Weights) -> dict[str, Weights]:
         if f".{name}".endswith(f".{first}") and name.removesuffix(first) + last in bare
     }
     networks: dict[str, Weights] = {prefix: {} for prefix in sorted(prefixes)[:100]}
-    beside = []
+    beside: Weights = {}
     for name, value in bare.items():
-        fitting = [prefix for prefix in networks if name.startswith(prefix)]
-        if fitting:
-            prefix = max(fitting, key=len)
-            networks[prefix][name.removeprefix(prefix)] = value
-        else:
-            beside.append(name)
+        prefix = max((each for each in networks if name.startswith(each)), key=len, default="")
+        networks.get(prefix, beside)[name.removeprefix(prefix)] = value
     if networks and beside:
         print(f"not read, since it is no part of a network: {listed(beside)}.")
     return networks

@@ -8,6 +8,7 @@ what may run at the same time. Anywhere else the branches run one after the othe
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -59,3 +60,9 @@ def side_by_side(
         output.record_stream(here)
     idle += reversed(streams)
     return outputs
+
+
+def together(*calls: tuple[Callable[[Tensor], Tensor], Tensor]) -> list[Tensor]:
+    """Return what each module makes of its tensor, side by side where that is of use."""
+    branches = [partial(module, x) for module, x in calls]
+    return side_by_side(branches, [x for _, x in calls])

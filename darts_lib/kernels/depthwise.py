@@ -35,7 +35,7 @@ def depthwise(x: Tensor, weight: Tensor, dilation: int = 1) -> Tensor:
         if torch.is_autocast_enabled("cpu"):  # one type for values and gradients
             kind = torch.get_autocast_dtype("cpu")
             x, weight = x.to(kind), weight.to(kind)
-        return _Convolution.apply(x, weight, dilation)  # type: ignore[no-any-return]
+        return _Convolution.apply(x, weight, dilation)
     return convolve(x, weight, dilation)
 
 

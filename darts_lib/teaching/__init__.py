@@ -4,6 +4,7 @@ For whoever writes or changes a chapter.
 """
 
 from darts_lib.engine.devices import resolve_device
+from darts_lib.teaching.chain import Chain
 from darts_lib.teaching.gradient_bugs import BUGS, right
 from darts_lib.teaching.notebook import (
     check,
@@ -22,3 +23,4 @@ from darts_lib.teaching.smooth_problem import (
     smooth_problem,
     smoothed,
 )
+from darts_lib.teaching.source import show

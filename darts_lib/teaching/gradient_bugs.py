@@ -12,7 +12,14 @@ from typing import Any
 from torch import Tensor, nn
 
 from darts_lib import bilevel
-from darts_lib.bilevel import ArchitectureGradient, Problem, finite_difference, second_order
+from darts_lib.bilevel import (
+    ArchitectureGradient,
+    InnerStep,
+    Problem,
+    Tensors,
+    finite_difference,
+    second_order,
+)
 from darts_lib.teaching.smooth_problem import Candidate
 
 BUGS: dict[str, Candidate] = {}
@@ -36,7 +43,7 @@ def _bug(formula: Callable[[Problem], ArchitectureGradient]) -> Candidate:
     return BUGS.setdefault(formula.__name__, _candidate(formula))
 
 
-def _leaves(tensors: bilevel.Tensors) -> dict[str, Tensor]:
+def _leaves(tensors: Tensors) -> dict[str, Tensor]:
     return {name: tensor.requires_grad_() for name, tensor in bilevel.held(tensors).items()}
 
 
@@ -72,7 +79,12 @@ def wrong_sign(problem: Problem) -> ArchitectureGradient:
 @_bug
 def virtual_step_does_nothing(problem: Problem) -> ArchitectureGradient:
     """The step's result is bound to a variable and thrown away: w' is w."""
-    return bilevel.gradient_at(problem, _leaves(problem.weights), 1.0, finite_difference)
+    return second_order(replace(problem, inner=_Thrown(**vars(problem.inner))), finite_difference)
+
+
+class _Thrown(InnerStep):
+    def moved(self, weights: Tensors, *_: object) -> dict[str, Tensor]:
+        return bilevel.held(weights)
 
 
 @_bug
@@ -108,9 +120,8 @@ def gradients_left_over(problem: Problem) -> ArchitectureGradient:
 @_bug
 def expanded_around_virtual_weights(problem: Problem) -> ArchitectureGradient:
     """The difference is taken around w' where the formula says w."""
-    virtual, factor = bilevel.virtual_weights(problem)
-    there = replace(problem, weights=virtual)
-    return bilevel.gradient_at(problem, virtual, factor, lambda _, v: finite_difference(there, v))
+    there = replace(problem, weights=bilevel.virtual_weights(problem)[0])
+    return second_order(problem, lambda _, v: finite_difference(there, v))
 
 
 def _training_gradient(problem: Problem) -> list[Tensor]:

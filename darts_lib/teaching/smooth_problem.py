@@ -7,6 +7,7 @@ the derivative (chapter 03 measures it). With GELU and average pooling all route
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +15,7 @@ from torch.func import functional_call
 
 from darts_lib import bilevel
 from darts_lib.bilevel import ArchitectureGradient, InnerStep, Loss, Problem, Tensors
+from darts_lib.data.images import clean_batch, load_images
 from darts_lib.relaxation import Supernet, mix
 from darts_lib.search_space import KINDS, PRIMITIVES, edges
 
@@ -49,18 +51,23 @@ def smooth_problem(
     learning_rate: float = 0.5,
     dtype: torch.dtype = torch.float64,
     device: torch.device | str = "cpu",
+    kinks: bool = False,
+    digits: bool = False,
 ) -> SmoothProblem:
     """Make the problem: momentum buffers filled and weight decay above 0, so that both matter.
 
     The numbers are drawn in float64 on the CPU, so they are the same for every type and device.
+    Chapter 03 changes one thing at a time: `kinks` leaves the network its ReLUs, and so makes it
+    smooth no more; `digits` takes handwritten 0, 1 and 2 in place of random pictures.
     """
     draw = torch.Generator().manual_seed(0)
 
     def normal(*shape: int) -> Tensor:
         return torch.randn(*shape, generator=draw, dtype=torch.float64).to(device, dtype)
 
-    net = Supernet(2, 3, 2, 3, 1, SMOOTH_PRIMITIVES).to(device, dtype)
-    shapes = {name: weight.shape for name, weight in smoothed(net).named_parameters()}
+    net: nn.Module = Supernet(2, 3, 2, 3, 1, SMOOTH_PRIMITIVES).to(device, dtype)
+    net = net if kinks else smoothed(net)
+    shapes = {name: weight.shape for name, weight in net.named_parameters()}
     weights = {name: (0.5 * normal(*shape)).requires_grad_() for name, shape in shapes.items()}
 
     def loss_on(images: Tensor, labels: Tensor) -> Loss:
@@ -71,12 +78,23 @@ def smooth_problem(
         return loss
 
     labels = torch.arange(6, device=device) % 3
-    train_loss, valid_loss = (loss_on(normal(6, 1, 6, 6), labels) for _ in range(2))
+    pictures = [normal(6, 1, 6, 6) for _ in range(2)]
+    if digits:
+        pictures = [images.to(device, dtype) for images in _digits()]
+    train_loss, valid_loss = (loss_on(images, labels) for images in pictures)
     rows, columns = len(edges(2)), len(SMOOTH_PRIMITIVES)
     alphas = {kind: normal(rows, columns).requires_grad_() for kind in KINDS}
     buffers = {name: 0.1 * normal(*shape) for name, shape in shapes.items()}
     inner = InnerStep(learning_rate, 0.9, 3e-2, buffers)
     return SmoothProblem(train_loss, valid_loss, weights, alphas, inner)
+
+
+def _digits() -> tuple[Tensor, ...]:
+    """Return the first two sets of six: 0, 1, 2, 0, 1, 2."""
+    images = load_images("digits", Path(), "train")
+    classes = [torch.nonzero(images.labels == label)[:4, 0] for label in range(3)]
+    order = torch.stack(classes, dim=1).flatten()
+    return torch.split(clean_batch(images, order)[0], 6)
 
 
 def slope(problem: SmoothProblem, kind: str, row: int, column: int, step: float = 1e-5) -> float:

@@ -12,7 +12,6 @@ by name, and exported with the network.
 
 import contextlib
 import math
-import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -34,7 +33,7 @@ from darts_lib.formats.cell_choice import find_genotype
 from darts_lib.formats.network_files import load_network
 from darts_lib.formats.onnx_files import export_onnx
 from darts_lib.formats.weight_files import describe
-from darts_lib.genotype import Genotype, GenotypeError
+from darts_lib.genotype import Genotype
 from darts_lib.network import CellStack, ImageNetNetwork
 from darts_lib.retrain import errors_line, evaluate, tested
 
@@ -42,15 +41,10 @@ SIZES = {"digits": 8, "fashion_mnist": 28}
 """The side of the pictures of data sets that have another than CIFAR's 32, in pixels."""
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Run the command line; return 0, or 2 after one line that says what was wrong."""
+def main(arguments: Sequence[str]) -> None:
+    """Run the command line; `run_command` tells in a line what was wrong."""
     given = _parser().parse_args(arguments)
-    try:
-        given.run(given)
-    except (SettingsError, GenotypeError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    given.run(given)
 
 
 def _export(given: Namespace) -> None:

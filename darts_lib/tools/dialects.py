@@ -17,7 +17,7 @@ import numpy as np
 from darts_lib.derivation import derive
 from darts_lib.engine.command_line import path_argument, run_command
 from darts_lib.engine.files import read_text
-from darts_lib.engine.refusals import SettingsError, one_line
+from darts_lib.engine.refusals import one_line
 from darts_lib.formats.cell_choice import CELLS
 from darts_lib.formats.dialect_texts import load_json
 from darts_lib.formats.dialects import DIALECTS, WRITTEN, read, write
@@ -26,7 +26,7 @@ from darts_lib.search_space import KINDS
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Print a cell; a bad file gives one line on stderr and exit status 1."""
+    """Print a cell; a bad file gives one line on stderr and exit status 2."""
     parser = argparse.ArgumentParser(prog="python -m darts_lib.dialects", description=main.__doc__)
     commands = parser.add_subparsers(required=True)
     convert = commands.add_parser("convert", help="read CELL and print it in another dialect")
@@ -51,10 +51,7 @@ def main(arguments: Sequence[str]) -> None:
     derived.add_argument("--to", default="original", help=f"one of {', '.join(WRITTEN)}")
     derived.set_defaults(cell_of=_derived)
     given = parser.parse_args(arguments)
-    try:
-        print(write(given.cell_of(given), given.to))
-    except (GenotypeError, SettingsError) as error:
-        parser.exit(1, one_line(error) + "\n")
+    print(write(given.cell_of(given), given.to))
 
 
 def _converted(given: argparse.Namespace) -> Genotype:
@@ -72,27 +69,25 @@ def _derived(given: argparse.Namespace) -> Genotype:
                 print(f"{kind}: table {len(table)} of {len(table)}, the last", file=sys.stderr)
                 alphas[kind] = table[-1]
         return derive(alphas)
-    except OSError as error:
-        reason = f"cannot be read ({error.strerror}); name another file."
     except ValueError as error:  # a GenotypeError is one
-        reason = one_line(error)
-    raise GenotypeError(f"{path}: {reason}")
+        raise GenotypeError(f"{path}: {one_line(error)}") from None
 
 
 def _tables(path: Path) -> dict[str, Any]:
     """Return the tables of a file by kind of cell; `alphas_normal` is `normal`."""
-    if path.suffix.lower() not in (".npz", ".json"):
-        raise GenotypeError("alphas are read from .npz or .json.")
-    if path.suffix.lower() == ".json":
-        tables: dict[str, Any] = load_json(read_text(path))
-    else:
-        try:
-            with np.load(path, allow_pickle=False) as content:
-                tables = {name: content[name] for name in content.files}
-        except OSError:
-            raise
-        except Exception:  # objects, or another kind of file: each reader has its own complaint
-            raise GenotypeError("holds no plain arrays; write it with numpy.savez.") from None
+    match path.suffix.lower():
+        case ".json":
+            tables: dict[str, Any] = load_json(read_text(path))
+        case ".npz":
+            try:
+                with np.load(path, allow_pickle=False) as content:
+                    tables = {name: content[name] for name in content.files}
+            except OSError:
+                raise  # `run_command` tells it
+            except Exception:  # objects, another kind of file: each reader has its own complaint
+                raise GenotypeError("holds no plain arrays; write it with numpy.savez.") from None
+        case _:
+            raise GenotypeError("alphas are read from .npz or .json.")
     named: dict[str, Any] = {}
     for name, table in tables.items():
         kind = next((kind for kind in KINDS if name.endswith(f"_{kind}")), name)

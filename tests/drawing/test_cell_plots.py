@@ -33,12 +33,12 @@ def test_a_cell_shows_its_genotype(name: str, kind: str) -> None:
     ax = draw_cell(pairs, concat, title=name)
     shown = [text.get_text().replace("\n", "_") for text in named(ax.texts, "operation")]
     assert shown == [operation for operation, _ in pairs]
-    assert [t.get_text() for t in named(ax.texts, "node")] == [*map(str, range(len(pairs) // 2))]
+    numbers = [t.get_text() for t in named(ax.texts, "node")]
+    assert numbers == [str(state) for state in range(2, 2 + len(pairs) // 2)]
     assert len(named(ax.patches, "edge")) == len(pairs)
     assert len(named(ax.patches, "output")) == len(concat)
     assert_readable(ax.get_figure(root=True))
-    places = [t.get_position() for t in named(ax.texts, "input")]
-    places += [tuple(line.get_xydata()[0]) for line in ax.lines]
+    places = [tuple(line.get_xydata()[0]) for line in ax.lines]
     wires = {wire.get_gid(): wire.get_path().vertices for wire in named(ax.patches, "wire")}
     for i, (_, source) in enumerate(pairs):
         assert tuple(wires[f"wire {i}"][0]) == pytest.approx(places[source]), "from its source"
@@ -102,8 +102,8 @@ def test_each_end_has_a_colour_in_the_supercell(by: str, column: int, colours: i
 
 def test_a_cell_in_words() -> None:
     assert plots.describe_cell(CELL.normal).split(". ")[::3] == [
-        "Node 0 adds sep_conv_3x3 of input 0 and sep_conv_3x3 of input 1",
-        "Node 3 adds skip_connect of input 0 and dil_conv_3x3 of node 0.",
+        "Node 2 adds sep_conv_3x3 of state 0 and sep_conv_3x3 of state 1",
+        "Node 5 adds skip_connect of state 0 and dil_conv_3x3 of state 2.",
     ]
 
 

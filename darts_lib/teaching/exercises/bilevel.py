@@ -1,17 +1,23 @@
-"""Checks of chapter 03's exercises: where the toy ends, equation 8, the inner step, two bugs."""
+"""Checks of chapter 03's exercises: where the toy ends, two bugs, one step of the search."""
 
 from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from darts_lib.teaching.exercises.answers import close, compare, has_shape
+from darts_lib.data.images import Batch
+from darts_lib.relaxation import mix
+from darts_lib.search import Search, SearchConfig
+from darts_lib.teaching.exercises.answers import close, compare
 
-BUGS_SHOWN = {"A": "expanded_around_virtual_weights", "B": "multiplied_by_eps"}
+BUGS_SHOWN = {"A": "expanded_around_virtual_weights", "B": "weight_decay_left_out"}
 """What is wrong with the two formulas of the exercise, by the names in `gradient_bugs.BUGS`."""
 
-Slope = Callable[[Tensor], Tensor]
-"""The gradient by alpha as a function of the weights, both `(2,)`."""
+SMALL = {"scale": "laptop", "device": "cpu", "order": 1, "supernet": "plain", "gradient_clip": 0.5}
+SMALL |= {"layers": 3, "nodes": 1, "channels": 2, "batch_size": 16}
+"""The search of the exercise: small, and with a limit that every gradient exceeds."""
 
 
 def end_of_toy(end: Callable[[float], float]) -> None:
@@ -31,77 +37,6 @@ def end_of_toy(end: Callable[[float], float]) -> None:
         compare(alpha, 2 / (1 + 2 * xi), mistakes, otherwise)
 
 
-def mixed_product(product: Callable[[Slope, Tensor, Tensor, float], Tensor]) -> None:
-    """Check `product(slope, w, v, radius)`: equation 8, a central difference of `slope` along v."""
-    w, v = torch.tensor([[0.5, -0.8], [3.0, 4.0]], dtype=torch.float64)
-    a0, radius, before = 0.7, 1e-3, w.clone()
-    asked: list[Tensor] = []
-
-    def slope(weights: Tensor) -> Tensor:  # of L(w, a) = sin(w0 a0) + w0^2 w1 a1, by a
-        asked.append(weights.detach().clone())
-        w0, w1 = weights
-        return torch.stack([w0 * torch.cos(w0 * a0), w0**2 * w1])
-
-    answer = product(slope, w, v, radius)
-    # The second derivative by alpha and w, times v, written out.
-    (w0, w1), (v0, v1) = w, v
-    first = torch.cos(w0 * a0) - w0 * a0 * torch.sin(w0 * a0)
-    right = torch.stack([first * v0, 2 * w0 * w1 * v0 + w0**2 * v1])
-    assert has_shape(answer, (2,)), (
-        "return a tensor with one number for each alpha: combine the two gradients as they are."
-    )
-    assert asked, "slope was never called; it gives the gradient by alpha at the weights you pass."
-    assert torch.equal(w, before), "w was changed: work on a copy, w + eps * v."
-    assert close(torch.stack(asked).mean(dim=0), w), (
-        "the points must lie on both sides of w, at w + eps v and w - eps v: one side alone errs "
-        "by eps, both by eps^2."
-    )
-    moved = max(float((point - w).norm()) for point in asked)
-    assert close(moved, radius), (
-        f"the weights moved by {moved:.3g}, not by R = {radius:g}: eps is R over the norm of v."
-    )
-    eps = radius / v.norm()
-    mistakes = {
-        right * eps**2: "a / 2 * b is (a / 2) * b: divide by the product, a / (2 * b).",
-        2 * right: "twice too large: the two points are 2 eps apart, so divide by 2 eps.",
-        -right: "the sign is turned round: plus first, minus taken from it.",
-        right / v.norm(): "that is the slope along v of length one; divide by 2 eps, not by 2 R.",
-    }
-    otherwise = f"expected {right.tolist()}, found {answer.tolist()}."
-    compare(answer, right, mistakes, otherwise, rtol=1e-4)  # as near as a difference comes
-
-
-def virtual_step(step: Callable[[Tensor, Tensor, Tensor, float, float, float], Tensor]) -> None:
-    """Check `step(w, gradient, buffer, xi, momentum, decay)` against a step of torch's SGD."""
-    w, gradient, buffer = torch.tensor([[1, -2], [0.3, 0.4], [-0.5, 0.1]], dtype=torch.float64)
-    xi, momentum, decay, before = 0.1, 0.9, 0.05, w.clone()
-    answer = step(w, gradient, buffer, xi, momentum, decay)
-    assert has_shape(answer, (2,)), "return the moved weights, a new tensor of the same shape."
-    assert torch.equal(w, before), "w was changed in place; the real weights must stay."
-    weight = w.clone().requires_grad_()
-    weight.grad = gradient.clone()
-    optimiser = torch.optim.SGD([weight], xi, momentum, weight_decay=decay)
-    optimiser.state[weight]["momentum_buffer"] = buffer.clone()
-    optimiser.step()
-    right = weight.detach()
-    pulled, pushed = gradient + decay * w, gradient + momentum * buffer
-    both = pushed + momentum * decay * w
-    mistakes = {
-        w - xi * pulled: "no momentum: add momentum * buffer to what is multiplied by xi.",
-        w - xi * pushed: "no weight decay: add decay * w to the gradient.",
-        w - xi * gradient: "neither momentum nor weight decay is in it.",
-        2 * w - right: "it climbs: the step goes against the gradient, w - xi * (...).",
-        w - xi * (pulled + buffer): "the buffer counts whole; multiply it by momentum.",
-        w - xi * pushed - decay * w: "weight decay belongs inside the brackets, times xi.",
-        w - xi * both: "momentum belongs to the buffer alone, not to the weight decay.",
-    }
-    otherwise = (
-        f"expected {right.tolist()}, found {answer.tolist()}: "
-        "w - xi * (gradient + decay * w + momentum * buffer)."
-    )
-    compare(answer, right, mistakes, otherwise)
-
-
 def spot_the_bugs(names: Mapping[str, str]) -> None:
     """Check the names given to the formulas A and B, as they stand in `gradient_bugs.BUGS`."""
     complete = isinstance(names, Mapping) and set(names) == set(BUGS_SHOWN)
@@ -109,7 +44,78 @@ def spot_the_bugs(names: Mapping[str, str]) -> None:
     hints = {
         "A": "go through it line by line beside `by_hand`. From which weights do the two points "
         "start?",
-        "B": "read its last formula aloud, with brackets where Python puts them.",
+        "B": "its virtual step: name the three parts that SGD adds up, and look for each.",
     }
     for letter, right in BUGS_SHOWN.items():
         assert names[letter] == right, f"{letter}: {hints[letter]}"
+
+
+def first_order_step(step: Callable[..., Any]) -> None:
+    """Check `step(net, alphas, sgd, adam, train, valid, clip)` against `Search.step`, taken twice.
+
+    The second time, what the first has left in `.grad` counts too.
+    """
+    right = _moved(lambda run, train, valid: run.step(train, valid))
+    answer = _moved(lambda run, *batches: step(*_parts(run), *batches, run.config.gradient_clip))
+    start = _moved(lambda *_: None)
+    for part, what in enumerate(("weights", "alphas")):
+        assert not close(answer[part], start[part]), f"the {what} have not moved."
+    if all(close(*pair, 1e-4) for pair in zip(answer, right, strict=True)):
+        return
+    mistakes = {
+        "weights_first": "the weights went first; Algorithm 1 begins with the alphas.",
+        "left_in_weights": "the alphas' backward pass has also filled the weights' gradients: "
+        "clear them before the training batch.",
+        "left_in_alphas": "the training batch's backward pass has filled the alphas' gradients "
+        "too: clear them before the next step of the alphas.",
+        "unclipped": "the weights' gradient is not clipped to a norm of `clip`.",
+        "halves": "the alphas belong to the validation batch, the weights to the training batch.",
+    }
+    for mistake, hint in mistakes.items():
+        wrong = _moved(partial(_iteration, mistake=mistake))
+        assert not all(map(close, answer, wrong)), hint
+    raise AssertionError(
+        "after two steps weights or alphas are elsewhere. Alphas on the validation batch, then "
+        "weights on the training batch, clipped; zero_grad before each."
+    )
+
+
+def _parts(run: Search) -> tuple[Any, ...]:
+    return run.net, run.alphas, run.optimiser, run.alpha_optimiser
+
+
+def _moved(take: Callable[..., Any]) -> tuple[Tensor, Tensor]:
+    """Return all weights and all alphas after two steps, each as one vector."""
+    run = Search(SearchConfig.create(**SMALL))
+    batches = run.batches(torch.Generator().manual_seed(0))
+    for _ in range(2):
+        take(run, *next(batches))
+    vectors = (run.weights.values(), run.alphas.values())
+    weights, alphas = (torch.cat([t.detach().flatten() for t in part]) for part in vectors)
+    return weights, alphas
+
+
+def _iteration(run: Search, train: Batch, valid: Batch, mistake: str) -> None:
+    """Take a first-order step with one mistake in it."""
+    net, alphas, sgd, adam = _parts(run)
+    train, valid = (valid, train) if mistake == "halves" else (train, valid)
+
+    def backward(batch: Batch) -> None:
+        torch.autograd.backward(nn.functional.cross_entropy(net(batch[0], mix(alphas)), batch[1]))
+
+    def weights() -> None:
+        if mistake != "left_in_weights":
+            sgd.zero_grad()
+        backward(train)
+        if mistake != "unclipped":
+            nn.utils.clip_grad_norm_(net.parameters(), run.config.gradient_clip)
+        sgd.step()
+
+    if mistake == "weights_first":
+        weights()
+    if mistake != "left_in_alphas":
+        adam.zero_grad()
+    backward(valid)
+    adam.step()
+    if mistake != "weights_first":
+        weights()

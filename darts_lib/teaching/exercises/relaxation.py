@@ -1,6 +1,5 @@
-"""Checks of chapter 02's exercises: counting mixed operations, temperature, entropy, a node."""
+"""Checks of chapter 02's exercises: counting mixed operations, temperature, a mixture, a node."""
 
-import math
 from collections.abc import Callable, Sequence
 
 import torch
@@ -31,43 +30,55 @@ def mixed_operation_count(count: Callable[[int, int], int]) -> None:
         compare(found, right, mistakes, otherwise)
 
 
-def weights_at_temperature(soften: Callable[[Tensor, float], Tensor]) -> None:
-    """Check `soften(alphas, temperature)`: each row's softmax of alphas over the temperature."""
-    sharper, softer = soften(ROWS, 0.5), soften(ROWS, 2.0)
-    right, hot = torch.softmax(ROWS / 0.5, dim=-1), torch.softmax(ROWS / 2, dim=-1)
-    assert has_shape(sharper, right.shape), "return weights of the alphas' own shape, (2, 4)."
-    down, after = torch.softmax(ROWS / 0.5, dim=0), torch.softmax(ROWS, dim=-1) / 0.5
-    mistakes = {
-        down: "the softmax runs down the columns, over the edges; use dim=-1, over the primitives.",
-        hot: "a low temperature must sharpen the choice; divide the alphas by it, do not multiply.",
-        after: "the weights of an edge must add up to one; divide before the softmax, not after.",
-    }
-    assert not close(sharper, softer), "the temperature is not used."
-    first = "the first row should be"
-    compare(sharper, right, mistakes, f"at temperature 0.5 {first} {_written(right[0])}.")
-    compare(softer, hot, {}, f"at temperature 2 {first} {_written(hot[0])}.")
+def temperature_of_share(temperature: Callable[[Tensor, float], float]) -> None:
+    """Check `temperature(row, share)`: where the largest softmax weight of a row is `share`."""
+    for row in ROWS:
+        for share in (0.4, 0.6, 0.95):
+            found = float(temperature(row, share))
+            assert found > 0, f"a temperature is above 0, not {found:g}."
+            weights = torch.softmax(row / found, dim=-1)
+            swapped = float(torch.softmax(row * found, dim=-1).max())
+            assert not close(torch.tensor(swapped), torch.tensor(share), 1e-3) or close(
+                weights.max(), torch.tensor(share).double(), 1e-3
+            ), "you multiply by the temperature; a row is divided by it."
+            assert abs(float(weights.max()) - share) < 1e-3, (
+                f"at {found:.4g} the largest weight of {_written(row)} is {weights.max():.4f}, not "
+                f"{share}: a lower temperature sharpens; halve an interval until it fits."
+            )
 
 
-def edge_entropy(entropy: Callable[[Tensor], Tensor]) -> None:
-    """Check `entropy(alphas)`: nats for every edge; an edge that has decided has exactly zero."""
-    found, weights = entropy(ROWS), torch.softmax(ROWS, dim=-1)
-    right = -(weights * weights.log()).sum(dim=-1)
-    bits = right / math.log(2)
-    assert has_shape(found, right.shape), (
-        "return one value for each of the 2 edges: sum over the primitives only."
+def mixed_module(build: Callable[[Sequence[nn.Module]], nn.Module]) -> None:
+    """Check `build(operations)`: a module whose `forward(x, weights)` is `MixedOp`'s."""
+    torch.manual_seed(0)
+    names = ("none", "skip_connect", "sep_conv_3x3", "max_pool_3x3")
+    library = MixedOp(2, 1, names).double()
+    own = build(list(library.operations))
+    assert isinstance(own, nn.Module), "return a module: a class that inherits from nn.Module."
+    kept, there = list(own.parameters()), list(library.parameters())
+    assert len(kept) == len(there), (
+        f"your module has {len(kept)} tensors of weights, the library's {len(there)}: keep the "
+        "operations in an nn.ModuleList; a plain list hides them from the optimiser."
     )
-    mistakes = {
-        -right: "the sign is wrong: an entropy is never negative.",
-        bits: "these are bits; use the natural logarithm, so that eight equal weights give ln 8.",
-    }
-    otherwise = f"the entropies should be {_written(right)}; take the softmax of the alphas first."
-    compare(found, right, mistakes, otherwise)
-    decided = entropy(torch.tensor([[0.0, -math.inf, -math.inf]], dtype=torch.float64))
-    assert not torch.isnan(decided).any(), (
-        "0 times log 0 became nan for an edge that has decided; torch.special.entr counts it as 0."
-    )
-    zero = torch.zeros(1, dtype=torch.float64)
-    compare(decided, zero, {}, "an edge with all its weight on one primitive has entropy 0.")
+    x, weights = torch.randn(3, 2, 5, 5, dtype=torch.float64), torch.softmax(ROWS[0], dim=-1)
+    for given in (weights, 0.5 * weights):
+        first, second = (given.clone().requires_grad_() for _ in range(2))
+        found, right = own(x, first), library(x, second)
+        assert has_shape(found, right.shape), (
+            f"an edge keeps the shape of its input, {tuple(right.shape)}: add the operations' "
+            "outputs, each times its weight."
+        )
+        mistakes = {
+            library(x, torch.softmax(given, dim=-1)): "forward takes softmax weights already; no "
+            "second softmax.",
+            right / len(names): "that is a mean; the weights already share out the whole.",
+        }
+        compare(found, right, mistakes, "add weight times operation(x), over all operations.")
+        found.square().sum().backward()
+        right.square().sum().backward()
+        hint = "the value is right, but the gradient is not: do not detach the weights."
+        assert first.grad is not None, hint
+        assert second.grad is not None
+        assert close(first.grad, second.grad), hint
 
 
 Node = Callable[[Sequence[Tensor], Tensor, Sequence[Sequence[nn.Module]]], Tensor]
@@ -81,7 +92,7 @@ def node_of_a_cell(node: Node) -> None:
     states = torch.randn(2, 4, 2, 5, 5, dtype=torch.float64)
 
     def from_weights(weights: Tensor) -> Tensor:
-        return first(states[0], weights[0]) + second(states[1], weights[1])  # type: ignore[no-any-return]
+        return first(states[0], weights[0]) + second(states[1], weights[1])
 
     right = from_weights(torch.softmax(ROWS, dim=-1))
     found = node(list(states), ROWS, [list(first.operations), list(second.operations)])

@@ -1,13 +1,15 @@
-"""Checks of chapter 05's exercises: drop path at a node, cutout's area, the auxiliary head."""
+"""Checks of chapter 05's exercises: drop path at a node, cutout's area, the derived cell."""
 
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-from darts_lib.cost.complexity import count_parameters
 from darts_lib.data.images import cut_out
-from darts_lib.network import AuxiliaryHead
+from darts_lib.genotype import PUBLISHED
+from darts_lib.network import Cell
+from darts_lib.search_space import CellPlan
+from darts_lib.teaching.exercises.answers import compare
 
 
 def dropped_node(node: Callable[[Tensor, Tensor, float, bool], Tensor]) -> None:
@@ -82,16 +84,26 @@ def _covered(side: int, length: int) -> float:
     return 1 - float(cut_out(images, rows.flatten(), columns.flatten(), length).mean())
 
 
-def auxiliary_parameters(count: Callable[[int, int], int]) -> None:
-    """Check `count(channels, classes)`: the parameters of the auxiliary head."""
-    for channels, classes in ((576, 10), (432, 10), (64, 100)):
-        found, right = count(channels, classes), count_parameters(AuxiliaryHead(channels, classes))
-        missing = right - found
-        assert missing != 2 * (128 + 768), "both normalisations have a gain and a bias a channel."
-        assert missing != 128 + 768, "a normalisation has two parameters a channel, not one."
-        assert missing != classes, "the linear layer has a bias, one a class."
-        assert missing != 128 * 768 * 3, "the second convolution is 2x2: four weights a pair."
-        assert missing != -(128 + 768), "the convolutions have no bias: a normalisation follows."
-        assert found == right, (
-            f"{channels} channels and {classes} classes: {found:,}, but the head has {right:,}."
+def cell_forward(forward: Callable[[Cell, Tensor, Tensor], Tensor]) -> None:
+    """Check `forward(cell, before_previous, previous)` against the derived cell's own."""
+    torch.manual_seed(0)
+    for name, kind in (("DARTS_V2", "normal"), ("DARTS_V2", "reduce"), ("AmoebaNet", "normal")):
+        cell = Cell(PUBLISHED[name], CellPlan(kind, 4, 6, 6, False)).double().eval()
+        x = torch.randn(2, 2, 6, 8, 8, dtype=torch.float64)
+        found, right = forward(cell, x[0], x[1]), cell(x[0], x[1], None)
+        assert isinstance(found, Tensor), f"return a tensor, not {type(found).__name__}."
+        given = f"{name}, {kind} cell"
+        nodes = len(cell.sources) // 2
+        assert found.shape[1] != 4 * nodes or len(cell.concat) == nodes, (
+            f"{given}: join the states that `concat` names, not all nodes."
         )
+        assert found.shape == right.shape, (
+            f"{given}: shape {tuple(found.shape)}, not {tuple(right.shape)}: a node is a sum, the "
+            "output joins the channels of the nodes, inputs left out."
+        )
+        swapped = cell(x[1], x[0], None)
+        mistakes = {swapped: "state 0 is the older input, before_previous; state 1 is previous."}
+        otherwise = (
+            f"{given}: node n adds edges 2n and 2n + 1, each applied to the state in `sources`."
+        )
+        compare(found, right, mistakes, otherwise)

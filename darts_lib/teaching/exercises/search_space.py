@@ -1,32 +1,15 @@
-"""Checks of chapter 01: parameters, alpha's rows, counting cells, and a primitive of your own."""
+"""Checks of chapter 01: alpha's rows, the separable block, cells with skips, an own primitive."""
 
 from collections.abc import Callable
+from math import comb
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from darts_lib.cost.complexity import count_parameters
-from darts_lib.operations import Build, build_operation
-from darts_lib.search_space import count_cells, row_offset
-
-
-def separable_parameters(attempt: Callable[[int, int], int]) -> None:
-    """Check `attempt(kernel, channels)`: the parameters of one `sep_conv` in a search cell."""
-    for kernel, channels in ((3, 16), (5, 16), (7, 8)):
-        module = build_operation(f"sep_conv_{kernel}x{kernel}", channels, 1, affine=False)
-        found, right = _count(attempt, kernel, channels), count_parameters(module)
-        hints = {
-            right // 2: "that is one depthwise-separable block; sep_conv stacks two",
-            right + 4 * channels: "in a search cell the normalisation has no parameters",
-            kernel**2 * channels**2: "that is an ordinary convolution, every channel with every",
-            2 * kernel**2 * channels**2: "a depthwise kernel reads one channel, not all of them",
-            2 * kernel**2 * channels: "the two pointwise convolutions are missing",
-        }
-        hint = hints.get(found, "add up depthwise and pointwise weights, then double")
-        assert found == right, (
-            f"kernel {kernel}, {channels} channels: {found}, but the library has {right}; {hint}."
-        )
+from darts_lib.operations import Build, depthwise_block
+from darts_lib.search_space import PRIMITIVES, count_cells, list_cells, row_offset
+from darts_lib.teaching.exercises.answers import compare
 
 
 def first_row(attempt: Callable[[int], int]) -> None:
@@ -42,21 +25,61 @@ def first_row(attempt: Callable[[int], int]) -> None:
         assert row == right, f"state {target}: row {row}, but its first edge is {right}; {hint}."
 
 
-def cells(attempt: Callable[[int, int], int]) -> None:
-    """Check `attempt(nodes, operations)`: the number of discrete cells."""
-    for nodes, operations in ((1, 7), (2, 7), (3, 2), (4, 7)):
-        found, right = _count(attempt, nodes, operations), count_cells(nodes, operations)
-        hints = {
-            right * 2**nodes: "a pair of sources has no order: {0, 1} and {1, 0} are one choice",
-            count_cells(nodes, 1) * operations**nodes: "both of a node's edges have an operation",
-            count_cells(nodes, 1): "the operations are missing: each kept edge has one",
-            count_cells(nodes, 7): "7 is written into it; use the argument operations",
-            operations ** sum(range(2, nodes + 2)): "a node keeps only two of its edges",
-        }
-        hint = hints.get(found, "multiply over the nodes: pairs of sources times operations²")
-        assert found == right, (
-            f"{nodes} nodes, {operations} operations: {found}, but it is {right}; {hint}."
+def cells_with_skips(attempt: Callable[[int, int], int]) -> None:
+    """Check `attempt(nodes, skips)`: how many cells have exactly so many skip connections."""
+    for nodes in (1, 2):
+        listed = [str(cell).count("skip_connect") for cell in list_cells(nodes, PRIMITIVES[1:])]
+        for skips in range(2 * nodes + 1):
+            found, right = _count(attempt, nodes, skips), listed.count(skips)
+            ways, sources = comb(2 * nodes, skips), count_cells(nodes, 1)
+            hints = {
+                sources * 6 ** (2 * nodes - skips): "say which of the kept edges are the skips",
+                ways * 6 ** (2 * nodes - skips): "each node also chooses two of its sources",
+                sources * ways * 7 ** (2 * nodes - skips): "the other edges are no skips: six are "
+                "left, not seven",
+                count_cells(nodes): "that is all cells, with any number of skips",
+            }
+            hint = hints.get(
+                found, "sources, times places of the skips, times the other operations"
+            )
+            assert found == right, (
+                f"nodes={nodes}, skips={skips}: {found}, but {right} are listed; {hint}."
+            )
+
+
+def separable_block(attempt: Callable[[int, int, int, int], nn.Module]) -> None:
+    """Check `attempt(channels, kernel, stride, dilation)` against `depthwise_block`'s layers."""
+    torch.manual_seed(0)
+    for kernel, stride, dilation in ((3, 1, 1), (5, 2, 1), (3, 1, 2), (5, 2, 2)):
+        module = _call(attempt, 4, kernel, stride, dilation)
+        assert isinstance(module, nn.Module), "return an nn.Module, for example an nn.Sequential."
+        library = nn.Sequential(*depthwise_block(4, kernel, stride, dilation, affine=False))
+        own, theirs = list(module.parameters()), list(library.parameters())
+        shapes = [tuple(weight.shape) for weight in own]
+        wanted = [tuple(weight.shape) for weight in theirs]
+        given = f"kernel={kernel}, stride={stride}, dilation={dilation}"
+        assert (4, 4, kernel, kernel) not in shapes, (
+            "your first convolution mixes all channels; a depthwise one has groups=channels."
         )
+        assert shapes == wanted, (
+            f"{given}: your weights have the shapes {shapes}, the library's {wanted}: depthwise, "
+            "then pointwise, no biases, and in a search no gain."
+        )
+        with torch.no_grad():
+            for weight, given_weight in zip(own, theirs, strict=True):
+                weight.copy_(given_weight)
+        x = torch.randn(2, 4, 9, 8)
+        found, right = _call(module, x), library(x)
+        assert tuple(found.shape) == tuple(right.shape), (
+            f"{given}: a map {tuple(x.shape)} becomes {tuple(found.shape)}, not "
+            f"{tuple(right.shape)}: pad by dilation * (kernel // 2)."
+        )
+        mistakes = {
+            library[1:](x): "the ReLU in front is missing.",
+            library[:3](x): "the normalisation at the end is missing.",
+        }
+        compare(found, right, mistakes, f"{given}: the order is ReLU, depthwise, pointwise, "
+                "normalisation; the stride is the depthwise part's.")  # fmt: skip
 
 
 def own_primitive(attempt: Build) -> None:
