@@ -42,8 +42,8 @@ SMALL: dict[str, dict[str, Any]] = {
 }
 SHORT_PATH = {  # what a chapter's run needs of the chapter, by words of the cells
     "03_search": ("threads = torch", "= search(config)", "first, last ="),
-    "05_retrain": ("with_searched_cell(config)", "train = load_images", "retrain(config)")
-    + ("history, figures =", "evaluate_run(result.path"),
+    "05_retrain": ("with_searched_cell(config)", "train = load_images", "= retrain(config)")
+    + ("assert len(result.history)",),
     "06_recurrent_cells": ("set_num_threads", "corpus =", "= search(config)", "history, path ="),
 }
 UNTOLD = """
@@ -196,7 +196,6 @@ SEARCHED = {"epochs": 1, "channels": 4, "layers": 3, "nodes": 4, "batch_size": 6
 """The search that chapter 04 reads: its own would be the laptop's, of a minute."""
 LEFT_OUT = {
     "03_search": ("def descend(", "def loss_of(", "def searched_chain(", "end = None"),
-    "04_genotype": ("madds_weight=weight", 'one_hot_alphas(PUBLISHED["NASNet"])'),
     "06_recurrent_cells": ("def by_hand(cell", "corpus = text"),
 }
 """A chapter's proofs, from one cell to before another: long, and no part of its run."""

@@ -44,7 +44,7 @@ PICTURES: dict[str, tuple[Change, str]] = {
         "11 in train now, 12 then",
     ),
     "a file renamed": (
-        lambda root: (root / "train/n01/n01_0.JPEG").rename(root / "train/n01/x.JPEG"),
+        lambda root: (root / "train/n01/n01_0.JPEG").rename(root / "train/n01/n01_00.JPEG"),
         "other contents or names of the files of train",
     ),
     "a picture of another class": (

@@ -1,11 +1,10 @@
-"""What a run knows of its pictures: a digest of their files, and the classes of its outputs.
+"""What a run knows of its pictures, above all the classes of its outputs; digests of files.
 
 For whoever goes on with a run, tests its network, or uses it elsewhere: by name, never by number.
 """
 
 import hashlib
-import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Self
@@ -18,10 +17,6 @@ from darts_lib.data.pixels import EIGHT_BITS, Scale
 from darts_lib.engine.folder import Row
 from darts_lib.engine.progress import several
 from darts_lib.engine.refusals import SettingsError, StrictModel, nearest
-
-SIZES, CONTENTS = 10_000, 500
-"""Of a set too large to be read twice, so many files tell their sizes, and so many their contents.
-They are spread evenly over it; the names of all count."""
 
 Side = Annotated[int, Field(ge=0, le=10_000)]
 Deviation = Annotated[float, Field(gt=0)]
@@ -91,33 +86,6 @@ class PictureData(StrictModel):
 def names_of(classes: Sequence[str]) -> str:
     """Return the first names in quotes, and how many more there are."""
     return several(map(repr, classes))
-
-
-def fingerprint(
-    root: Path,
-    classes: Sequence[str],
-    splits: Mapping[str, Sequence[tuple[Path, int]]],
-    large: bool = False,
-) -> Row:
-    """Return classes, and by split the number of files and a digest of them, in no order.
-
-    It is of each file's name below `root`, its label and its content; of a `large` set, of some
-    files' sizes and fewer contents. No picture is decoded.
-    """
-    digests = {split: _digest(root, files, large) for split, files in splits.items()}
-    counts = {split: len(files) for split, files in splits.items()}
-    return {"classes": list(classes), "counts": counts, "digest": digests}
-
-
-def _digest(root: Path, files: Sequence[tuple[Path, int]], large: bool) -> str:
-    whole = hashlib.sha256()
-    sized, read = (-(-len(files) // count) if large else 1 for count in (SIZES, CONTENTS))
-    for index, (path, label) in enumerate(sorted(files)):
-        known = index % sized == 0 or index % read == 0
-        said = file_digest(path, contents=index % read == 0) if known else b""
-        name = os.fsencode(path.relative_to(root).as_posix())
-        whole.update(b"%d:%s%d:%d:%s" % (len(name), name, label, len(said), said))
-    return whole.hexdigest()
 
 
 def file_digest(path: Path, contents: bool = True, way_out: str = "repair it") -> bytes:

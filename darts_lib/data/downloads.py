@@ -92,12 +92,11 @@ def prepare(dataset: str, root: Path, archives: Sequence[Archive]) -> None:
 
 def _refuse_other_folder(dataset: str, root: Path, archives: Sequence[Archive]) -> None:
     """Raise SettingsError if a set, absent from `root`, lies above, below or in another version."""
-    members = [member.path for archive in archives for member in archive.members]
-    paths = [*members, *(archive.file.path for archive in archives)]
+    paths = [member.path for archive in archives for member in archive.members]
+    paths += [archive.file.path for archive in archives]
     if any((root / path).exists() for path in paths):
         return
-    folders = (path for path in sorted(root.iterdir()) if path.is_dir()) if root.is_dir() else ()
-    below = [root, *folders]
+    below = [root, *(path for path in sorted(root.glob("*")) if path.is_dir())]
     for path in paths:
         parts = path.split("/")
         for count in range(1, len(parts)):

@@ -21,7 +21,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
-from darts_lib.data import description, pixels
+from darts_lib.data import pixels
 from darts_lib.data.images import normalise
 from darts_lib.data.listing import Labelled, listed
 from darts_lib.data.picture_folder import Pictures
@@ -107,8 +107,7 @@ def find_pictures(
 def fingerprint(root: Path) -> dict[str, Any]:
     """Return what tells a folder's pictures from others: their names, and some contents."""
     listing = listed(Path(os.path.realpath(os.path.expanduser(root))))
-    splits = {"train": listing.train, "test": listing.test}
-    return description.fingerprint(listing.root, listing.classes, splits, large=True)
+    return listing.fingerprint("valid", large=True)
 
 
 def transform(size: int, augmented: bool) -> Callable[[Image.Image], Tensor]:

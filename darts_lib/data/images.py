@@ -19,7 +19,6 @@ from torch.nn import functional as F
 from darts_lib.data import picture_folder
 from darts_lib.data.description import PictureData
 from darts_lib.data.listing import Split
-from darts_lib.data.picture_folder import Splits
 from darts_lib.data.pixels import EIGHT_BITS, Scale
 from darts_lib.engine.batches import check_batch_size
 from darts_lib.engine.refusals import SettingsError
@@ -117,7 +116,15 @@ def load_splits(
     if max_images < 0:
         raise SettingsError(f"max_images is {max_images}: use 0 (all pictures) or more.")
     root = Path(os.path.expanduser(data_root))
-    splits, classes, scale = _read(dataset, root, size, brief, like)
+    scale = EIGHT_BITS
+    if dataset == "folder":
+        splits, classes, scale = picture_folder.read(root, size, brief, like)
+    else:
+        # Only here: scikit-learn and torchvision take as long to load as torch itself, and
+        # `--help` or a refused setting needs neither.
+        from darts_lib.data.data_sets import read_digits, read_downloaded
+
+        splits, classes = read_digits() if dataset == "digits" else read_downloaded(dataset, root)
     pixels = splits["train"][0]
     mean, std = (CIFAR10_MEAN, CIFAR10_STD) if dataset == "cifar10" else statistics(pixels)
     if like and (like.classes or dataset == "folder"):
@@ -133,19 +140,6 @@ def load_splits(
         split: ImageSet(dataset, images[:kept], labels[:kept], classes, mean, std, pad, flip, scale)
         for split, (images, labels) in splits.items()
     }
-
-
-def _read(
-    dataset: str, root: Path, size: int, brief: bool, like: PictureData | None
-) -> tuple[*Splits, Scale]:
-    if dataset == "folder":
-        return picture_folder.read(root, size, brief, like)
-    # Only here: scikit-learn and torchvision take as long to load as torch itself, and `--help`
-    # or a refused setting needs neither.
-    from darts_lib.data.data_sets import read_digits, read_downloaded
-
-    splits = read_digits() if dataset == "digits" else read_downloaded(dataset, root)
-    return *splits, EIGHT_BITS
 
 
 def statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -280,9 +274,9 @@ def check_half(batch_size: int, count: int, valid: int = 0) -> None:
     if valid:
         check_batch_size(batch_size, count, "training pictures, for the weights")
         check_batch_size(batch_size, valid, "validation pictures, for the alphas")
-        return
-    which = f"pictures for the weights, half of the {count} that are not for the test"
-    check_batch_size(batch_size, count // 2, which)
+    else:
+        which = f"pictures for the weights, half of the {count} that are not for the test"
+        check_batch_size(batch_size, count // 2, which)
 
 
 def held_out(images: ImageSet, holdout: float) -> tuple[ImageSet, ImageSet]:

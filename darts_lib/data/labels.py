@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from darts_lib.engine.files import read_text
+from darts_lib.engine.progress import several
 from darts_lib.engine.refusals import SettingsError
 
 EXTENSIONS = (
@@ -27,55 +28,39 @@ def flat_files(
 ) -> tuple[dict[str, list[Path]], Path]:
     """Return a flat folder's pictures by class, in the order of `train`, and the file of labels.
 
-    Without a file of labels there are none, or where they are `needed` a SettingsError, as for
-    labels that do not fit the pictures or the classes.
+    That is looked for in the folder and the four above it, also in an unpacked development kit
+    there. Without one there are none, or where they are `needed` a SettingsError, as for a picture
+    without a label, a label without a picture and a class of only one side.
     """
-    labels, source = _find_labels(folder, needed)
-    if not labels:
-        return {}, source
-    _check_labels(pictures, labels, source, train)
-    files: dict[str, list[Path]] = {name: [] for name in train}
-    for path in pictures:
-        files[labels[_stem(path.name)]].append(path)
-    return files, source
-
-
-def _find_labels(folder: Path, needed: bool) -> tuple[Labels, Path]:
-    """Return the labels of a folder's pictures, and the file that they come from.
-
-    It is looked for in the folder and the four above it, also in an unpacked development kit there.
-    """
-    for place in (folder, *folder.parents[:4]):
-        for name in (*TEXTS, TRUTH, f"{KIT}/{TRUTH}"):
-            if (file := place / name).is_file():
-                read = _text_labels if name in TEXTS else _kit_labels
-                return read(file), file
-    if not needed:
-        return {}, folder
-    raise SettingsError(
-        f"{folder} has neither the class folders of the training pictures nor labels: put "
-        f"{TRUTH} with meta.mat (from the development kit), {', '.join(TEXTS[:-1])} or "
-        f"{TEXTS[-1]} into {folder.parent}, or sort the pictures into {folder.name}/<class>."
-    )
-
-
-def _check_labels(
-    flat: list[Path], labels: Labels, source: Path, train: Mapping[str, object]
-) -> None:
-    """Refuse a picture without a label, a label without a picture, a class of only one side."""
-    names = {_stem(path.name) for path in flat}
-    bare, spare = sorted(names - set(labels)), sorted(set(labels) - names)
-    if bare or spare:
-        first = f"{bare[0]} has no label" if bare else f"{spare[0]} has no picture"
+    places = (folder, *folder.parents[:4])
+    texts = dict.fromkeys(TEXTS, _text_labels)
+    forms = {**texts, TRUTH: _kit_labels, f"{KIT}/{TRUTH}": _kit_labels}
+    known = ((place / name, read) for place in places for name, read in forms.items())
+    source, read = next((each for each in known if each[0].is_file()), (folder, None))
+    if read is None:
+        if not needed:
+            return {}, folder
+        raise SettingsError(
+            f"{folder} has neither the class folders of the training pictures nor labels: put "
+            f"{TRUTH} with meta.mat (from the development kit), {', '.join(TEXTS[:-1])} or "
+            f"{TEXTS[-1]} into {folder.parent}, or sort the pictures into {folder.name}/<class>."
+        )
+    labels, names = read(source), {_stem(path.name) for path in pictures}
+    if odd := sorted(names - set(labels)) or sorted(set(labels) - names):
+        lacks = "label" if odd[0] in names else "picture"
         raise SettingsError(
             f"{source} labels {len(labels)} pictures, but there are {len(names)} (for example, "
-            f"{first}): add or remove pictures until both are the same."
+            f"{odd[0]} has no {lacks}): add or remove pictures until both are the same."
         )
     if odd := sorted(set(labels.values()) ^ set(train)):
         raise SettingsError(
             f"the classes of the training pictures and of {source} differ in {len(odd)}, "
-            f"{', '.join(odd[:5])}: train/ needs a folder a class, named as the labels are."
+            f"{several(odd, 5)}: train/ needs a folder a class, named as the labels are."
         )
+    files: dict[str, list[Path]] = {name: [] for name in train}
+    for path in pictures:
+        files[labels[_stem(path.name)]].append(path)
+    return files, source
 
 
 def _stem(name: str) -> str:

@@ -1,6 +1,6 @@
 """What a folder of pictures holds: listed once, the same for every kind of run, and told.
 
-Only names are read here, and for `copies` the bytes of files of equal size; no picture is opened.
+Only names are read for that, and bytes for `copies` and `fingerprint`; no picture is opened.
 """
 
 import hashlib
@@ -9,19 +9,25 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import chain
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
+from darts_lib.data.description import file_digest
 from darts_lib.data.labels import EXTENSIONS, flat_files
+from darts_lib.engine.folder import Row
 from darts_lib.engine.progress import counted, several
 from darts_lib.engine.refusals import SettingsError
 
 TEST_SHARE = 5  # one picture in so many is a test picture where no test folder is given
 MOST_COMPARED = 50_000
 """Files of a folder up to which copies among them are looked for: their bytes are read for it."""
+SIZES, CONTENTS = 10_000, 500
+"""Of a set too large to be read twice, so many files tell their sizes, and so many their contents.
+They are spread evenly over it; the names of all count."""
 LAYOUT = (
     "one folder a class, FOLDER/<class>/*.jpg, or FOLDER/train/<class>/*.jpg with "
     "FOLDER/test/<class>/*.jpg or FOLDER/val/<class>/*.jpg, where data_root is FOLDER"
@@ -85,19 +91,37 @@ class Listing:
         many = sum(map(len, self.splits.values())) > MOST_COMPARED
         compared = "; too many to look for copies" if many else ""
         print(f"classes: {several(self.classes)}; {sources}{unread}{compared}", flush=True)
-        for note in (*self.notes, *self.copies()):
+        for note in (*self.notes, *([] if many else self.copies())):
             print(f"warning: {note}", flush=True)
+
+    def fingerprint(self, unused: Split, large: bool = False) -> Row:
+        """Return classes, and by split but the unused the number of files and a digest of them.
+
+        It is of each file's name below `root`, its label and its content, in no order; of a `large`
+        set, of some files' sizes and fewer contents. No picture is decoded.
+        """
+        counts, digests = {}, {}
+        for split, files in self.splits.items():
+            if split == unused:
+                continue
+            whole, counts[split] = hashlib.sha256(), len(files)
+            sized, read = (-(-len(files) // most) if large else 1 for most in (SIZES, CONTENTS))
+            for index, (path, label) in enumerate(sorted(files)):
+                known = index % sized == 0 or index % read == 0
+                said = file_digest(path, contents=index % read == 0) if known else b""
+                name = os.fsencode(path.relative_to(self.root).as_posix())
+                whole.update(b"%d:%s%d:%d:%s" % (len(name), name, label, len(said), said))
+            digests[split] = whole.hexdigest()
+        return {"classes": list(self.classes), "counts": counts, "digest": digests}
 
     def copies(self) -> list[str]:
         """Return a line for each way in which pictures, byte for byte, are there more than once."""
         files = [(*pair, split) for split, pairs in self.splits.items() for pair in sorted(pairs)]
-        if len(files) > MOST_COMPARED:
-            return []
         equal: dict[object, list[tuple[Path, int, str]]] = defaultdict(list)
         sizes = Counter(sized := [os.stat(path).st_size for path, _, _ in files])
         for file, size in zip(files, sized, strict=True):
             if sizes[size] > 1:
-                equal[size, _digest(file[0])].append(file)
+                equal[size, file_digest(file[0])].append(file)
         pairs: dict[str, list[tuple[Path, Path]]] = defaultdict(list)
         for (first, label, split), *others in equal.values():
             for path, other_label, other_split in others:
@@ -112,102 +136,129 @@ class Listing:
         ]
 
 
-def _is_wrapper(folders: Sequence[Path]) -> bool:
-    """Say whether a class has one folder of pictures, as in Tiny ImageNet."""
-    return len(folders) == 1 and folders[0].name.lower() in WRAPPERS
-
-
 @dataclass
-class _Walk:
-    """A walk through folders, which keeps what it met besides pictures."""
+class _Told:
+    """What a walk through folders met besides pictures."""
 
     unread: Counter[str] = field(default_factory=Counter)
     odd: set[Path] = field(default_factory=set)
     notes: list[str] = field(default_factory=list)
 
-    def entries(self, folder: Path, above: Sequence[str] = ()) -> tuple[list[Path], list[Path]]:
-        """Return the folders and the files in a folder, in order; hidden ones are left out.
 
-        Links are followed, but not one to a folder that the walk is in (`above`: real paths).
-        """
-        inside = [*above, os.path.realpath(folder)]
+class _Folder:
+    """A folder, read when it is first asked for and only once; hidden entries are left out.
+
+    Links are followed, but not one to a folder that the walk is in (`above`: real paths).
+    """
+
+    def __init__(self, path: Path, told: _Told, above: Sequence[str] = ()) -> None:
+        self.path, self.name, self.told = path, path.name, told
+        self.inside = (*above, os.path.realpath(path))
+
+    @cached_property
+    def entries(self) -> tuple[list["_Folder"], list[Path]]:
+        """Return the folders and the files in it, in order of their names."""
         folders, files = [], []
         try:
-            with os.scandir(folder) as entries:
+            with os.scandir(self.path) as entries:
                 for entry in sorted(entries, key=lambda entry: entry.name):
                     name, path = entry.name.lower(), Path(entry.path)
                     if name.startswith(HIDDEN) or name in HIDDEN_FILES:
                         continue
                     place = os.path.realpath(path) if entry.is_symlink() else ""
-                    if place and any(Path(each).is_relative_to(place) for each in inside):
-                        self.odd.add(path)
+                    if place and any(Path(each).is_relative_to(place) for each in self.inside):
+                        self.told.odd.add(path)
                     elif os.path.isdir(place) if place else entry.is_dir():
-                        folders.append(path)
+                        folders.append(_Folder(path, self.told, self.inside))
                     elif os.path.isfile(place) if place else entry.is_file():
                         files.append(path)
                     else:
-                        self.odd.add(path)
+                        self.told.odd.add(path)
         except OSError as error:
             raise SettingsError(
-                f"the folder {folder} cannot be read ({error.strerror}): allow it, or move the "
+                f"the folder {self.path} cannot be read ({error.strerror}): allow it, or move the "
                 "folder away."
             ) from error
         return folders, files
 
-    def pictures(self, folder: Path, above: Sequence[str] = ()) -> list[Path]:
-        """Return the picture files below a folder, in order of their path."""
-        folders, files = self.entries(folder, above)
-        pictures = [path for path in files if path.suffix.lower() in EXTENSIONS]
-        if len(pictures) < len(files):
-            others = (path.suffix.lower() for path in files)
-            self.unread.update(
-                each or "without ending" for each in others if each not in EXTENSIONS
-            )
-        inside = (*above, os.path.realpath(folder))
-        deeper = [path for each in folders for path in self.pictures(each, inside)]
+    @property
+    def folders(self) -> list["_Folder"]:
+        return self.entries[0]
+
+    @cached_property
+    def pictures(self) -> list[Path]:
+        """Return the picture files below it, in order of their path."""
+        pictures = [path for path in self.entries[1] if path.suffix.lower() in EXTENSIONS]
+        deeper = [path for each in self.folders for path in each.pictures]
         return sorted([*pictures, *deeper]) if deeper else pictures
 
-    def classes(self, folder: Path) -> ClassFiles:
-        """Return the pictures of every class folder in a folder; refuse what cannot be classes."""
-        folders, beside = self.entries(folder)
-        if len(folders) < 2:
-            what = f"one class, {folders[0].name}" if folders else "no class folders"
-            hint = _meant(self, folder) or f"; expected: {LAYOUT}."
-            raise SettingsError(f"{folder} has {what}{hint}")
+    def unread(self) -> Counter[str]:
+        """Count the files below it that are no pictures, by ending."""
+        suffixes = (path.suffix.lower() for path in self.entries[1])
+        counts = Counter(each or "without ending" for each in suffixes if each not in EXTENSIONS)
+        return sum((each.unread() for each in self.folders), counts)
+
+    def classes(self) -> ClassFiles:
+        """Return the pictures of every class folder in it; refuse what cannot be classes."""
+        names = several(each.name for each in self.folders)
+        if len(self.folders) < 2:
+            what = f"one class, {names}" if names else "no class folders"
+            hint = self.meant() or f"; expected: {LAYOUT}."
+            raise SettingsError(f"{self.path} has {what}{hint}")
         inner = {
-            each: [deeper for deeper in self.entries(each)[0] if _Walk().pictures(deeper)]
-            for each in folders
+            each.name: [deeper.name for deeper in each.folders if deeper.pictures]
+            for each in self.folders
         }
-        if all(inner.values()) and not all(map(_is_wrapper, inner.values())):
-            names = several(dict.fromkeys(each.name for each in chain(*inner.values())))
+        # One folder of a wrapper's name stands between a class and its pictures in Tiny ImageNet.
+        deep = [
+            name for name, found in inner.items()
+            if found and not (len(found) == 1 and found[0].lower() in WRAPPERS)
+        ]  # fmt: skip
+        if deep and all(inner.values()):
             raise SettingsError(
-                f"every class folder of {folder}, {several(each.name for each in folders)}, has "
-                f"folders in it ({names}): is data_root {folders[0]} meant? Else lay the pictures "
-                "of a class into its folder, without other folders."
+                f"every class folder of {self.path}, {names}, has folders in it "
+                f"({several(dict.fromkeys(chain(*inner.values())))}): is data_root "
+                f"{self.folders[0].path} meant? Else lay the pictures of a class into its folder, "
+                "without other folders."
             )
-        if odd := [each.name for each in folders if each.name.lower() in WRAPPERS[:4]]:
+        if odd := [name for name in inner if name.lower() in WRAPPERS[:4]]:
             raise SettingsError(
-                f"{folder} has the folders {several(each.name for each in folders)}: {odd[0]} is "
-                f"no class; expected: {LAYOUT}."
+                f"{self.path} has the folders {names}: {odd[0]} is no class; expected: {LAYOUT}."
             )
-        deep = [each.name for each, names in inner.items() if names and not _is_wrapper(names)]
-        if deep:
-            self.notes.append(
-                f"{several(deep)} in {folder} have folders in them, whose pictures are read too"
-            )
-        if spare := [path.name for path in beside if path.suffix.lower() in EXTENSIONS]:
-            self.notes.append(f"not read, beside the classes of {folder}: {several(spare, 3)}")
-        files = {}
-        for each in folders:
-            before = self.unread.copy()
-            files[each.name] = self.pictures(each, (os.path.realpath(folder),))
-            if not files[each.name]:
-                others = several(endings(self.unread - before))
+        for each in self.folders:
+            if not each.pictures:
+                others = several(endings(each.unread()))
                 raise SettingsError(
-                    f"the class folder {each} has no pictures{others and f' but {others}'}: add "
-                    f"some ({', '.join(EXTENSIONS)}) or remove it; expected: {LAYOUT}."
+                    f"the class folder {each.path} has no pictures{others and f' but {others}'}: "
+                    f"add some ({', '.join(EXTENSIONS)}) or remove it; expected: {LAYOUT}."
                 )
-        return files
+            self.told.unread.update(each.unread())
+        if deep:
+            self.told.notes.append(
+                f"{several(deep)} in {self.path} have folders in them, whose pictures are read too"
+            )
+        beside = (path.name for path in self.entries[1] if path.suffix.lower() in EXTENSIONS)
+        if spare := several(beside, 3):
+            self.told.notes.append(f"not read, beside the classes of {self.path}: {spare}")
+        return {each.name: each.pictures for each in self.folders}
+
+    def class_level(self) -> "_Folder | None":
+        """Return the folder whose folders are a split's classes: itself or a single one in it."""
+        if len(self.folders) == 1:
+            name = self.folders[0].name
+            if name.lower() in WRAPPERS or split_of(name) == split_of(self.name):
+                return self.folders[0].class_level()
+        return self if self.folders else None
+
+    def meant(self) -> str:
+        """Ask whether a folder further down is meant, if a single one leads to several."""
+        deepest = self
+        while len(deepest.folders) == 1:
+            deepest = deepest.folders[0]
+        if deepest is self or not deepest.folders:
+            return ""
+        names = several(each.name for each in deepest.folders)
+        return f"; {deepest.name} has the folders {names}: is data_root {deepest.path} meant?"
 
 
 def listed(root: Path) -> Listing:
@@ -221,24 +272,25 @@ def listed(root: Path) -> Listing:
     if not os.path.isdir(root):  # unlike its own is_dir, for a name of any length
         what = "is a file: unpack it" if os.path.isfile(root) else "is not there"
         raise SettingsError(f"the folder of pictures {root} {what}; expected: {LAYOUT}.")
-    walk, rng = _Walk(), np.random.RandomState(0)  # the same numbers in every version of NumPy
-    splits, sources = _given_splits(root, walk)
+    told, rng = _Told(), np.random.RandomState(0)  # the same numbers in every version of NumPy
+    folder = _Folder(root, told)
+    splits, sources = _given_splits(folder)
     if not splits:
-        splits, sources = {"train": walk.classes(root)}, {}
+        splits, sources = {"train": folder.classes()}, {}
     if "test" not in splits and "valid" in splits:
         splits["test"], sources["test"] = splits.pop("valid"), sources.pop("valid")
     if "test" not in splits:
         splits["train"], splits["test"] = _fifth(splits["train"], rng, root)
         sources["test"] = f"one picture in {TEST_SHARE} of each class"
-    if walk.odd:
-        walk.notes.append(
+    if told.odd:
+        told.notes.append(
             "not read, since they are no files, lead nowhere or lead round in a circle: "
-            f"{several(map(str, sorted(walk.odd)), 3)}"
+            f"{several(map(str, sorted(told.odd)), 3)}"
         )
     order = {split: interleave(splits.get(split, {}), rng) for split in ("train", "test", "valid")}
     return Listing(
-        root, tuple(splits["train"]), **order, sources=sources, unread=walk.unread,
-        notes=tuple(walk.notes),
+        root, tuple(splits["train"]), **order, sources=sources, unread=told.unread,
+        notes=tuple(told.notes),
     )  # fmt: skip
 
 
@@ -247,93 +299,69 @@ def split_of(name: str) -> str:
     return SPLITS.get(FILLER.sub("", name.lower()), "")
 
 
-def _given_splits(root: Path, walk: _Walk) -> tuple[dict[str, ClassFiles], dict[str, str]]:
+def _given_splits(root: _Folder) -> tuple[dict[str, ClassFiles], dict[str, str]]:
     """Return the splits that are folders of their own, and where each is from; or none."""
-    folders = walk.entries(root)[0]
-    named: dict[str, list[Path]] = {"train": [], "test": [], "valid": [], "": []}
-    for each in folders:
+    named: dict[str, list[_Folder]] = {"train": [], "test": [], "valid": [], "": []}
+    for each in root.folders:
         named[split_of(each.name)].append(each)
-    level = next(filter(None, (_class_level(walk, each) for each in named["train"])), None)
+    names = {split: several(each.name for each in folders) for split, folders in named.items()}
+    level = next(filter(None, (each.class_level() for each in named["train"])), None)
     if not level:
-        deep = [each for each in folders if split_of(each.name) and _class_level(walk, each)]
-        if folders and (deep or not named[""]):
-            names = several(each.name for each in folders)
+        deep = any(each.class_level() for each in (*named["test"], *named["valid"]))
+        if root.folders and (deep or not named[""]):
             raise SettingsError(
-                f"{root} has {names}, but no folder train that has a folder a class"
-                f"{_meant(walk, root)}; expected: {LAYOUT}."
+                f"{root.path} has {several(each.name for each in root.folders)}, but no folder "
+                f"train that has a folder a class{root.meant()}; expected: {LAYOUT}."
             )
         return {}, {}
     for split in ("train", "test", "valid"):
         if len(named[split]) > 1:
-            names = several(each.name for each in named[split])
             raise SettingsError(
-                f"{root} has {names}, which all mean {split}: put them together, or move all but "
-                "one away."
+                f"{root.path} has {names[split]}, which all mean {split}: put them together, or "
+                "move all but one away."
             )
-    train = walk.classes(level)
+    train = level.classes()
     splits, sources = {"train": train}, {"train": named["train"][0].name}
     for split in ("test", "valid"):
         for folder in named[split]:
             needed = not (named["valid"] if split == "test" else "test" in splits)
-            files, source = _held_out(walk, folder, level, train, needed)
+            files, source = _held_out(folder, level, train, needed)
             if files:
                 splits[split], sources[split] = files, source
             else:
-                walk.notes.append(f"{folder} is not read: {source}")
+                root.told.notes.append(f"{folder.path} is not read: {source}")
     if named[""]:
-        names = several(each.name for each in named[""])
-        walk.notes.append(f"not read in {root}: the folders {names}")
+        root.told.notes.append(f"not read in {root.path}: the folders {names['']}")
     return splits, sources
 
 
 def _held_out(
-    walk: _Walk, folder: Path, level: Path, train: ClassFiles, needed: bool
+    folder: _Folder, level: _Folder, train: ClassFiles, needed: bool
 ) -> tuple[ClassFiles, str]:
     """Return a split's files by class and where they are from; or none, and why.
 
     `needed`: without it there is no test split, and what looks like one is refused.
     """
-    place = _class_level(walk, folder) or folder
-    names = {each.name for each in walk.entries(place)[0]}
+    place = folder.class_level() or folder
+    names = {each.name for each in place.folders}
     if not names & set(train):
-        if not (pictures := _Walk().pictures(folder)):
+        if not folder.pictures:
             raise SettingsError(
-                f"{folder} has no pictures to test on: add some or remove it; expected: {LAYOUT}."
+                f"{folder.path} has no pictures to test on: add some or remove it; "
+                f"expected: {LAYOUT}."
             )
         if split_of(folder.name) == "valid":
-            files, source = flat_files(folder, pictures, train, needed)
+            files, source = flat_files(folder.path, folder.pictures, train, needed)
             if files:
                 return files, f"{folder.name}, its labels from {source}"
         if not needed or len(names) < 2:
             return {}, "it has neither a class folder of train nor labels"
     if odd := sorted(set(train) ^ names):
         raise SettingsError(
-            f"the classes of {level} and {place} differ in {several(odd)}: both need the same "
-            "folders."
+            f"the classes of {level.path} and {place.path} differ in {several(odd)}: both need the "
+            "same folders."
         )
-    return walk.classes(place), folder.name
-
-
-def _class_level(walk: _Walk, folder: Path) -> Path | None:
-    """Return the folder whose folders are a split's classes: itself or a single one inside it."""
-    folders = walk.entries(folder)[0]
-    if len(folders) == 1:
-        name = folders[0].name
-        if name.lower() in WRAPPERS or split_of(name) == split_of(folder.name):
-            return _class_level(walk, folders[0])
-    return folder if folders else None
-
-
-def _meant(walk: _Walk, folder: Path) -> str:
-    """Ask whether a folder further down is meant, if a single one leads to several."""
-    start, folders = folder, walk.entries(folder)[0]
-    while len(folders) == 1:
-        folder = folders[0]
-        folders = walk.entries(folder)[0]
-    if folder == start or not folders:
-        return ""
-    names = several(each.name for each in folders)
-    return f"; {folder.name} has the folders {names}: is data_root {folder} meant?"
+    return place.classes(), folder.name
 
 
 def _fifth(
@@ -370,11 +398,3 @@ def interleave(classes: ClassFiles, rng: np.random.RandomState) -> Labelled:
 def endings(counts: Counter[str]) -> list[str]:
     """Write counts of files by ending: `3 .heic`, most first."""
     return [f"{count} {ending}" for ending, count in counts.most_common()]
-
-
-def _digest(path: Path) -> bytes:
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "blake2b").digest()
-    except OSError:  # it is named when it is to be opened as a picture
-        return os.fsencode(path)

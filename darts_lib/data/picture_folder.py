@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from darts_lib.data import description, pixels
+from darts_lib.data import pixels
 from darts_lib.data.description import PictureData
 from darts_lib.data.listing import Labelled, Split, listed
 from darts_lib.data.pixels import Scale
@@ -68,8 +68,4 @@ def _load(files: Labelled, seen: pixels.Survey, size: int) -> Pictures:
 
 def fingerprint(config: RunConfig, unused: Split) -> Row:
     """Return what tells a folder's pictures from others, without the split that a run leaves."""
-    if config.dataset != "folder":
-        return {}
-    listing = listed(config.data_folder)
-    used = {str(split): files for split, files in listing.splits.items() if split != unused}
-    return description.fingerprint(listing.root, listing.classes, used)
+    return listed(config.data_folder).fingerprint(unused) if config.dataset == "folder" else {}

@@ -147,54 +147,45 @@ def oddities(splits: Sequence[Tensor], deep: bool) -> list[str]:
 
 
 @contextmanager
-def naming(path: Path) -> Generator[None]:
-    """Raise SettingsError, which names the file, where it cannot be read as a picture."""
-    try:
-        yield
-    except SettingsError:
-        raise
-    except Exception as error:  # Pillow's readers raise of all kinds for a damaged file
-        raise SettingsError(
-            f"{path} cannot be read as a picture ({_reason(path, error)}): repair or remove it."
-        ) from error
-
-
-def _reason(path: Path, error: Exception) -> str:
-    if not isinstance(error, UnidentifiedImageError):
-        return one_line(error)
-    if (kind := kind_of_file(path)) not in ("", PICTURE):
-        return f"it is {kind}"
-    return f"in no form of {', '.join(FORMATS)} that is read"
-
-
-@contextmanager
 def opened(path: Path) -> Generator[ImageFile]:
     """Open a picture file, its header read; its pixels are decoded when they are asked for.
 
-    Raises SettingsError for a file that is no picture of `FORMATS`, is damaged, or is larger than
-    `LARGEST_AREA` and no JPEG.
+    Raises SettingsError, which names it, for a file that is no picture of `FORMATS`, is damaged
+    (also where that is found in the `with` block), or is larger than `LARGEST_AREA` and no JPEG.
     """
     Image.init()
     limit = Image.MAX_IMAGE_PIXELS
-    # Given its name, Pillow maps a file into memory, and then turns a TIFF wrongly.
-    with naming(path), open(path, "rb") as file:
-        try:  # Pillow's own limit knows nothing of JPEG, and is a warning first
-            Image.MAX_IMAGE_PIXELS = None
-            picture = Image.open(file, formats=[name for name in FORMATS if name in Image.OPEN])
-        finally:
-            Image.MAX_IMAGE_PIXELS = limit
-        with picture:
-            width, height = picture.size
-            shrink = next((s for s in (1, 2, 4) if width * height <= LARGEST_AREA * s**2), 8)
-            # A progressive JPEG is decoded whole all the same.
-            if shrink > 1 and not picture.info.get("progressive"):
-                picture.draft(None, (width // shrink, height // shrink))
-            if picture.size[0] * picture.size[1] > LARGEST_AREA:
-                raise SettingsError(
-                    f"{path} is a picture of {width} x {height} pixels, more than "
-                    f"{LARGEST_AREA / 1e6:.0f} million: make it smaller, or remove it."
-                )
-            yield picture
+    try:
+        # Given its name, Pillow maps a file into memory, and then turns a TIFF wrongly.
+        with open(path, "rb") as file:
+            try:  # Pillow's own limit knows nothing of JPEG, and is a warning first
+                Image.MAX_IMAGE_PIXELS = None
+                picture = Image.open(file, formats=[name for name in FORMATS if name in Image.OPEN])
+            finally:
+                Image.MAX_IMAGE_PIXELS = limit
+            with picture:
+                width, height = picture.size
+                shrink = next((s for s in (1, 2, 4) if width * height <= LARGEST_AREA * s**2), 8)
+                # A progressive JPEG is decoded whole all the same.
+                if shrink > 1 and not picture.info.get("progressive"):
+                    picture.draft(None, (width // shrink, height // shrink))
+                if picture.size[0] * picture.size[1] > LARGEST_AREA:
+                    raise SettingsError(
+                        f"{path} is a picture of {width} x {height} pixels, more than "
+                        f"{LARGEST_AREA / 1e6:.0f} million: make it smaller, or remove it."
+                    )
+                yield picture
+    except SettingsError:
+        raise
+    except Exception as error:  # Pillow's readers raise of all kinds for a damaged file
+        reason = one_line(error)
+        if isinstance(error, UnidentifiedImageError):
+            kind = kind_of_file(path)
+            forms = f"in no form of {', '.join(FORMATS)} that is read"
+            reason = forms if kind in ("", PICTURE) else f"it is {kind}"
+        raise SettingsError(
+            f"{path} cannot be read as a picture ({reason}): repair or remove it."
+        ) from error
 
 
 def picture_bytes(path: Path, channels: int, scale: Scale = EIGHT_BITS) -> Image.Image:

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, PercentFormatter
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -67,35 +67,12 @@ def loss_curves(history: History, ax: Axes | None = None) -> Axes:
     return curves(history, ["train_loss", "valid_loss"], "loss (nats)", ax)
 
 
-def accuracy_curves(history: History, ax: Axes | None = None) -> Axes:
-    """Draw the accuracies of both splits, given as fractions of 1, in percent over epochs."""
-    ax = curves(history, ["train_accuracy", "valid_accuracy"], "accuracy (%)", ax)
-    ax.yaxis.set_major_formatter(PercentFormatter(1.0, symbol=""))
-    return ax
-
-
 def entropy_curve(
     history: History, primitives: int = len(PRIMITIVES), ax: Axes | None = None
 ) -> Axes:
     """Draw the mean entropy of the edges' weights in nats, with the uniform mixture's above it."""
     ax = curves(history, ["entropy_normal", "entropy_reduce"], "entropy (nats)", ax)
     _level(ax, math.log(primitives), f"uniform: ln {primitives}")
-    return ax
-
-
-def skip_counts(history: History, ax: Axes | None = None) -> Axes:
-    """Draw the skip connections in each epoch's normal cell; three or more are called collapse."""
-    ax = curves(history, ["skips"], "skip connections", ax)
-    _level(ax, 3, "collapse: 3 or more")
-    ax.yaxis.set_major_locator(MaxNLocator(integer=True))
-    ax.set_ylim(bottom=-0.2)
-    return ax
-
-
-def learning_rates(history: History, ax: Axes | None = None) -> Axes:
-    """Draw learning rates, on an axis that begins at zero."""
-    ax = curves(history, ["learning_rate"], "learning rate", ax)
-    ax.set_ylim(bottom=0)
     return ax
 
 

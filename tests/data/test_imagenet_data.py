@@ -77,18 +77,6 @@ def test_flat_folders_get_labels(file: str, content: str, tmp_path: Path, capsys
     assert f"test from val, its labels from {source}" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(("spoilt", "words"), [
-    ("val/n02", ["differ in n02", "same folders"]),
-    ("train/n02/*", ["train/n02 has no pictures", "add some"]),
-    ("val/*", ["val has no pictures to test on", "FOLDER/val"]),
-    ("train/*", ["no folder train that has a folder a class", "/train/<class>"]),
-])  # fmt: skip
-def test_what_is_taken_away_is_named(spoilt: str, words: list[str], tmp_path: Path) -> None:
-    for path in make(tmp_path).glob(spoilt):
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
-    refusal_of(lambda: find_pictures(tmp_path), str(tmp_path), *words)
-
-
 ALL, FIVE, IDS = lines("{}.JPEG {}\n"), lines("{}.JPEG {}\n", 5), "3\n1\n2\n3\n1\n"
 OWN, META = "val_labels.txt", ["meta.mat", "cannot be read", "take it from the development kit"]
 

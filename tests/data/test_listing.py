@@ -50,6 +50,7 @@ THREE = halves("train", "test") + " val/a=2 val/b=2"
     (f"{THREE} docs=1", (6, 4, 2), "not read in {0}: the folders docs"),
     ("a=5 b=5 =2", (8, 0, 2), "not read, beside the classes of {0}: 0.jpg, 1.jpg"),
     ("a=5 b=4 b/c=1", (8, 0, 2), "b in {0} have folders in them, whose pictures are read too"),
+    ("a=5 b=3 b/deep/er=2", (8, 0, 2), "b in {0} have folders in them"),
     ("a=5 b=5 a/.x=3 a/@eaDir/1.jpg=2 b/c/.d=1 b/__MACOSX=2 .c=1 @d=1 a/Thumbs.db a/.1.jpg",
      (8, 0, 2), "each class\n"),
 ])  # fmt: skip
@@ -70,6 +71,9 @@ def test_a_folder_is_taken_as_people_lay_it(
     ("x/cat=2 x/dog=2", "one class, x; x has the folders cat, dog: is data_root {0}/x meant?"),
     ("x/y/train/a=2 x/y/test/a=2", "y has the folders test, train: is data_root {0}/x/y meant?"),
     ("a=3", "{0} has one class, a; expected"),
+    ("1.png", "{0} has no class folders; expected: one folder a class, FOLDER/<class>/*.jpg"),
+    ("a=3 b=1", "class 'b' in {0} has one picture"),
+    ("a=3 b=0", "{0}/b has no pictures: add some (.jpg, .jpeg"),
     ("train/a=3 test/a=3", "{0}/train has one class, a; expected"),
     ("train=3 Test=3", "{0} has Test, train, but no folder train that has a folder a class"),
     ("test/a=3 test/b=3 val/a=1", "{0} has test, val, but no folder train"),
@@ -95,11 +99,16 @@ def test_links_are_followed_but_not_round_and_what_leads_nowhere_is_named(tmp_pa
     for place, target in (("a/up", ".."), ("a/top", "/"), ("b/deep/b", ".."), ("loop", ".")):
         (root / place).symlink_to(target)
     (root / "b/lost.jpg").symlink_to("nowhere")
+    (root / "a/link.PNG").symlink_to("0.jpg")
     listing = listed(root)
     assert listing.classes == ("a", "b", "c")
-    assert len(listing.train + listing.test) == 10
+    assert len(listing.train + listing.test) == 11
     (note,) = (note for note in listing.notes if "lead nowhere" in note)
     assert f"{root}/a/top, {root}/a/up, {root}/b/deep/b and 2 more" in note
+
+
+def test_a_class_may_be_called_train(tmp_path: Path) -> None:
+    assert listed(files(tmp_path / "x", "a=3 train=3")).classes == ("a", "train")
 
 
 def test_a_folder_that_may_not_be_entered_is_named(tmp_path: Path, monkeypatch: Patch) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from fuzz_tools import Printed, one_line, refusal_of
+from fuzz_tools import Printed, one_line
 from picture_tools import lay, noise, plain, read, stored
 from PIL import Image
 
@@ -55,28 +55,6 @@ def test_halves_share_uneven_classes_and_no_picture_is_in_both_splits(tmp_path: 
     assert splits[1][1].bincount().tolist() == [2, 1, 1]
 
 
-@pytest.mark.parametrize(("layout", "train", "test"), [
-    ("train/a=5 train/b=4 test/a=2 test/b=1", [5, 4], [2, 1]),
-    ("train/a=5 train/b=4 val/a=2 val/b=1", [5, 4], [2, 1]),
-    ("train/a=5 train/b=4 test/a=2 test/b=1 val/a=3 val/b=1", [5, 4], [2, 1]),
-    ("train/a=10 train/b=10", [8, 8], [2, 2]),
-    ("a=3 train=3", [2, 2], [1, 1]),  # a class called train
-    ("a=3 b=3 .ipynb_checkpoints=0 a/._000.png a/notes.txt README.txt", [2, 2], [1, 1]),
-    ("a=3 b=1 b/deep/er=2 __MACOSX/a=2", [2, 2], [1, 1]),
-])  # fmt: skip
-def test_layouts(layout: str, train: list[int], test: list[int], tmp_path: Path) -> None:
-    *splits, classes = read(lay(tmp_path / "layout", layout))
-    assert classes == (("a", "train") if "train=" in layout else ("a", "b"))
-    assert [labels.bincount().tolist() for _, labels in splits] == [train, test]
-
-
-def test_links_are_pictures_whatever_the_case_of_their_ends(tmp_path: Path) -> None:
-    root = lay(tmp_path / "links", "a=3 b=3")
-    (root / "a" / "link.PNG").symlink_to("000.png")
-    (train, _), (test, _), _ = read(root)
-    assert len(train) + len(test) == 7
-
-
 def four(root: Path, pixels: np.ndarray, **options: object) -> Path:
     """Save a picture twice in each of two classes."""
     for name in ("a/0", "a/1", "b/0", "b/1"):
@@ -113,24 +91,7 @@ def test_the_size_is_the_median_up_to_64_or_what_is_asked(tmp_path: Path, capsys
         assert f"read at {side}x{side} pixels (median" in capsys.readouterr().out
 
 
-LAYOUT = "FOLDER/<class>/*.jpg, or FOLDER/train/<class>/*.jpg"
-
-
 BOTH = "train/a=4 train/b=4 val/a=4 val/b=4"
-
-
-@pytest.mark.parametrize(("layout", "words"), [
-    ("1.png", ["{0} has no class folders", LAYOUT]),
-    ("a=1 b=0", ["{0}/b has no pictures", ".jpg, .jpeg", LAYOUT]),
-    ("a=3 b=1", ["class 'b' in {0} has one picture"]),
-    ("train/a=3 train/b=3 test/a=3 test/c=3", ["{0}/train and {0}/test differ in b, c"]),
-])  # fmt: skip
-def test_wrong_folders_are_named(layout: str, words: list[str], tmp_path: Path) -> None:
-    root = lay(tmp_path / "wrong", layout)
-    told = [part.format(root) for part in words]
-    refusal_of(lambda: load_images("folder", root, "train"), *told)
-
-
 NO_FILES: dict[str, Callable[[Path], None]] = {
     "a folder": Path.mkdir,
     "a link to itself": lambda path: path.symlink_to(path),

@@ -20,10 +20,7 @@ from darts_lib.search_space import EXTRA_PRIMITIVES, PRIMITIVES
 
 CURVES = {
     plots.loss_curves: ("loss (nats)", ["train_loss", "valid_loss"]),
-    plots.accuracy_curves: ("accuracy (%)", ["train_accuracy", "valid_accuracy"]),
     plots.entropy_curve: ("entropy (nats)", ["entropy_normal", "entropy_reduce"]),
-    plots.skip_counts: ("skip connections", ["skips"]),
-    plots.learning_rates: ("learning rate", ["learning_rate"]),
 }
 KEYS = [key for _, keys in CURVES.values() for key in keys]
 HISTORY: list[dict[str, Any]] = [
@@ -64,8 +61,7 @@ def test_as_many_curves_are_drawn_as_are_asked_for_and_differ_by_more_than_colou
     assert stroke_of("my_own_operation").colour
 
 
-def test_accuracies_are_in_percent_and_the_uniform_entropy_is_a_line() -> None:
-    assert plots.accuracy_curves(HISTORY).yaxis.get_major_formatter()(0.5) == "50"
+def test_the_uniform_entropy_is_a_line() -> None:
     assert [*plots.entropy_curve(HISTORY).lines[-1].get_ydata()] == [math.log(8)] * 2
     assert plots.entropy_curve(HISTORY, primitives=3).lines[-1].get_label() == "uniform: ln 3"
 
