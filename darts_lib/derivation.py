@@ -99,13 +99,14 @@ def margins(
                 change = f"{primitives[column]}, next {primitives[int(order[1])]}"
                 margin = float(values[0] - values[1])
                 found.append((margin, f"{rows[row][0]}→{rows[row][1]}: {change}"))
-        for target in range(INPUTS + 1, rows[-1][1] + 1):  # the first node drops no edge
-            first = row_offset(target)
-            edge_strengths = strengths[first : first + target].amax(dim=1)
-            values, order = edge_strengths.sort(descending=True, stable=True)
-            sources = [int(source) for source in order]
-            change = f"{sources[KEPT - 1]}→{target}, next {sources[KEPT]}→{target}"
-            found.append((float(values[KEPT - 1] - values[KEPT]), f"into {target}: {change}"))
+        ranked = strongest(strengths, kept=KEPT + 1)[INPUTS:]  # the first node drops no edge
+        for last, dropped in zip(
+            ranked[KEPT - 1 :: KEPT + 1], ranked[KEPT :: KEPT + 1], strict=True
+        ):
+            (source, target), (other, _) = rows[last[0]], rows[dropped[0]]
+            change = f"{source}→{target}, next {other}→{target}"
+            margin = float(strengths[last] - strengths[dropped])
+            found.append((margin, f"into {target}: {change}"))
         by_kind[kind] = sorted(found)
     return by_kind
 

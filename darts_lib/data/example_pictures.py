@@ -82,6 +82,6 @@ def crops(photograph: Pixels, split: str, count: int) -> list[Pixels]:
 
 def photograph(side: int = 96) -> Tensor:
     """Return a Chinese tower from scikit-learn, `(1, 3, side, side)`, values from 0 to 1."""
-    photo = torch.tensor(load_sample_image("china.jpg")).permute(2, 0, 1)[None].float() / 255
-    square = photo[:, :, :, 30:457]
+    photo = torch.tensor(load_sample_image(PHOTOGRAPHS["temple"]))
+    square = photo.permute(2, 0, 1)[None, :, :, 30:457].float() / 255
     return functional.interpolate(square, size=side, mode="bilinear", antialias=True)

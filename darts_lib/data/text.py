@@ -76,14 +76,8 @@ def load_text(dataset: str, root: Path) -> Corpus:
     corpus = _numbered(texts, dict.fromkeys(word for text in texts for word in text))
     if dataset in KNOWN:
         _check(corpus, dataset, files)
-    else:  # a language that is written without spaces has long words, or one a line
-        lines, letters = texts[0].count(END), sum(map(len, texts[0]))
-        long = (letters - len(END) * lines) / max(1, len(texts[0]) - lines)
-        problem = f"words of {long:.0f} letters" if long > 15 else ""
-        if len(texts[0]) < 2.5 * lines:
-            problem = "about one word a line"
-        if problem:
-            print(f"warning: {files[0]} has {problem}; words are parted at spaces", flush=True)
+    elif problem := _unparted(texts[0]):
+        print(f"warning: {files[0]} has {problem}; words are parted at spaces", flush=True)
     return corpus
 
 
@@ -128,6 +122,15 @@ def fingerprint(dataset: str, root: Path) -> dict[str, Any]:
         _check_there(file, dataset)
         digests[split] = file_digest(file, way_out=_way_out(dataset)).hex()
     return {"digest": digests}
+
+
+def _unparted(words: Sequence[str]) -> str:
+    """Say so if a text has hardly a space, as those of languages that are written without."""
+    lines, letters = words.count(END), sum(map(len, words))
+    if len(words) < 2.5 * lines:
+        return "about one word a line"
+    long = (letters - len(END) * lines) / max(1, len(words) - lines)
+    return f"words of {long:.0f} letters" if long > 15 else ""
 
 
 def _read(file: Path, dataset: str) -> list[str]:

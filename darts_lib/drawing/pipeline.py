@@ -65,8 +65,8 @@ def _relaxation(ax: Axes) -> None:
 
 
 def _search(ax: Axes) -> None:
-    for name, low, high in ((r"$\alpha$", 0.72, 0.78), ("$w$", 0.28, 0.22)):
-        ax.text(0.5, (low + high) / 2, name, ha="center", va="center", fontsize=15)
+    for name, height in ((r"$\alpha$", 0.75), ("$w$", 0.25)):
+        ax.text(0.5, height, name, ha="center", va="center", fontsize=15)
     style = {"arrowstyle": "-|>", "connectionstyle": "arc3,rad=-0.45", "color": "black"}
     for start, end in (((0.62, 0.74), (0.62, 0.26)), ((0.38, 0.26), (0.38, 0.74))):
         ax.annotate("", end, start, arrowprops=style)

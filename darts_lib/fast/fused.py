@@ -7,7 +7,6 @@ is the same function, in value and in both gradients.
 """
 
 from collections.abc import Mapping, Sequence
-from functools import partial
 from typing import Any, cast
 
 import torch
@@ -16,7 +15,7 @@ from torch.func import functional_call
 from torch.utils.checkpoint import checkpoint
 
 from darts_lib.fast.fan import Fan, states_of
-from darts_lib.kernels.branches import in_turn, side_by_side
+from darts_lib.kernels.branches import in_turn, together
 from darts_lib.relaxation import MixedOp, SearchCell, Supernet
 from darts_lib.search_space import INPUTS, CellPlan, row_offset
 
@@ -45,9 +44,8 @@ class FusedCell(nn.Module):
 
     def forward(self, before_previous: Tensor, previous: Tensor, weights: Tensor) -> Tensor:
         """Run the cell; weights `(edges, primitives)`, output `(batch, nodes * channels, h, w)`."""
-        first = partial(self.preprocess0, before_previous)
-        second = partial(self.preprocess1, previous)
-        newest = torch.cat(side_by_side([first, second], [before_previous, previous]), dim=1)
+        inputs = together((self.preprocess0, before_previous), (self.preprocess1, previous))
+        newest = torch.cat(inputs, dim=1)
         nodes: list[Tensor] = []
         heard: list[Tensor] = []  # by each node that is not ready, so far
         for fan, gains in zip(self.fans, self._gains(weights), strict=True):

@@ -11,7 +11,8 @@ from pydantic import ValidationInfo, field_validator
 
 from darts_lib.derivation import random_genotype
 from darts_lib.engine.files import read_text
-from darts_lib.engine.folder import read_history, read_json
+from darts_lib.engine.folder import read_history
+from darts_lib.engine.opening import stored_run
 from darts_lib.engine.refusals import SettingsError, StrictModel, nearest, show
 from darts_lib.formats.dialects import read, recognise
 from darts_lib.genotype import LIMIT, PUBLISHED, BaseGenotype, Genotype, GenotypeError
@@ -84,10 +85,10 @@ def _tell_unfinished(path: Path) -> None:
     folder = path.parent
     if path.name != "genotype.json" or (folder / "result.json").exists():
         return
-    with contextlib.suppress(SettingsError, OSError, AttributeError):  # no run folder
-        epochs = read_json(folder / "config.json")["settings"].get("epochs")
-        done = len(read_history(folder))
-        print(f"warning: {folder} has not finished: its cell after epoch {done} of {epochs}")
+    with contextlib.suppress(SettingsError):  # no run folder
+        if run := stored_run(folder):
+            done, epochs = len(read_history(folder)), run["settings"].get("epochs")
+            print(f"warning: {folder} has not finished: its cell after epoch {done} of {epochs}")
 
 
 CELLS = Cells(Genotype.title, PUBLISHED, random_genotype, lambda text, part: read(text, name=part))

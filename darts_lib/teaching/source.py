@@ -28,11 +28,11 @@ class Source:
         return "\n\n\n".join(f"# {path}, line {line}\n{code}" for path, line, code in self.parts)
 
     def _repr_html_(self) -> str:
+        # With all style in the words themselves: a page has no style sheet of ours.
+        form = HtmlFormatter(noclasses=True, style="friendly", prestyles=PRE)
         pages = []
         for path, line, code in self.parts:
             link = f'<a href="../{escape(path)}#L{line}">{escape(path)}, line {line}</a>'
-            # With all style in the words themselves: a page has no style sheet of ours.
-            form = HtmlFormatter(noclasses=True, style="friendly", prestyles=PRE)
             pages.append(f"<p>{link}</p>\n{highlight(code, PythonLexer(), form)}")
         return "\n".join(pages)
 
@@ -40,8 +40,7 @@ class Source:
 def show(*things: Callable[..., Any]) -> Source:
     """Return the source of classes, methods or functions, each under its path and line.
 
-    What is defined in a chapter itself stands there already and is refused with a TypeError, and so
-    is what has no source in Python, such as a function of torch's C++.
+    Raises TypeError for what has no source in Python, such as a function of torch's C++.
     """
     return Source(*things)
 

@@ -10,6 +10,7 @@ from fuzz_tools import Patch, one_line
 
 from darts_lib.derivation import random_genotype
 from darts_lib.formats.cell_choice import find_genotype
+from darts_lib.formats.dialects import WRITTEN, write
 from darts_lib.genotype import PUBLISHED, GenotypeError
 from darts_lib.recurrent import genotype as recurrent
 
@@ -77,6 +78,22 @@ def test_a_folder_without_a_cell_and_a_wrong_operation_are_refused(tmp_path: Pat
     (tmp_path / "mine.json").write_text(text)
     with pytest.raises(GenotypeError, match=r"mine\.json: .* operation 'sep_conv_3x4'; did .*\?$"):
         find_genotype(str(tmp_path / "mine.json"))
+
+
+def test_a_file_of_another_project_is_read(tmp_path: Path) -> None:
+    for dialect in WRITTEN:
+        (tmp_path / "cell").write_text(write(PUBLISHED["DARTS_V2"], dialect))
+        assert find_genotype(str(tmp_path / "cell")) == PUBLISHED["DARTS_V2"]
+
+
+@pytest.mark.parametrize("config", ["", "{}", "[]", '{"settings": 3}', None])
+def test_a_cell_beside_a_config_of_another_project_is_read(
+    tmp_path: Path, config: str | None
+) -> None:
+    (tmp_path / "genotype.json").write_text(json.dumps(PUBLISHED["DARTS_V2"].to_dict()))
+    if config is not None:
+        (tmp_path / "config.json").write_text(config)
+    assert find_genotype(str(tmp_path)) == PUBLISHED["DARTS_V2"]
 
 
 def test_the_cell_of_a_search_that_has_not_finished_is_told(
